@@ -1,0 +1,1 @@
+"""Records, media, rendering, batches and data modules."""

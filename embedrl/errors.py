@@ -1,0 +1,23 @@
+"""The errors a user can meet. Each message names the place (file, sample or flag) and the cure."""
+
+from __future__ import annotations
+
+
+class EmbedRLError(Exception):
+    """Base of every error that embedrl raises on purpose; the command line prints it in one line."""
+
+
+class ConfigError(EmbedRLError):
+    """A flag or a YAML value is wrong. The message names the flag."""
+
+
+class DataError(EmbedRLError):
+    """A file, a row or a sample is broken. The message names the file or `dataset/id`."""
+
+
+class CheckpointError(EmbedRLError):
+    """A checkpoint is missing, unreadable or does not fit. The message names the path and the keys."""
+
+
+class NonFiniteError(EmbedRLError):
+    """A loss, gradient or vector is NaN or infinite. The message names the step or the samples."""

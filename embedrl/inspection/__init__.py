@@ -1,0 +1,1 @@
+"""What a run shows: pictures, grids and summaries."""

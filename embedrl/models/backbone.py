@@ -1,0 +1,78 @@
+"""The contract between a model family and everything that trains, scores, exports or searches with it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from embedrl.types import Chat
+
+ModelInputs = dict[str, Tensor]
+"""A processor's output for one micro-batch; only the backbone that made it looks inside.
+
+Packed pixels have no batch dimension, so nobody may slice it: a batch is a list of these.
+"""
+
+
+class Preprocessor(Protocol):
+    """Turns chats into model inputs. Picklable and free of weights: it runs in loader workers."""
+
+    def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process one micro-batch, one chat (one side) a row.
+
+        Raises:
+            DataError: If a chat cannot be represented (too long, no content, a placeholder inside a text).
+        """
+        ...
+
+    def length(self, chat: Chat) -> int:
+        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
+        ...
+
+
+class Backbone(nn.Module, ABC):
+    """A model that embeds. Constructing one is cheap; `build` loads the weights.
+
+    A subclass takes plain values in `__init__` (they come from YAML), stores them, and creates modules in `build`,
+    which the LightningModule calls in `configure_model`. `build` must do nothing when called again.
+    """
+
+    @abstractmethod
+    def build(self) -> None:
+        """Create the modules, load weights, add LoRA, freeze what is frozen."""
+
+    @abstractmethod
+    def preprocessor(self) -> Preprocessor:
+        """The preprocessor that fits this model; needs no weights."""
+
+    @abstractmethod
+    def encode(self, inputs: ModelInputs) -> Tensor:
+        """Embed one micro-batch.
+
+        Args:
+            inputs: What `preprocessor()` returned, moved to the model's device.
+
+        Returns:
+            Unit vectors, float32, shape `[batch, dim]`.
+        """
+
+    def forward(self, inputs: ModelInputs) -> Tensor:
+        """Same as `encode`, so that wrappers with hooks on `forward` (FSDP, DDP) work."""
+        return self.encode(inputs)
+
+    def shard_units(self) -> list[nn.Module]:
+        """The modules to shard and checkpoint one by one under FSDP2, inner ones first."""
+        return []
+
+    @abstractmethod
+    def export(self, out: Path, merge: bool = True) -> None:
+        """Write a checkpoint that other libraries load.
+
+        Args:
+            out: The folder to write.
+            merge: True folds LoRA into the weights; False writes the adapter alone.
+        """

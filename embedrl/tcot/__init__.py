@@ -1,0 +1,1 @@
+"""The T-CoT: schema, parser, prompts and evidence. Imports no torch."""
