@@ -36,7 +36,9 @@ class ImageSource(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Stable name of the content."""
+        ...
 
     def load(self) -> Image:
         """Return the picture as RGB at its original size.
