@@ -1,0 +1,221 @@
+"""One side and its T-CoT as a chat, in the order of Eq. 2. Source: Embed-RL §3.1 Eq. 2, §3.3, B.3."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedrl.errors import ConfigError, DataError
+from embedrl.types import Chat, Modality, Side
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from embedrl.tcot.schema import Box, TCoT
+
+EMB_TOKEN = "<emb>"
+"""The embedding is read at this token; `render` puts it, alone, into the assistant turn."""
+
+SUMMARIZE = "Summarize the above content in one word:"
+"""The last line of the user turn."""
+
+_MIN_CROP = 8  # pixels: a thinner crop has no room for one patch and an aspect ratio that processors refuse
+_RESERVED = re.compile(
+    r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
+)
+_CUE_OBJECT = re.compile(r"\s*\{[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """What of a side and its T-CoT the Embedder gets to see; the switches of the paper's ablations.
+
+    Attributes:
+        tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), or `none` (the raw side).
+        cues: `on` prints the cues and adds crops and key frames; `printed` prints them only; `off` removes both.
+            Applies to `tcot: full`.
+        max_evidence: At most this many crops or key frames a side, the first ones.
+        crop_margin: Margin on each side of a box, as a share of the box's width and height.
+        jitter: In training, each corner of a box moves by up to this much (in 0..1000).
+        drop_evidence: In training, the probability that a crop or key frame is left out.
+        replace_evidence: In training, the probability that it is replaced: a box by one of the same size elsewhere,
+            a key frame by any frame.
+        on_missing_tcot: A side without a T-CoT: `raise`, or render it `raw`.
+        on_bad_tcot: A T-CoT that breaks the format: `raise`, or use what can be read (`lenient`).
+    """
+
+    tcot: Literal["full", "answer_only", "none"] = "full"
+    cues: Literal["on", "printed", "off"] = "on"
+    max_evidence: int = 4
+    crop_margin: float = 0.1
+    jitter: float = 0.0
+    drop_evidence: float = 0.0
+    replace_evidence: float = 0.0
+    on_missing_tcot: Literal["raise", "raw"] = "raise"
+    on_bad_tcot: Literal["raise", "lenient"] = "raise"
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a value is out of range.
+        """
+        if self.max_evidence < 0:
+            raise ConfigError(f"render.max_evidence is {self.max_evidence}: give 0 or more")
+        if self.crop_margin < 0:
+            raise ConfigError(f"render.crop_margin is {self.crop_margin}: give 0 or more")
+        if not 0 <= self.jitter <= 1000:
+            raise ConfigError(f"render.jitter is {self.jitter}: give a value in 0..1000")
+        for flag in ("drop_evidence", "replace_evidence"):
+            if not 0 <= getattr(self, flag) <= 1:
+                raise ConfigError(f"render.{flag} is {getattr(self, flag)}: give a probability in 0..1")
+
+
+def renders_raw(side: Side, options: RenderOptions) -> bool:
+    """True if `render` leaves the side without a T-CoT although the options ask for one (`on_missing_tcot: raw`)."""
+    return options.tcot != "none" and not side.tcot.strip()
+
+
+def render(side: Side, options: RenderOptions, rng: random.Random | None = None, *, where: str = "") -> Chat:
+    """Turn a side into the chat that the Embedder reads.
+
+    The user turn holds pictures, video, text, the T-CoT up to `</thinking>`, its evidence (crops of the *first* picture,
+    or the key frames, as image parts marked `"evidence": True`), the rest of the T-CoT, and the line `SUMMARIZE`.
+    The assistant turn holds `<emb>` alone. Each is a part of its own; a text part that follows a text part starts with a
+    newline.
+
+    Args:
+        side: The side; its pictures are opened here.
+        options: What to show.
+        rng: Source of the training-time noise on the evidence; None renders without noise.
+        where: `dataset/id`, put in front of every error.
+
+    Returns:
+        The chat: one user and one assistant message.
+
+    Raises:
+        DataError: If the side is empty, a picture is broken, a text holds a token reserved for the model, or the T-CoT is
+            missing or malformed and the options say `raise`.
+
+    Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
+    """
+    try:
+        return _render(side, options, rng)
+    except DataError as error:
+        raise DataError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _render(side: Side, options: RenderOptions, rng: random.Random | None) -> Chat:
+    if side.is_empty:
+        raise DataError("the side is empty: give it a text, an image or frames")
+    if found := _RESERVED.search(side.text):
+        raise DataError(f"the text holds {found.group()!r}, a token reserved for the model: remove it from the text")
+    images = [source.load() for source in side.images]
+    frames = [source.load() for source in side.frames]
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    if frames:
+        content.append({"type": "video", "video": frames, "fps": side.fps})
+    if side.text.strip():
+        _add_text(content, side.text)
+    if options.tcot != "none":
+        _add_tcot(content, side, options, images, frames, rng)
+    _add_text(content, SUMMARIZE)
+    return [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
+    ]
+
+
+def _add_text(content: list[dict[str, Any]], text: str) -> None:
+    follows_text = bool(content) and content[-1]["type"] == "text"
+    content.append({"type": "text", "text": f"\n{text}" if follows_text else text})
+
+
+def _add_tcot(
+    content: list[dict[str, Any]],
+    side: Side,
+    options: RenderOptions,
+    images: list[Image],
+    frames: list[Image],
+    rng: random.Random | None,
+) -> None:
+    if not side.tcot.strip():
+        if options.on_missing_tcot == "raise":
+            raise DataError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
+        return
+    from embedrl.tcot.evidence import split
+
+    tcot = _read(side, options)
+    if options.tcot == "answer_only":
+        _add_text(content, f"<answer>{tcot.answer}</answer>")
+        return
+    before, after = split(tcot)
+    if options.cues == "off":
+        before = _CUE_OBJECT.sub("", before)
+    _add_text(content, before)
+    if options.cues == "on":
+        for picture in _evidence(tcot, side.modality, options, images, frames, rng):
+            content.append({"type": "image", "image": picture, "evidence": True})
+    _add_text(content, after)
+
+
+def _read(side: Side, options: RenderOptions) -> TCoT:
+    from embedrl.tcot.parse import parse
+
+    text = side.tcot
+    if found := _RESERVED.search(text):
+        if options.on_bad_tcot == "raise":
+            raise DataError(f"the T-CoT holds {found.group()!r}, a token reserved for the model: write it again")
+        text = _RESERVED.sub(lambda match: match.group().replace("<", "< "), text)
+    result = parse(text, side.modality, len(side.frames) or None)
+    if result.problems and options.on_bad_tcot == "raise":
+        problems = "; ".join(problem.message for problem in result.problems)
+        raise DataError(f"malformed T-CoT: {problems} (write it again, or set render.on_bad_tcot: lenient)")
+    return result.tcot
+
+
+def _evidence(
+    tcot: TCoT,
+    modality: Modality,
+    options: RenderOptions,
+    images: list[Image],
+    frames: list[Image],
+    rng: random.Random | None,
+) -> list[Image]:
+    """The crops of a picture, or the key frames of a video; nothing for a text."""
+    from embedrl.tcot.evidence import crop_box
+
+    if modality is Modality.IMAGE:
+        boxes = _noisy_boxes(tcot.cues.boxes[: options.max_evidence], options, rng)
+        return [crop_box(images[0], box, margin=options.crop_margin, min_size=_MIN_CROP) for box in boxes]
+    if modality is Modality.VIDEO:
+        indices = [i for i in tcot.cues.key_frames if 1 <= i <= len(frames)][: options.max_evidence]
+        return [frames[i - 1] for i in _noisy_frames(indices, len(frames), options, rng)]
+    return []
+
+
+def _noisy_boxes(boxes: Sequence[Box], options: RenderOptions, rng: random.Random | None) -> list[Box]:
+    from embedrl.tcot.evidence import jitter_box
+
+    if rng is None:
+        return list(boxes)
+    noisy = []
+    for box in boxes:
+        if rng.random() < options.drop_evidence:
+            continue
+        if rng.random() < options.replace_evidence:
+            width, height = box[2] - box[0], box[3] - box[1]
+            left, top = rng.uniform(0, 1000 - width), rng.uniform(0, 1000 - height)
+            box = (left, top, left + width, top + height)
+        noisy.append(jitter_box(box, rng, options.jitter))
+    return noisy
+
+
+def _noisy_frames(indices: Sequence[int], count: int, options: RenderOptions, rng: random.Random | None) -> list[int]:
+    if rng is None:
+        return list(indices)
+    kept = [index for index in indices if rng.random() >= options.drop_evidence]
+    return [rng.randint(1, count) if rng.random() < options.replace_evidence else index for index in kept]
