@@ -1,0 +1,252 @@
+"""Reading the JSON cue object out of a T-CoT: every object found, each departure named. Source: Embed-RL §3.2."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import reprlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from embedrl.tcot.schema import CUE_KEY, Box, Cues, ProblemCode, ProblemLog
+from embedrl.types import Modality
+
+_TOKEN = re.compile(r'[{}"\n]|\\.', re.DOTALL)
+_KEY = re.compile(r"\b(text_keywords|bbox_2d|key_frames)\b[\"']?\s{0,8}[:=]")
+_NUMBERS = re.compile(r"[\[\]\s\d.,+-]*")
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
+
+# Longer digit strings make int() refuse or crawl; no coordinate or frame needs them.
+_MAX_DIGITS = 20
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = 60
+_show = _REPR.repr
+
+
+class _JsonObject(tuple[tuple[str, Any], ...]):
+    """The members of a JSON object in order, duplicate keys included."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """One JSON object, or what could be saved of a broken one."""
+
+    members: tuple[tuple[str, Any], ...]
+    error: str = ""
+
+    @property
+    def has_cue(self) -> bool:
+        return any(key in CUE_KEY.values() for key, _ in self.members)
+
+
+def read_cues(
+    thinking: str, elsewhere: Iterable[str], modality: Modality, num_frames: int | None, log: ProblemLog
+) -> Cues:
+    """Read the cues of a T-CoT.
+
+    Args:
+        thinking: The text of the thinking section.
+        elsewhere: The other texts, where a cue object is out of place.
+        modality: Modality of the side: decides the key that must be there.
+        num_frames: Number of sampled frames, if known.
+        log: Takes every departure from "one JSON object with exactly the right key".
+
+    Returns:
+        The cues of all objects together, whatever their key; from elsewhere only if `thinking` holds none.
+    """
+    wanted = CUE_KEY[modality]
+    found = list(_find(thinking))
+    misplaced = [item for text in elsewhere for item in _find(text) if item.has_cue]
+    _judge_objects(found, misplaced, wanted, log)
+    used = [item for item in found if item.has_cue] or misplaced
+    values: dict[str, list[Any]] = {key: [] for key in CUE_KEY.values()}
+    for key, value in (member for item in used for member in item.members):
+        if key in values:
+            values[key].append(value)
+
+    def judged(key: str) -> ProblemLog:
+        return log if key == wanted else ProblemLog()
+
+    keywords = [w for v in values["text_keywords"] for w in _keywords(v, judged("text_keywords"))]
+    boxes = [b for v in values["bbox_2d"] for b in _boxes(v, judged("bbox_2d"))]
+    frames = [f for v in values["key_frames"] for f in _frames(v, num_frames, judged("key_frames"))]
+    cues = Cues(tuple(dict.fromkeys(keywords)), tuple(dict.fromkeys(boxes)), tuple(dict.fromkeys(frames)))
+    read = {"text_keywords": len(keywords), "bbox_2d": len(boxes), "key_frames": len(frames)}[wanted]
+    kept = {"text_keywords": cues.text_keywords, "bbox_2d": cues.boxes, "key_frames": cues.key_frames}[wanted]
+    if read > len(kept):
+        log.add(ProblemCode.REPEATED_CUE, f"'{wanted}' repeats {read - len(kept)} of its {read} entries")
+    return cues
+
+
+def _judge_objects(found: list[_Found], misplaced: list[_Found], wanted: str, log: ProblemLog) -> None:
+    if not found:
+        log.add(ProblemCode.NO_CUE, f"no JSON cue object in <thinking>; one with the key '{wanted}' is asked for")
+    if len(found) > 1:
+        log.add(ProblemCode.SEVERAL_CUES, f"{len(found)} JSON objects in <thinking>; exactly one is asked for")
+    if misplaced:
+        log.add(ProblemCode.MISPLACED_CUE, "a cue object outside <thinking>; it belongs into <thinking>")
+    for item in found:
+        if item.error:
+            log.add(ProblemCode.BAD_JSON, item.error)
+        keys = [key for key, _ in item.members]
+        if not item.error and wanted not in keys:
+            names = ", ".join(_show(key) for key in keys[:4]) or "no key"
+            log.add(ProblemCode.WRONG_CUE_KEY, f"the cue object has {names}; '{wanted}' is asked for")
+        elif any(key != wanted for key in keys):
+            extra = next(key for key in keys if key != wanted)
+            log.add(ProblemCode.EXTRA_KEY, f"the cue object also has {_show(extra)}; only '{wanted}' is asked for")
+        if keys.count(wanted) > 1:
+            log.add(ProblemCode.DUPLICATE_KEY, f"'{wanted}' stands {keys.count(wanted)} times in one object")
+
+
+def _find(text: str) -> Iterator[_Found]:
+    """Every JSON object of a text, and broken ones that name a cue key or begin like JSON."""
+    end_of_last = 0
+    for start, end in _groups(text):
+        yield from _salvage(text[end_of_last:start], "a cue that is not in a closed {...}")
+        end_of_last = end
+        group = text[start:end]
+        try:
+            members = json.loads(
+                group, object_pairs_hook=_JsonObject, parse_int=_parse_int, parse_constant=lambda _: math.nan
+            )
+            yield _Found(tuple(members))
+        except json.JSONDecodeError as error:
+            saved = list(_salvage(group, f"not JSON: {error.msg} at character {error.pos} of {_show(group)}"))
+            if not saved and re.match(r"\{\s{0,8}\"", group):
+                saved = [_Found((), f"not JSON: {error.msg} at character {error.pos} of {_show(group)}")]
+            yield from saved
+        except RecursionError:
+            yield _Found((), "a JSON object nested too deeply to read")
+    yield from _salvage(text[end_of_last:], "a cue that is not in a closed {...}")
+
+
+def _groups(text: str) -> list[tuple[int, int]]:
+    """Start and end of the outermost balanced `{...}`, skipping braces inside JSON strings; one pass."""
+    stack: list[int] = []
+    done: list[tuple[int, int]] = []
+    in_string = False
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if in_string:
+            # A raw line break cannot be in a JSON string: a lone quote in prose ends here.
+            in_string = token not in ('"', "\n")
+        elif token == '"':
+            in_string = bool(stack)
+        elif token == "{":
+            stack.append(match.start())
+        elif token == "}" and stack:
+            start = stack.pop()
+            while done and done[-1][0] > start:
+                done.pop()
+            done.append((start, match.end()))
+    return done
+
+
+def _salvage(text: str, error: str) -> Iterator[_Found]:
+    """Read `key: values` out of text that is not JSON (single quotes, no braces, cut off)."""
+    matches = list(_KEY.finditer(text))
+    members: list[tuple[str, Any]] = []
+    ends = [match.start() for match in matches[1:]] + [len(text)]
+    for match, following in zip(matches, ends, strict=False):
+        if match[1] == CUE_KEY[Modality.TEXT]:
+            stop = text.find("]", match.end(), following)
+            words = _QUOTED.findall(text, match.end(), following if stop < 0 else stop)
+            members.append((match[1], [double or single for double, single in words]))
+        else:
+            run = _NUMBERS.match(text, match.end(), following)
+            digits = [n for n in _NUMBER.findall(run[0] if run else "") if len(n) <= _MAX_DIGITS]
+            members.append((match[1], [float(n) if "." in n else int(n) for n in digits]))
+            if match[1] == CUE_KEY[Modality.IMAGE]:
+                numbers = members.pop()[1]
+                members.append((match[1], [numbers[i : i + 4] for i in range(0, len(numbers) - 3, 4)]))
+    if members:
+        yield _Found(tuple(members), error)
+
+
+def _parse_int(digits: str) -> float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+def _number(value: Any) -> float | None:
+    """A finite number out of a JSON value, without negative zero; a number in quotes counts."""
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value + 0.0
+
+
+def _as_list(value: Any, key: str, log: ProblemLog) -> list[Any]:
+    if isinstance(value, list):
+        if not value:
+            log.add(ProblemCode.EMPTY_CUE, f"'{key}' is an empty list")
+        return value
+    log.add(ProblemCode.NOT_A_LIST, f"'{key}' holds {_show(value)}; a list is asked for")
+    return [value]
+
+
+def _keywords(value: Any, log: ProblemLog) -> Iterator[str]:
+    for word in _as_list(value, CUE_KEY[Modality.TEXT], log):
+        if isinstance(word, str) and word.strip():
+            yield word.strip()
+        else:
+            log.add(ProblemCode.BAD_KEYWORD, f"keyword {_show(word)} is not a text with something in it")
+
+
+def _frames(value: Any, num_frames: int | None, log: ProblemLog) -> Iterator[int]:
+    last = "" if num_frames is None else f"..{num_frames}"
+    for item in _as_list(value, CUE_KEY[Modality.VIDEO], log):
+        number = _number(item)
+        if not isinstance(item, int) or number is None:
+            log.add(ProblemCode.BAD_FRAME, f"frame {_show(item)} is not an integer", "type")
+        if number is None or number != int(number):
+            continue
+        if number < 1 or (num_frames is not None and number > num_frames):
+            log.add(ProblemCode.BAD_FRAME, f"frame {_show(item)} is outside 1{last}; frames count from 1", "range")
+        else:
+            yield int(number)
+
+
+def _boxes(value: Any, log: ProblemLog) -> Iterator[Box]:
+    items = _as_list(value, CUE_KEY[Modality.IMAGE], log)
+    if items and not any(isinstance(item, list) for item in items):
+        if len(items) == 4:
+            log.add(ProblemCode.NOT_A_LIST, f"'bbox_2d' is one box {_show(items)}; a list of boxes is asked for")
+        else:
+            log.add(ProblemCode.BAD_BOX, f"{len(items)} values in a row; a list of [x1, y1, x2, y2] is asked for")
+        items = [items[i : i + 4] for i in range(0, len(items), 4)]
+    for item in items:
+        box = _box(item, log)
+        if box is not None:
+            yield box
+
+
+def _box(item: Any, log: ProblemLog) -> Box | None:
+    numbers = [_number(v) for v in item] if isinstance(item, list) and len(item) == 4 else []
+    corners = [n for n in numbers if n is not None]
+    if len(corners) != 4:
+        log.add(ProblemCode.BAD_BOX, f"{_show(item)} is not four finite numbers [x1, y1, x2, y2]")
+        return None
+    if any(isinstance(v, str) for v in item):
+        log.add(ProblemCode.BAD_BOX, f"box {_show(item)} has numbers in quotes", "quotes")
+    if any(isinstance(v, float) for v in item):
+        scaled = min(corners) >= 0 and 0 < max(corners) <= 1
+        hint = "; it looks like 0..1 and is read times 1000" if scaled else ""
+        log.add(ProblemCode.FLOAT_COORDINATE, f"box {_show(item)} has floats; integers 0..1000 are asked for{hint}")
+        corners = [c * 1000 for c in corners] if scaled else corners
+    x1, y1, x2, y2 = corners
+    if x1 > x2 or y1 > y2:
+        log.add(ProblemCode.BOX_SWAPPED, f"box {_show(item)} has x1 > x2 or y1 > y2; corners are read in order")
+        x1, y1, x2, y2 = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+    if x1 == x2 or y1 == y2:
+        log.add(ProblemCode.BOX_EMPTY, f"box {_show(item)} has no area")
+    if min(x1, y1) < 0 or max(x2, y2) > 1000:
+        log.add(ProblemCode.BOX_OUTSIDE, f"box {_show(item)} leaves 0..1000 and is cut to it")
+        if x2 <= 0 or y2 <= 0 or x1 >= 1000 or y1 >= 1000:
+            return None
+    return max(x1, 0.0), max(y1, 0.0), min(x2, 1000.0), min(y2, 1000.0)

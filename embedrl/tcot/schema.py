@@ -1,0 +1,159 @@
+"""What a T-CoT is: three sections and the cues that point into the side. Source: Embed-RL §3.2."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from embedrl.types import Modality
+
+Box = tuple[float, float, float, float]
+"""`(x1, y1, x2, y2)` in 0..1000 of the picture's width and height, `x1 <= x2` and `y1 <= y2`."""
+
+SECTIONS = ("thinking", "rethink", "answer")
+"""The tags of a T-CoT, in order."""
+
+CUE_KEY = {Modality.TEXT: "text_keywords", Modality.IMAGE: "bbox_2d", Modality.VIDEO: "key_frames"}
+"""The one JSON key that the cue object of a side must carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cues:
+    """What the `thinking` section points at.
+
+    Attributes:
+        text_keywords: Words and phrases of the text.
+        boxes: Regions of the side's first picture, 0..1000 of its width and height.
+        key_frames: 1-based positions in the sampled frames, in the order they were named.
+    """
+
+    text_keywords: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    key_frames: tuple[int, ...] = ()
+
+    def to_json(self, modality: Modality) -> str:
+        """The cue object of a side of this modality, e.g. `{"bbox_2d": [[20, 40, 320, 340]]}`."""
+        values: dict[Modality, list[object]] = {
+            Modality.TEXT: list(self.text_keywords),
+            Modality.IMAGE: [[round(v) for v in box] for box in self.boxes],
+            Modality.VIDEO: list(self.key_frames),
+        }
+        return json.dumps({CUE_KEY[modality]: values[modality]}, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TCoT:
+    """An evidential traceability chain of thought.
+
+    Attributes:
+        thinking: Prose and the text of the JSON cue object.
+        rethink: What retrieval needs of it.
+        answer: A short restatement made for retrieval.
+        cues: The cues read from `thinking`.
+    """
+
+    thinking: str
+    rethink: str
+    answer: str
+    cues: Cues = field(default_factory=Cues)
+
+    def render(self) -> str:
+        """The T-CoT as text, in the order of the template."""
+        return "".join(f"<{name}>{getattr(self, name)}</{name}>" for name in SECTIONS)
+
+
+class ProblemCode(StrEnum):
+    """What can be wrong with a T-CoT."""
+
+    MISSING_TAG = "missing_tag"
+    WRONG_TAG = "wrong_tag"
+    REPEATED_TAG = "repeated_tag"
+    NESTED_TAG = "nested_tag"
+    STRAY_TAG = "stray_tag"
+    UNCLOSED = "unclosed"
+    UNOPENED = "unopened"
+    WRONG_ORDER = "wrong_order"
+    TEXT_OUTSIDE = "text_outside"
+    EMPTY_SECTION = "empty_section"
+    BAD_CHARACTER = "bad_character"
+    NO_CUE = "no_cue"
+    SEVERAL_CUES = "several_cues"
+    MISPLACED_CUE = "misplaced_cue"
+    WRONG_CUE_KEY = "wrong_cue_key"
+    EXTRA_KEY = "extra_key"
+    DUPLICATE_KEY = "duplicate_key"
+    BAD_JSON = "bad_json"
+    NOT_A_LIST = "not_a_list"
+    EMPTY_CUE = "empty_cue"
+    REPEATED_CUE = "repeated_cue"
+    BAD_KEYWORD = "bad_keyword"
+    BAD_BOX = "bad_box"
+    BOX_SWAPPED = "box_swapped"
+    BOX_EMPTY = "box_empty"
+    BOX_OUTSIDE = "box_outside"
+    FLOAT_COORDINATE = "float_coordinate"
+    BAD_FRAME = "bad_frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a T-CoT.
+
+    Attributes:
+        code: The kind of problem, for counting.
+        message: One line that says what was found and what is asked for.
+    """
+
+    code: ProblemCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParseResult:
+    """The lenient reading and the strict verdict of one T-CoT.
+
+    Attributes:
+        tcot: The best reading of the text; its fields may be empty.
+        problems: Everything that departs from the template, each kind of departure once.
+    """
+
+    tcot: TCoT
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True if the text follows the template to the letter (the format reward's question)."""
+        return not self.problems
+
+    @property
+    def codes(self) -> frozenset[ProblemCode]:
+        """The kinds of problem found."""
+        return frozenset(problem.code for problem in self.problems)
+
+
+class ProblemLog:
+    """Collects problems; a departure that occurs many times is listed once, with its count."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[ProblemCode, str], str] = {}
+        self._count: dict[tuple[ProblemCode, str], int] = {}
+
+    def add(self, code: ProblemCode, message: str, kind: str = "") -> None:
+        """Note a problem.
+
+        Args:
+            code: The kind of problem.
+            message: One line; only the first of a kind is kept.
+            kind: Tells apart problems of one code that deserve a line each (the tag, say).
+        """
+        key = (code, kind)
+        self._first.setdefault(key, message)
+        self._count[key] = self._count.get(key, 0) + 1
+
+    def problems(self) -> tuple[Problem, ...]:
+        """The problems in the order they were first seen."""
+        return tuple(
+            Problem(code, message if self._count[code, kind] == 1 else f"{message} ({self._count[code, kind]} times)")
+            for (code, kind), message in self._first.items()
+        )
