@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor, nn
 
-from embedrl.types import Chat
+from embedrl.data.inputs import ModelInputs, Preprocessor
 
-ModelInputs = dict[str, Tensor]
-"""A processor's output for one micro-batch; only the backbone that made it looks inside.
-
-Packed pixels have no batch dimension, so nobody may slice it: a batch is a list of these.
-"""
-
-
-class Preprocessor(Protocol):
-    """Turns chats into model inputs. Picklable and free of weights: it runs in loader workers."""
-
-    def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
-        """Process one micro-batch, one chat (one side) a row.
-
-        Raises:
-            DataError: If a chat cannot be represented (too long, no content, a placeholder inside a text).
-        """
-        ...
-
-    def length(self, chat: Chat) -> int:
-        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
-        ...
+__all__ = ["Backbone", "ModelInputs", "Preprocessor"]
 
 
 class Backbone(nn.Module, ABC):

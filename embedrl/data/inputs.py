@@ -1,0 +1,32 @@
+"""What stands between chats and a model: the contract that every backbone's preprocessor fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from embedrl.types import Chat
+
+ModelInputs = dict[str, Tensor]
+"""A processor's output for one micro-batch; only the backbone that made it looks inside.
+
+Packed pixels have no batch dimension, so nobody may slice it: a batch is a list of these.
+"""
+
+
+class Preprocessor(Protocol):
+    """Turns chats into model inputs. Picklable and free of weights: it runs in loader workers."""
+
+    def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process one micro-batch, one chat (one side) a row.
+
+        Raises:
+            DataError: If a chat cannot be represented (too long, no content, a placeholder inside a text).
+        """
+        ...
+
+    def length(self, chat: Chat) -> int:
+        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
+        ...
