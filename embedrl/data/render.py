@@ -26,7 +26,7 @@ _MIN_CROP = 8  # pixels: a thinner crop has no room for one patch and an aspect 
 _RESERVED = re.compile(
     r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
 )
-_CUE_OBJECT = re.compile(r"\s*\{[^{}]*\}")
+_CUE_OBJECT = re.compile(r"""\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}""")
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def renders_raw(side: Side, options: RenderOptions) -> bool:
 def render(side: Side, options: RenderOptions, rng: random.Random | None = None, *, where: str = "") -> Chat:
     """Turn a side into the chat that the Embedder reads.
 
-    The user turn holds pictures, video, text, the T-CoT up to `</thinking>`, its evidence (crops of the *first* picture,
-    or the key frames, as image parts marked `"evidence": True`), the rest of the T-CoT, and the line `SUMMARIZE`.
-    The assistant turn holds `<emb>` alone. Each is a part of its own; a text part that follows a text part starts with a
-    newline.
+    The user turn holds pictures, video, text, the T-CoT up to `</thinking>`, its evidence (crops of the *first*
+    picture, or the key frames, as image parts marked `"evidence": True`), the rest of the T-CoT, and the line
+    `SUMMARIZE`. The assistant turn holds `<emb>` alone. Each is a part of its own; a text part that follows a text part
+    starts with a newline.
 
     Args:
         side: The side; its pictures are opened here.
@@ -97,8 +97,8 @@ def render(side: Side, options: RenderOptions, rng: random.Random | None = None,
         The chat: one user and one assistant message.
 
     Raises:
-        DataError: If the side is empty, a picture is broken, a text holds a token reserved for the model, or the T-CoT is
-            missing or malformed and the options say `raise`.
+        DataError: If the side is empty, a picture is broken, a text holds a token reserved for the model, or the T-CoT
+            is missing or malformed and the options say `raise`.
 
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """

@@ -13,8 +13,8 @@ from embedrl.types import Modality, Pair, RetrievalTask
 class PairSource(Protocol):
     """A data set of pairs with random access. Picklable: loader workers hold a copy.
 
-    `__getitem__` stays cheap (pictures are opened when they are rendered) and is a pure function of the index, so that a
-    resumed run sees the same rows.
+    `__getitem__` stays cheap (pictures are opened when they are rendered) and is a pure function of the index, so that
+    a resumed run sees the same rows.
     """
 
     @property

@@ -1,0 +1,210 @@
+"""Examples → micro-batches that a backbone can embed one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from embedrl.data.dataset import Example
+from embedrl.data.inputs import ModelInputs, Preprocessor
+from embedrl.errors import ConfigError, DataError
+from embedrl.types import Chat
+
+
+@dataclass
+class ContrastiveBatch:
+    """What one rank embeds in one training step.
+
+    Attributes:
+        micro_batches: All sides of the batch, sorted by length and cut into micro-batches.
+        order: Shape `[sides]`, long: row `i` of the concatenated vectors belongs to flat position `order[i]`.
+            Flat positions are the queries, then the targets, then the negatives, each in the order of the pairs.
+        num_pairs: Number of pairs, B.
+        query_keys: Content hash of each query, length B.
+        target_keys: Content hash of each target, length B.
+        negative_counts: Number of hard negatives of each pair, length B.
+        negative_keys: Content hash of each negative.
+        datasets: Data set of each pair, length B.
+        ids: Id of each pair, length B.
+        skipped: One line for each broken row that was replaced.
+        raw_sides: Number of sides rendered without the T-CoT they should have had.
+    """
+
+    micro_batches: list[ModelInputs]
+    order: Tensor
+    num_pairs: int
+    query_keys: list[str]
+    target_keys: list[str]
+    negative_counts: list[int]
+    negative_keys: list[str]
+    datasets: list[str]
+    ids: list[str]
+    skipped: list[str]
+    raw_sides: int = 0
+
+
+class Place(NamedTuple):
+    """Where a vector belongs in a list of tasks.
+
+    Attributes:
+        task: Position of the task.
+        kind: Query or candidate.
+        position: Position among the task's queries or candidates.
+    """
+
+    task: int
+    kind: Literal["query", "candidate"]
+    position: int
+
+
+@dataclass
+class EncodeBatch:
+    """Sides to embed for scoring.
+
+    Attributes:
+        micro_batches: The sides, sorted by length and cut into micro-batches.
+        order: Shape `[sides]`, long: row `i` of the concatenated vectors belongs to flat position `order[i]`.
+        items: For each flat position, every place its vector belongs: a side that occurs twice is embedded once.
+    """
+
+    micro_batches: list[ModelInputs]
+    order: Tensor
+    items: list[list[Place]]
+
+
+class EncodeSample(NamedTuple):
+    """A rendered side, the places its vector belongs, and its name for errors."""
+
+    chat: Chat
+    places: list[Place]
+    where: str
+
+
+def micro_batches(
+    chats: Sequence[Chat], names: Sequence[str], preprocessor: Preprocessor, count: int
+) -> tuple[list[ModelInputs], Tensor]:
+    """Sort chats by length (stable) and process them in `count` micro-batches whose sizes differ by one at most.
+
+    Sorting puts chats of like length together, so that little is padded.
+
+    Args:
+        chats: The chats, at least `count`.
+        names: Name of each chat for errors.
+        preprocessor: The backbone's preprocessor.
+        count: Number of micro-batches.
+
+    Returns:
+        The micro-batches, and `order` `[chats]`: row `i` of the concatenated outputs is chat `order[i]`.
+
+    Raises:
+        DataError: If a chat cannot be processed; the message names it.
+    """
+    lengths = [preprocessor.length(chat) for chat in chats]
+    order = sorted(range(len(chats)), key=lengths.__getitem__)
+    cuts = [len(order) * i // count for i in range(count + 1)]
+    batches = [_process([(chats[i], names[i]) for i in order[a:b]], preprocessor) for a, b in pairwise(cuts)]
+    return batches, torch.tensor(order, dtype=torch.long)
+
+
+def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> ModelInputs:
+    try:
+        return preprocessor([chat for chat, _ in named])
+    except DataError:
+        for chat, name in named:  # find out whose fault it was
+            try:
+                preprocessor([chat])
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
+        raise
+
+
+@dataclass
+class ContrastiveCollator:
+    """Makes a `ContrastiveBatch` of examples; runs in loader workers.
+
+    Attributes:
+        preprocessor: The backbone's preprocessor.
+        micro_batch_size: At most this many sides go through the backbone at once.
+        num_micro_batches: Cut every batch into this many instead of the fewest possible: sharded ranks must agree on
+            the number of forward passes although they may hold differing numbers of negatives.
+    """
+
+    preprocessor: Preprocessor
+    micro_batch_size: int
+    num_micro_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the size.
+
+        Raises:
+            ConfigError: If it is below 1.
+        """
+        _check_size(self.micro_batch_size)
+
+    def __call__(self, examples: Sequence[Example]) -> ContrastiveBatch:
+        """Collate examples.
+
+        Raises:
+            DataError: If a chat cannot be processed; the message names `dataset/id`.
+        """
+        named = [
+            *((e.query, f"{e.dataset}/{e.id} (query)") for e in examples),
+            *((e.target, f"{e.dataset}/{e.id} (target)") for e in examples),
+            *((chat, f"{e.dataset}/{e.id} (negative {i})") for e in examples for i, chat in enumerate(e.negatives)),
+        ]
+        count = self.num_micro_batches or -(-len(named) // self.micro_batch_size)
+        batches, order = micro_batches([c for c, _ in named], [n for _, n in named], self.preprocessor, count)
+        return ContrastiveBatch(
+            micro_batches=batches,
+            order=order,
+            num_pairs=len(examples),
+            query_keys=[e.query_key for e in examples],
+            target_keys=[e.target_key for e in examples],
+            negative_counts=[len(e.negatives) for e in examples],
+            negative_keys=[key for e in examples for key in e.negative_keys],
+            datasets=[e.dataset for e in examples],
+            ids=[e.id for e in examples],
+            skipped=[line for e in examples for line in e.skipped],
+            raw_sides=sum(e.raw_sides for e in examples),
+        )
+
+
+@dataclass
+class EncodeCollator:
+    """Makes an `EncodeBatch` of rendered sides; runs in loader workers.
+
+    Attributes:
+        preprocessor: The backbone's preprocessor.
+        micro_batch_size: At most this many sides go through the backbone at once.
+    """
+
+    preprocessor: Preprocessor
+    micro_batch_size: int
+
+    def __post_init__(self) -> None:
+        """Check the size.
+
+        Raises:
+            ConfigError: If it is below 1.
+        """
+        _check_size(self.micro_batch_size)
+
+    def __call__(self, samples: Sequence[EncodeSample]) -> EncodeBatch:
+        """Collate sides.
+
+        Raises:
+            DataError: If a chat cannot be processed; the message names the task and the position.
+        """
+        count = -(-len(samples) // self.micro_batch_size)
+        batches, order = micro_batches([s.chat for s in samples], [s.where for s in samples], self.preprocessor, count)
+        return EncodeBatch(batches, order, [s.places for s in samples])
+
+
+def _check_size(micro_batch_size: int) -> None:
+    if micro_batch_size < 1:
+        raise ConfigError(f"data.micro_batch_size is {micro_batch_size}: give 1 or more")
