@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.errors import ConfigError, DataError
+from embedrl.tcot.evidence import crop_box, jitter_box, split
+from embedrl.tcot.parse import parse
+from embedrl.tcot.schema import Box, TCoT
 from embedrl.types import Chat, Modality, Side
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from embedrl.tcot.schema import Box, TCoT
 
 EMB_TOKEN = "<emb>"
 """The embedding is read at this token; `render` puts it, alone, into the assistant turn."""
@@ -146,8 +148,6 @@ def _add_tcot(
         if options.on_missing_tcot == "raise":
             raise DataError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
-    from embedrl.tcot.evidence import split
-
     tcot = _read(side, options)
     if options.tcot == "answer_only":
         _add_text(content, f"<answer>{tcot.answer}</answer>")
@@ -163,8 +163,6 @@ def _add_tcot(
 
 
 def _read(side: Side, options: RenderOptions) -> TCoT:
-    from embedrl.tcot.parse import parse
-
     text = side.tcot
     if found := _RESERVED.search(text):
         if options.on_bad_tcot == "raise":
@@ -186,8 +184,6 @@ def _evidence(
     rng: random.Random | None,
 ) -> list[Image]:
     """The crops of a picture, or the key frames of a video; nothing for a text."""
-    from embedrl.tcot.evidence import crop_box
-
     if modality is Modality.IMAGE:
         boxes = _noisy_boxes(tcot.cues.boxes[: options.max_evidence], options, rng)
         return [crop_box(images[0], box, margin=options.crop_margin, min_size=_MIN_CROP) for box in boxes]
@@ -198,8 +194,6 @@ def _evidence(
 
 
 def _noisy_boxes(boxes: Sequence[Box], options: RenderOptions, rng: random.Random | None) -> list[Box]:
-    from embedrl.tcot.evidence import jitter_box
-
     if rng is None:
         return list(boxes)
     noisy = []
