@@ -68,15 +68,16 @@ QUESTIONS: dict[str, str] = {
     "before": "what comes before the {kind} ?",
 }
 
-FUNCTION_WORDS: tuple[str, ...] = tuple(
+_PROSE = (
     "a an and at of the this that is are in on to it there two one object objects picture page row frame frames video"
     " shows show appears appear appearing first then last next after before with but same mark other look find see"
-    " here so only needed matters asked answer question caption which what where how many kind occurs twice"
-    " highlighted word number read text query target words keywords seen left right above below comes when moment"
-    " clip instead becomes become color shape has no nothing else main known by its close up background holds hold"
-    " for from be must not all crop evidence box name tell tells points point place match matches"
-    " choose best option empty yes".split()
+    " here so only needed matters asked answer question caption which what where how many kind occurs twice three four"
+    " five six highlighted word number read text query target words keywords seen left right above below comes when"
+    " moment clip instead becomes become color shape has no nothing else main known by its close up background holds"
+    " hold for from be must not all crop evidence box name tell tells points point place match matches"
+    " choose best option empty yes"
 )
+FUNCTION_WORDS: tuple[str, ...] = tuple(_PROSE.split())
 """Words used by T-CoTs and lessons besides the names above."""
 
 PUNCTUATION: tuple[str, ...] = (".", ",", ":", ";", "?")
