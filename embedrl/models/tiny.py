@@ -17,6 +17,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from embedrl.data.world import vocabulary
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -41,7 +43,9 @@ MARKUP = (
 )
 PUNCTUATION = '.,:;?!"\'()[]{}<>/-+=_*&%$#@|'
 PATCH, MERGE = 8, 2
-IMAGE_SIDE, CROP_SIDE, FRAME_SIDE = 48, 48, 32
+IMAGE_SIDE, FRAME_SIDE = 48, 32
+# A square picture becomes 48 x 48, and a page's row of 96 x 32 still enters at its own resolution.
+MIN_PIXELS, MAX_PIXELS = 48 * 48, 56 * 56
 ROOM = 64  # the embedding has rows to spare, rounded up to this, so that `<emb>` needs no resizing
 
 CHAT_TEMPLATE = """\
@@ -102,7 +106,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
     patches = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 1}
     normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     images = Qwen2VLImageProcessor(
-        size={"shortest_edge": FRAME_SIDE**2, "longest_edge": IMAGE_SIDE**2}, **patches, **normalise
+        size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}, **patches, **normalise
     )
     videos = Qwen3VLVideoProcessor(
         size={"shortest_edge": FRAME_SIDE**2 // 2, "longest_edge": 64 * FRAME_SIDE**2},
@@ -172,6 +176,11 @@ def build_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGe
     return model.eval()
 
 
+def world_words() -> tuple[str, ...]:
+    """Every word and number of the built-in world."""
+    return (*vocabulary.words(), *vocabulary.NUMBERS, *map(str, vocabulary.COORDINATES), *vocabulary.FRAMES)
+
+
 def create_tiny(out: Path | str, words: Iterable[str] | None = None, seed: int = 0) -> Path:
     """Write a random tiny Qwen3-VL as a Hugging Face checkpoint folder.
 
@@ -184,9 +193,7 @@ def create_tiny(out: Path | str, words: Iterable[str] | None = None, seed: int =
         The folder, loadable by `AutoProcessor` and `AutoModelForImageTextToText`.
     """
     if words is None:
-        from embedrl.data.world.vocabulary import WORDS
-
-        words = WORDS
+        words = world_words()
     out = Path(out)
     tokenizer = build_tokenizer(words)
     build_processor(tokenizer).save_pretrained(out)

@@ -1,0 +1,222 @@
+"""Chats → Qwen3-VL inputs. Holds a processor and no weights, so it pickles into loader workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf  # type: ignore[import-untyped]
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+from transformers.video_utils import VideoMetadata
+
+from embedrl.errors import ConfigError, DataError
+from embedrl.models.backbone import ModelInputs
+from embedrl.types import Chat, Lesson
+
+IGNORE = -100  # the label of a token that carries no loss
+
+
+@dataclass(frozen=True, slots=True)
+class PixelBudget:
+    """How large a picture may be when the model reads it; the aspect ratio is kept.
+
+    Attributes:
+        min_pixels: Smaller pictures are enlarged to at least this many pixels (height times width).
+        max_pixels: Larger pictures are reduced to at most this many.
+    """
+
+    min_pixels: int
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ConfigError(f"pixel budget {self.min_pixels}..{self.max_pixels}: needs 0 < min_pixels <= max_pixels")
+
+
+class QwenVLPreprocessor:
+    """Turns chats into the inputs of a Qwen3-VL.
+
+    Args:
+        processor: A `Qwen3VLProcessor`.
+        images: Budget of pictures and pages.
+        evidence: Budget of evidence crops and key frames (content parts with `"evidence": True`).
+        frames: Budget of one video frame.
+        max_length: Longest sequence in tokens; a longer chat is an error, never cut.
+        padding_side: Where shorter rows are padded.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        images: PixelBudget,
+        evidence: PixelBudget,
+        frames: PixelBudget,
+        max_length: int,
+        padding_side: Literal["left", "right"] = "right",
+    ) -> None:
+        self.processor = processor
+        self.images, self.evidence, self.frames = images, evidence, frames
+        self.max_length = max_length
+        self.padding_side = padding_side
+        self.factor = processor.image_processor.patch_size * processor.image_processor.merge_size
+        self.placeholders = (processor.image_token, processor.video_token)
+
+    def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process one micro-batch for embedding: one chat a row.
+
+        Raises:
+            DataError: If a chat is empty, too long, or its text holds a visual placeholder token.
+        """
+        return self._process(chats, [self._text(chat) for chat in chats], self.padding_side)
+
+    def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""
+        return self._process(chats, [self._text(chat, prompt=True) for chat in chats], "left")
+
+    def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
+        """Process lessons for training: prompt, reply and end of turn, with `labels` on the last two alone."""
+        chats = [lesson.chat for lesson in lessons]
+        replies = [lesson.reply + self.processor.tokenizer.eos_token for lesson in lessons]
+        texts = [self._text(chat, prompt=True) for chat in chats]
+        inputs = self._process(chats, [text + reply for text, reply in zip(texts, replies, strict=True)], "right")
+        labels = torch.full_like(inputs["input_ids"], IGNORE)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        for row, reply in enumerate(self.processor.tokenizer(replies, add_special_tokens=False)["input_ids"]):
+            end = lengths[row]
+            labels[row, end - len(reply) : end] = inputs["input_ids"][row, end - len(reply) : end]
+        return inputs | {"labels": labels}
+
+    def length(self, chat: Chat) -> int:
+        """A cheap estimate of the chat's length in tokens: exact for pixels, a quarter of its characters for text."""
+        tokens = 0
+        for part in _parts(chat):
+            if part["type"] == "image":
+                height, width = self._target(part["image"].size, self._budget(part))
+                tokens += height * width // self.factor**2 + 2
+            elif part["type"] == "video":
+                height, width = self._target(part["video"][0].size, self.frames)
+                tokens += len(part["video"]) * (height * width // self.factor**2 + 4)
+            else:
+                tokens += len(part["text"]) // 4 + 1
+        return tokens
+
+    def _budget(self, part: dict[str, Any]) -> PixelBudget:
+        return self.evidence if part.get("evidence") else self.images
+
+    def _target(self, size: tuple[int, int], budget: PixelBudget) -> tuple[int, int]:
+        """Height and width at which a picture of `size` (width, height) enters the model."""
+        width, height = size
+        try:
+            target = smart_resize(height, width, self.factor, budget.min_pixels, budget.max_pixels)
+        except ValueError as error:
+            raise DataError(f"a picture of {width}x{height} pixels: {error}") from error
+        return int(target[0]), int(target[1])
+
+    def _pixels(self, image: Any, budget: PixelBudget) -> Tensor:
+        """One picture as `[3, height, width]` uint8 at its budget.
+
+        The processor would resize as well, but knows one budget a call; this is the same operation.
+        """
+        target = self._target(image.size, budget)
+        pixels: Tensor = tvf.pil_to_tensor(image)
+        if tuple(pixels.shape[-2:]) != target:
+            pixels = tvf.resize(pixels, list(target), interpolation=tvf.InterpolationMode.BICUBIC, antialias=True)
+        return pixels
+
+    def _text(self, chat: Chat, prompt: bool = False) -> str:
+        parts = _parts(chat)
+        if not parts:
+            raise DataError("a chat without content cannot be embedded or answered")
+        for part in parts:
+            if part["type"] == "text":
+                for token in self.placeholders:
+                    if token in part["text"]:
+                        raise DataError(f"the text {_excerpt(part['text'])} holds {token}, which marks pixels: remove it")
+        return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
+
+    def _process(self, chats: Sequence[Chat], texts: list[str], side: str) -> ModelInputs:
+        images = [self._pixels(p["image"], self._budget(p)) for c in chats for p in _parts(c) if p["type"] == "image"]
+        videos, metadata = [], []
+        for part in (p for c in chats for p in _parts(c) if p["type"] == "video"):
+            videos.append(torch.stack([self._pixels(frame, self.frames) for frame in part["video"]]))
+            count = len(part["video"])
+            metadata.append(
+                VideoMetadata(total_num_frames=count, fps=part.get("fps", 2.0), frames_indices=list(range(count)))
+            )
+        visual: dict[str, Any] = {}
+        if images:
+            visual["images"] = images
+        if videos:
+            visual |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
+        inputs = self.processor(
+            # A copy: the processor expands the placeholders in place.
+            text=list(texts),
+            do_resize=False,
+            padding=True,
+            padding_side=side,
+            add_special_tokens=False,
+            return_mm_token_type_ids=True,
+            return_tensors="pt",
+            **visual,
+        )
+        for text, length in zip(texts, inputs["attention_mask"].sum(1).tolist(), strict=True):
+            if length > self.max_length:
+                raise DataError(
+                    f"the chat {_excerpt(text)} has {length} tokens, more than max_length={self.max_length}: "
+                    "shorten it, lower the pixel budgets or raise max_length"
+                )
+        inputs = dict(inputs)
+        inputs["position_ids"] = mrope_positions(inputs, self.processor.image_processor.merge_size)
+        return inputs
+
+
+def mrope_positions(inputs: ModelInputs, merge: int) -> Tensor:
+    """M-RoPE positions `[3, batch, length]` (time, height, width), which padding on either side leaves unchanged.
+
+    The same numbers as `Qwen3VLModel.get_rope_index`, made where the batch is made; rows of text alone count from 0
+    too, whatever stands beside them in the batch.
+
+    Args:
+        inputs: `input_ids`, `attention_mask`, `mm_token_type_ids` (0 text, 1 image, 2 video) and the grids.
+        merge: The vision tower's spatial merge size.
+    """
+    grids: dict[int, list[tuple[int, int]]] = {1: [], 2: []}
+    for kind, name in ((1, "image_grid_thw"), (2, "video_grid_thw")):
+        for steps, height, width in inputs[name].tolist() if name in inputs else ():
+            # Timestamps stand between the steps of a video, so each step is a block of its own.
+            grids[kind] += [(height // merge, width // merge)] * (steps if kind == 2 else 1)
+    queues = {kind: iter(blocks) for kind, blocks in grids.items()}
+    mask, kinds = inputs["attention_mask"].bool().numpy(), inputs["mm_token_type_ids"].numpy()
+    positions = np.zeros((3, *mask.shape), dtype=np.int64)
+    for row in range(mask.shape[0]):
+        row_kinds = kinds[row][mask[row]]
+        starts = np.flatnonzero(np.diff(row_kinds, prepend=-1))
+        blocks, at = [], 0
+        for start, stop in zip(starts, [*starts[1:], len(row_kinds)], strict=True):
+            kind = int(row_kinds[start])
+            if kind == 0:
+                blocks.append(np.broadcast_to(np.arange(at, at + stop - start), (3, stop - start)))
+                at += int(stop - start)
+            else:
+                height, width = next(queues[kind])
+                grid = np.indices((1, height, width)).reshape(3, -1)
+                blocks.append(grid + at)
+                at += max(height, width)
+        positions[:, row, mask[row]] = np.concatenate(blocks, axis=1)
+    return torch.from_numpy(positions)
+
+
+def _parts(chat: Chat) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = []
+    for message in chat:
+        content = message["content"]
+        parts += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return parts
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
