@@ -102,8 +102,11 @@ def micro_batches(
         The micro-batches, and `order` `[chats]`: row `i` of the concatenated outputs is chat `order[i]`.
 
     Raises:
+        ConfigError: If there are fewer chats than micro-batches.
         DataError: If a chat cannot be processed; the message names it.
     """
+    if len(chats) < count:
+        raise ConfigError(f"{len(chats)} sides cannot fill {count} micro-batches: raise data.micro_batch_size")
     lengths = [preprocessor.length(chat) for chat in chats]
     order = sorted(range(len(chats)), key=lengths.__getitem__)
     cuts = [len(order) * i // count for i in range(count + 1)]
@@ -181,10 +184,12 @@ class EncodeCollator:
     Attributes:
         preprocessor: The backbone's preprocessor.
         micro_batch_size: At most this many sides go through the backbone at once.
+        num_micro_batches: As for `ContrastiveCollator`.
     """
 
     preprocessor: Preprocessor
     micro_batch_size: int
+    num_micro_batches: int | None = None
 
     def __post_init__(self) -> None:
         """Check the size.
@@ -200,7 +205,7 @@ class EncodeCollator:
         Raises:
             DataError: If a chat cannot be processed; the message names the task and the position.
         """
-        count = -(-len(samples) // self.micro_batch_size)
+        count = self.num_micro_batches or -(-len(samples) // self.micro_batch_size)
         batches, order = micro_batches([s.chat for s in samples], [s.where for s in samples], self.preprocessor, count)
         return EncodeBatch(batches, order, [s.places for s in samples])
 
