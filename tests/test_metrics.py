@@ -1,0 +1,155 @@
+import math
+import random
+
+import pytest
+import pytrec_eval
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_reciprocal_rank
+
+from embedrl import metrics as m
+from embedrl.errors import DataError, NonFiniteError
+
+
+def unit(*shape, seed=0):
+    vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def on_axis(*scores):
+    """One query and candidates whose dot products with it are `scores`."""
+    query = torch.tensor([[1.0, 0.0]])
+    return query, torch.tensor([[s, math.sqrt(1 - s * s)] for s in scores])
+
+
+def test_hand_computed():
+    query, candidates = on_axis(0.9, 0.8, 0.7, 0.6)
+    out = m.mean_metrics(m.rank(query, candidates, [{1: 1.0, 3: 2.0}], k=5), ks=(1, 3, 5))
+    log3, log5 = math.log2(3), math.log2(5)
+    expected = {
+        "hit@1": 0, "hit@3": 1, "precision@1": 0, "precision@3": 1 / 3, "precision@5": 2 / 5,
+        "recall@1": 0, "recall@3": 1 / 2, "recall@5": 1, "f1@1": 0, "f1@3": 2 / 5, "f1@5": 2 * 2 / 7,
+        "map@1": 0, "map@3": (1 / 2) / 2, "map@5": (1 / 2 + 2 / 4) / 2, "mrr@1": 0, "mrr@3": 1 / 2, "mrr@5": 1 / 2,
+        "ndcg_linear@1": 0, "ndcg_linear@3": (1 / log3) / (2 + 1 / log3),
+        "ndcg_linear@5": (1 / log3 + 2 / log5) / (2 + 1 / log3),
+        "ndcg_exponential@3": (1 / log3) / (3 + 1 / log3),
+        "ndcg_exponential@5": (1 / log3 + 3 / log5) / (3 + 1 / log3),
+    }  # fmt: skip
+    assert {name: out[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_pytrec_eval(seed):
+    rng = random.Random(seed)
+    queries, candidates = unit(30, 8, seed=seed), unit(40, 8, seed=seed + 100)
+    qrels = [{c: rng.randint(1, 3) for c in rng.sample(range(40), rng.randint(1, 8))} for _ in range(30)]
+    pools = [sorted({*judged, *rng.sample(range(40), 12)}) for judged in qrels]
+    for pool in (None, pools):
+        got = m.metrics(m.rank(queries, candidates, qrels, pool))
+        scores = (queries.double() @ candidates.double().T).tolist()
+        run = {f"q{q}": {f"c{c}": scores[q][c] for c in (range(40) if pool is None else pool[q])} for q in range(30)}
+        judged = {f"q{q}": {f"c{c}": r for c, r in row.items()} for q, row in enumerate(qrels)}
+        names = {"hit": "success", "precision": "P", "recall": "recall", "ndcg_linear": "ndcg_cut"}
+        oracle = pytrec_eval.RelevanceEvaluator(judged, {f"{n}.1,5,10" for n in names.values()}).evaluate(run)
+        for q in range(30):
+            for name, theirs in names.items():
+                for k in (1, 5, 10):
+                    assert got[f"{name}@{k}"][q].item() == pytest.approx(oracle[f"q{q}"][f"{theirs}_{k}"], abs=1e-6)
+
+
+def test_agrees_with_torchmetrics_where_nothing_ties():
+    queries, candidates = unit(20, 8), unit(50, 8, seed=1)
+    qrels = [{q: 1, q + 20: 2} for q in range(20)]
+    got = m.metrics(m.rank(queries, candidates, qrels))
+    for q, scores in enumerate(queries @ candidates.T):
+        gains = torch.zeros(50, dtype=torch.long)
+        gains[q], gains[q + 20] = 1, 2
+        assert got["mrr@10"][q].item() == pytest.approx(retrieval_reciprocal_rank(scores, gains > 0, top_k=10).item())
+        assert got["ndcg_linear@5"][q].item() == pytest.approx(
+            retrieval_normalized_dcg(scores, gains, top_k=5).item(), abs=1e-6
+        )
+
+
+@pytest.mark.parametrize("dim", [3, 64, 300])
+@pytest.mark.parametrize("local", [False, True])
+def test_a_collapsed_encoder_scores_nothing(dim, local):
+    vectors = unit(1, dim, seed=dim).expand(100, dim)  # all equal, but float32 products differ in the last bits
+    qrels = [{0: 1.0} for _ in range(100)]
+    pools = [list(range(50)) for _ in range(100)] if local else None
+    worst = m.mean_metrics(m.rank(vectors, vectors, qrels, pools))
+    best = m.mean_metrics(m.rank(vectors, vectors, qrels, pools, ties="optimistic"))
+    assert worst["hit@10"] == worst["ndcg_linear@10"] == 0
+    assert best["hit@1"] == 1
+
+
+def test_ties_rank_the_less_relevant_first():
+    query, candidates = on_axis(0.5, 0.5, 0.5, 0.9)
+    qrels = [{0: 2.0, 1: 1.0}]
+    assert m.rank(query, candidates, qrels, k=4).indices.tolist() == [[3, 2, 1, 0]]
+    assert m.rank(query, candidates, qrels, k=4, ties="optimistic").indices.tolist() == [[3, 0, 1, 2]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_equals_brute_force_with_ties_pools_and_blocks(data):
+    """Scores on a coarse grid tie often; tiny blocks exercise the merging."""
+    n_q, n_c = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 13))
+    queries = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 0.5, 1.0]), min_size=n_q, max_size=n_q)))[:, None]
+    candidates = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=n_c, max_size=n_c)))[
+        :, None
+    ]
+    local = data.draw(st.booleans())
+    pools = (
+        [data.draw(st.lists(st.integers(0, n_c - 1), min_size=1, unique=True)) for _ in range(n_q)] if local else None
+    )
+    qrels = [
+        data.draw(
+            st.dictionaries(st.sampled_from(pools[q] if local else range(n_c)), st.sampled_from([1.0, 2.0]), min_size=1)
+        )
+        for q in range(n_q)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(m, "ROWS", 2)
+        patch.setattr(m, "COLUMNS", 3)
+        ranking = m.rank(queries, candidates, qrels, pools, k=5)
+    for q in range(n_q):
+        pool = pools[q] if local else range(n_c)
+        score = {c: (queries[q] * candidates[c]).item() for c in pool}
+        gains = [qrels[q].get(c, 0.0) for c in sorted(pool, key=lambda c: (-score[c], qrels[q].get(c, 0.0)))][:5]
+        assert ranking.relevance[q].tolist() == gains + [0.0] * (5 - len(gains))
+        kept = [c for c in ranking.indices[q].tolist() if c >= 0]
+        assert len(kept) == len(set(kept)) == min(5, len(pool))
+        assert ranking.scores[q, : len(kept)].tolist() == pytest.approx([score[c] for c in kept], abs=1e-7)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("side", ["query", "candidate"])
+def test_refuses_non_finite(value, side):
+    vectors = {"query": unit(3, 4), "candidate": unit(5, 4)}
+    vectors[side][2, 1] = value
+    with pytest.raises(NonFiniteError, match=rf"{side} \[2\]"):
+        m.rank(vectors["query"], vectors["candidate"], [{0: 1.0}] * 3)
+
+
+@pytest.mark.parametrize(
+    ("qrels", "pools", "message"),
+    [
+        ([], None, "one row"),
+        ([{}], None, "query 0: give it"),
+        ([{0: 0.0}], None, "query 0: give it"),
+        ([{9: 1.0}], None, "query 0: give it"),
+        ([{0: 1.0}], [[1, 2]], "query 0: give it"),
+        ([{0: 1.0}], [[0, 0]], "repeats"),
+        ([{0: 1.0}], [[0, 5]], "does not exist"),
+        ([{0: 1.0}], [], "one row"),
+    ],
+)
+def test_refuses_judgements_that_cannot_be_scored(qrels, pools, message):
+    with pytest.raises(DataError, match=message):
+        m.rank(unit(1, 4), unit(5, 4), qrels, pools)
+
+
+def test_needs_enough_candidates_kept():
+    with pytest.raises(ValueError, match="k >= 5"):
+        m.metrics(m.rank(unit(1, 4), unit(5, 4), [{0: 1.0}], k=3), ks=(5,))
