@@ -8,13 +8,15 @@ import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from embedrl.tcot.schema import CUE_KEY, Box, Cues, ProblemCode, ProblemLog
+from embedrl.tcot.schema import CUE_KEY, MAX_ENTRIES, Box, Cues, ProblemCode, ProblemLog, clean_text
 from embedrl.types import Modality
 
 _TOKEN = re.compile(r'[{}"\n]|\\.', re.DOTALL)
-_KEY = re.compile(r"\b(text_keywords|bbox_2d|key_frames)\b[\"']?\s{0,8}[:=]")
+# Followed by a value: "the bbox_2d: see below" is prose.
+_KEY = re.compile(r"\b(text_keywords|bbox_2d|key_frames)\b[\"']?\s{0,8}[:=]\s{0,8}(?=[\[\d\"'])")
 _NUMBERS = re.compile(r"[\[\]\s\d.,+-]*")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
@@ -39,8 +41,18 @@ class _Found:
     error: str = ""
 
     @property
-    def has_cue(self) -> bool:
-        return any(key in CUE_KEY.values() for key, _ in self.members)
+    def cues(self) -> list[tuple[str, Any]]:
+        """The members with a cue key; those of nested objects if the object itself has none."""
+        known = CUE_KEY.values()
+        cues = [member for member in self.members if member[0] in known]
+        todo: list[Any] = [] if cues else [self.members]
+        while todo:
+            item = todo.pop()
+            members = [value for _, value in item] if isinstance(item, _JsonObject) else item
+            if isinstance(item, _JsonObject):
+                cues += [member for member in item if member[0] in known]
+            todo += [value for value in reversed(members) if isinstance(value, _JsonObject | list)]
+        return cues
 
 
 def read_cues(
@@ -60,13 +72,13 @@ def read_cues(
     """
     wanted = CUE_KEY[modality]
     found = list(_find(thinking))
-    misplaced = [item for text in elsewhere for item in _find(text) if item.has_cue]
+    misplaced = [item for text in elsewhere for item in _find(text) if item.cues]
     _judge_objects(found, misplaced, wanted, log)
-    used = [item for item in found if item.has_cue] or misplaced
+    used = [member for item in found for member in item.cues]
+    used = used or [member for item in misplaced for member in item.cues]
     values: dict[str, list[Any]] = {key: [] for key in CUE_KEY.values()}
-    for key, value in (member for item in used for member in item.members):
-        if key in values:
-            values[key].append(value)
+    for key, value in used:
+        values[key].append(value)
 
     def judged(key: str) -> ProblemLog:
         return log if key == wanted else ProblemLog()
@@ -106,7 +118,8 @@ def _judge_objects(found: list[_Found], misplaced: list[_Found], wanted: str, lo
 def _find(text: str) -> Iterator[_Found]:
     """Every JSON object of a text, and broken ones that name a cue key or begin like JSON."""
     end_of_last = 0
-    for start, end in _groups(text):
+    groups = _groups(text)
+    for start, end in groups[:MAX_ENTRIES]:
         yield from _salvage(text[end_of_last:start], "a cue that is not in a closed {...}")
         end_of_last = end
         group = text[start:end]
@@ -114,7 +127,7 @@ def _find(text: str) -> Iterator[_Found]:
             members = json.loads(
                 group, object_pairs_hook=_JsonObject, parse_int=_parse_int, parse_constant=lambda _: math.nan
             )
-            yield _Found(tuple(members))
+            yield _Found(members)
         except json.JSONDecodeError as error:
             saved = list(_salvage(group, f"not JSON: {error.msg} at character {error.pos} of {_show(group)}"))
             if not saved and re.match(r"\{\s{0,8}\"", group):
@@ -122,7 +135,8 @@ def _find(text: str) -> Iterator[_Found]:
             yield from saved
         except RecursionError:
             yield _Found((), "a JSON object nested too deeply to read")
-    yield from _salvage(text[end_of_last:], "a cue that is not in a closed {...}")
+    if len(groups) <= MAX_ENTRIES:
+        yield from _salvage(text[end_of_last:], "a cue that is not in a closed {...}")
 
 
 def _groups(text: str) -> list[tuple[int, int]]:
@@ -149,7 +163,7 @@ def _groups(text: str) -> list[tuple[int, int]]:
 
 def _salvage(text: str, error: str) -> Iterator[_Found]:
     """Read `key: values` out of text that is not JSON (single quotes, no braces, cut off)."""
-    matches = list(_KEY.finditer(text))
+    matches = list(islice(_KEY.finditer(text), MAX_ENTRIES))
     members: list[tuple[str, Any]] = []
     ends = [match.start() for match in matches[1:]] + [len(text)]
     for match, following in zip(matches, ends, strict=False):
@@ -159,11 +173,11 @@ def _salvage(text: str, error: str) -> Iterator[_Found]:
             members.append((match[1], [double or single for double, single in words]))
         else:
             run = _NUMBERS.match(text, match.end(), following)
-            digits = [n for n in _NUMBER.findall(run[0] if run else "") if len(n) <= _MAX_DIGITS]
-            members.append((match[1], [float(n) if "." in n else int(n) for n in digits]))
+            digits = [m[0] for m in islice(_NUMBER.finditer(run[0] if run else ""), 4 * MAX_ENTRIES)]
+            numbers: list[Any] = [float(n) if "." in n else _parse_int(n) for n in digits]
             if match[1] == CUE_KEY[Modality.IMAGE]:
-                numbers = members.pop()[1]
-                members.append((match[1], [numbers[i : i + 4] for i in range(0, len(numbers) - 3, 4)]))
+                numbers = [numbers[i : i + 4] for i in range(0, len(numbers) - 3, 4)]
+            members.append((match[1], numbers))
     if members:
         yield _Found(tuple(members), error)
 
@@ -185,17 +199,24 @@ def _as_list(value: Any, key: str, log: ProblemLog) -> list[Any]:
     if isinstance(value, list):
         if not value:
             log.add(ProblemCode.EMPTY_CUE, f"'{key}' is an empty list")
-        return value
+        if len(value) > MAX_ENTRIES:
+            log.add(ProblemCode.TOO_MANY, f"'{key}' has {len(value)} entries; those after {MAX_ENTRIES} are dropped")
+        return value[:MAX_ENTRIES]
     log.add(ProblemCode.NOT_A_LIST, f"'{key}' holds {_show(value)}; a list is asked for")
     return [value]
 
 
 def _keywords(value: Any, log: ProblemLog) -> Iterator[str]:
     for word in _as_list(value, CUE_KEY[Modality.TEXT], log):
-        if isinstance(word, str) and word.strip():
-            yield word.strip()
-        else:
-            log.add(ProblemCode.BAD_KEYWORD, f"keyword {_show(word)} is not a text with something in it")
+        clean = clean_text(word).strip() if isinstance(word, str) else ""
+        if not clean:
+            log.add(ProblemCode.BAD_KEYWORD, f"keyword {_show(word)} is not a text with something in it", "empty")
+            continue
+        if clean != word.strip():
+            log.add(
+                ProblemCode.BAD_KEYWORD, f"keyword {_show(word)} holds lone surrogates or NUL characters", "unicode"
+            )
+        yield clean
 
 
 def _frames(value: Any, num_frames: int | None, log: ProblemLog) -> Iterator[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from embedrl.tcot.cues import read_cues
-from embedrl.tcot.schema import SECTIONS, Box, Cues, ParseResult, ProblemCode, ProblemLog, TCoT
+from embedrl.tcot.schema import MAX_ENTRIES, SECTIONS, Box, Cues, ParseResult, ProblemCode, ProblemLog, TCoT, clean_text
 from embedrl.types import Modality
 
 _ALIASES = {"think": "thinking", "rethinking": "rethink", "answers": "answer"}
@@ -78,7 +79,7 @@ def build(
     cues = Cues(
         tuple(dict.fromkeys(keywords)),
         tuple(dict.fromkeys((round(a), round(b), round(c), round(d)) for a, b, c, d in boxes)),
-        tuple(dict.fromkeys(frames)),
+        tuple(dict.fromkeys(int(k) for k in frames)),
     )
     tcot = TCoT(f"{thinking.strip()} {cues.to_json(modality)}".strip(), rethink.strip(), answer.strip())
     result = parse(tcot.render(), modality)
@@ -88,8 +89,7 @@ def build(
 
 
 def _clean(text: str, log: ProblemLog) -> str:
-    """Replace what is not Unicode text (lone surrogates) and NUL: tokenizers and files refuse them."""
-    clean = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    clean = clean_text(text)
     if clean != text:
         log.add(ProblemCode.BAD_CHARACTER, "the text holds lone surrogates or NUL characters; they are replaced")
     return clean
@@ -97,8 +97,11 @@ def _clean(text: str, log: ProblemLog) -> str:
 
 def _tags(text: str, log: ProblemLog) -> list[_Tag]:
     """The template's tags in order; misspelt ones only where the right spelling is nowhere in the text."""
-    tags = []
-    for match in _TAG.finditer(text):
+    tags: list[_Tag] = []
+    for match in islice(_TAG.finditer(text), MAX_ENTRIES + 1):
+        if len(tags) == MAX_ENTRIES:
+            log.add(ProblemCode.TOO_MANY, f"more than {MAX_ENTRIES} tags; those after are not read", "tags")
+            break
         name = match[2].lower()
         section = _ALIASES.get(name, name)
         closing = bool(match[1])
@@ -148,7 +151,7 @@ def _sections(text: str, log: ProblemLog) -> tuple[dict[str, str], str]:
 
     for i, tag in enumerate(tags):
         if current is None:
-            if tag.closing and tag.section not in found:
+            if tag.closing and tag.section not in found and opens[tag.section][i] == len(tags):
                 log.add(ProblemCode.UNOPENED, f"{tag.text!r} without <{tag.section}> before it", tag.section)
                 keep(tag.section, text[begin : tag.start])
             elif tag.closing:

@@ -17,6 +17,9 @@ SECTIONS = ("thinking", "rethink", "answer")
 CUE_KEY = {Modality.TEXT: "text_keywords", Modality.IMAGE: "bbox_2d", Modality.VIDEO: "key_frames"}
 """The one JSON key that the cue object of a side must carry."""
 
+MAX_ENTRIES = 1000
+"""More tags, JSON objects, or entries in one of them, are no T-CoT: reading stops there, so hostile text is cheap."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cues:
@@ -86,6 +89,7 @@ class ProblemCode(StrEnum):
     BAD_JSON = "bad_json"
     NOT_A_LIST = "not_a_list"
     EMPTY_CUE = "empty_cue"
+    TOO_MANY = "too_many"
     REPEATED_CUE = "repeated_cue"
     BAD_KEYWORD = "bad_keyword"
     BAD_BOX = "bad_box"
@@ -130,6 +134,11 @@ class ParseResult:
     def codes(self) -> frozenset[ProblemCode]:
         """The kinds of problem found."""
         return frozenset(problem.code for problem in self.problems)
+
+
+def clean_text(text: str) -> str:
+    """Replace what is not Unicode text (lone surrogates) and NUL: tokenizers and files refuse them."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
 
 
 class ProblemLog:
