@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from embedrl.data.dataset import SampleKey
@@ -124,12 +126,16 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
         mine = slice(self.rank * share, (self.rank + 1) * share)
         for index, batch in enumerate(self._stream(last)):
             if index >= first:
-                yield [key for sub_batch in batch for key in sub_batch[mine]]
+                yield [
+                    SampleKey(dataset, int(row), int(draw))
+                    for dataset, rows in batch
+                    for row, draw in zip(*rows[:, mine], strict=True)
+                ]
 
-    def _stream(self, stop: int) -> Iterator[list[list[SampleKey]]]:
-        """The first `stop` global batches: lists of sub-batches.
+    def _stream(self, stop: int) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
+        """The first `stop` global batches: a list of sub-batches (data set, its rows and draws `[2, sub-batch]`).
 
-        Skipped batches are drawn as well: a million rows take milliseconds, and no state has to be saved.
+        Skipped batches are drawn as well: a million rows take a fraction of a second, and no state has to be saved.
         """
         rng = random.Random(f"{self.seed}/sub-batches")
         cursors = [self._rows(dataset) for dataset in range(len(self.sizes))]
@@ -140,21 +146,19 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
                 chances = self._chances if videos < self.max_video_sub_batches else still
                 dataset = rng.choices(range(len(self.sizes)), chances)[0]
                 videos += self.is_video[dataset]
-                batch.append(next(cursors[dataset]))
+                batch.append((dataset, next(cursors[dataset])))
             yield batch
 
-    def _rows(self, dataset: int) -> Iterator[list[SampleKey]]:
-        """The endless sub-batches of one data set."""
-        tail: list[SampleKey] = []
-        draw = 0
-        while True:
-            rows = np.random.default_rng([self.seed, dataset, draw]).permutation(self.sizes[dataset]).tolist()
-            # A sub-batch may span two shuffles: rows of its first part move to the end of the new shuffle.
-            taken = {key.row for key in tail}
-            rows = [row for row in rows if row not in taken] + [row for row in rows if row in taken]
-            keys = tail + [SampleKey(dataset, row, draw) for row in rows]
-            whole = len(keys) - len(keys) % self.sub_batch_size
+    def _rows(self, dataset: int) -> Iterator[NDArray[np.int64]]:
+        """The endless sub-batches of one data set: rows and draws, `[2, sub-batch]`."""
+        rest = np.empty((2, 0), dtype=np.int64)
+        for draw in itertools.count():
+            rows = np.random.default_rng([self.seed, dataset, draw]).permutation(self.sizes[dataset])
+            # A sub-batch may span two shuffles: the rows of its first part move to the end of the new shuffle.
+            repeated = np.isin(rows, rest[0])
+            rows = np.concatenate([rows[~repeated], rows[repeated]])
+            table = np.concatenate([rest, [rows, np.full_like(rows, draw)]], axis=1)
+            whole = table.shape[1] - table.shape[1] % self.sub_batch_size
             for i in range(0, whole, self.sub_batch_size):
-                yield keys[i : i + self.sub_batch_size]
-            tail = keys[whole:]
-            draw += 1
+                yield table[:, i : i + self.sub_batch_size]
+            rest = table[:, whole:]
