@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,7 +154,7 @@ class RecordTable(ABC):
             return out
         folder.mkdir(parents=True, exist_ok=True)
         # Several processes may convert at once: each writes its own file, the last one moved into place stays.
-        part = out.with_suffix(f".{os.getpid()}.part")
+        part = out.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
             with ArrowWriter(path=str(part), features=_FEATURES, writer_batch_size=1000) as writer:
                 for index, (line, row) in enumerate(iter_rows(self.path)):
