@@ -5,28 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedrl.models.backbone import ModelInputs
+from embedrl.data.inputs import ModelInputs
+from embedrl.data.lessons import GeneratorPreprocessor
 from embedrl.models.preprocess import IGNORE
 from embedrl.models.qwen_vl import QwenVL
-from embedrl.types import Chat, Lesson
-
-
-class GeneratorPreprocessor(Protocol):
-    """Turns prompts and lessons into model inputs. Picklable and free of weights: it runs in loader workers."""
-
-    def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
-        """Process prompts for generation, padded on the left."""
-        ...
-
-    def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
-        """Process lessons for training, with `labels` on the reply alone."""
-        ...
 
 
 class Generator(nn.Module, ABC):

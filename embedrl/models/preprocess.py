@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf  # type: ignore[import-untyped]
+from torchvision.transforms.v2 import functional as tvf
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import VideoMetadata
 
+from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, DataError
-from embedrl.models.backbone import ModelInputs
 from embedrl.types import Chat, Lesson
 
 IGNORE = -100  # the label of a token that carries no loss
@@ -135,7 +135,9 @@ class QwenVLPreprocessor:
             if part["type"] == "text":
                 for token in self.placeholders:
                     if token in part["text"]:
-                        raise DataError(f"the text {_excerpt(part['text'])} holds {token}, which marks pixels: remove it")
+                        raise DataError(
+                            f"the text {_excerpt(part['text'])} holds {token}, which marks pixels: remove it"
+                        )
         return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
 
     def _process(self, chats: Sequence[Chat], texts: list[str], side: str) -> ModelInputs:

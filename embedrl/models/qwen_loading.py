@@ -114,7 +114,9 @@ def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> N
     if emb_id >= network.get_input_embeddings().weight.shape[0]:
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        for module in {id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())}.values():
+        for module in {
+            id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())
+        }.values():
             module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
 
 

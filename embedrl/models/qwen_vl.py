@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -193,5 +192,3 @@ class QwenVLBackbone(QwenVL, Backbone):
         """
         vectors = pool_at_token(self.hidden_states(inputs), inputs["input_ids"], self.emb_token_id)
         return functional.normalize(vectors.float(), dim=-1)
-
-

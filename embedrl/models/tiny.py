@@ -31,17 +31,14 @@ SPECIAL_TOKENS = (
 # One token each, so that a T-CoT of the world stays under 70 tokens.
 MARKUP = (
     *(f"<{slash}{tag}>" for tag in ("thinking", "rethink", "answer") for slash in ("", "/")),
-    '{"bbox_2d": [[',
-    '{"bbox_2d": [',
+    *(space + '{"' + cue for space in ("", " ") for cue in ('bbox_2d": [[', 'key_frames": [', 'text_keywords": [')),
     "], [",
     "]]}",
     "]}",
-    '{"key_frames": [',
-    '{"text_keywords": [',
     "Summarize the above content in one word:",
     *(f"<{i / 2:.1f} seconds>" for i in range(32)),
 )
-PUNCTUATION = '.,:;?!"\'()[]{}<>/-+=_*&%$#@|'
+PUNCTUATION = ".,:;?!\"'()[]{}<>/-+=_*&%$#@|"
 PATCH, MERGE = 8, 2
 IMAGE_SIDE, FRAME_SIDE = 48, 32
 # A square picture becomes 48 x 48, and a page's row of 96 x 32 still enters at its own resolution.
@@ -79,7 +76,9 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     for word in (*dict.fromkeys(words), "user", "assistant", *PUNCTUATION, "\n\n"):
         # The vocabulary is written in ByteLevel's alphabet, one printable character a byte.
         for text in (word, " " + word):
-            level = "".join(piece for piece, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text))
+            level = "".join(
+                piece for piece, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)
+            )
             vocab.setdefault(level, len(vocab))
     vocab.setdefault(space, len(vocab))
     # Without merges, `ignore_merges` is what makes a whole word one token.

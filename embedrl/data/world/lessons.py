@@ -1,146 +1,102 @@
-"""Lessons that teach the world: describing, pointing, answering, reading and choosing."""
+"""Lessons that teach the world to a model that has never seen anything, as a curriculum of stages."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from embedrl.data.world.draw import WorldImage
-from embedrl.data.world.scene import Picture, Split, Thing, fill, marks, make_picture, random_scene, round_box, triples
-from embedrl.data.world.vocabulary import COLORS, PLACES, RELATIONS, SHAPES
+from embedrl.data.world.lesson_kinds import LESSONS
+from embedrl.data.world.scene import Split
+from embedrl.errors import ConfigError
 from embedrl.types import Lesson
 
-Maker = Callable[[random.Random, Split], Lesson]
+OBJECTS = (4, 6)
+"""Objects in a scene of the task families."""
 
 
-def image_part(spec: Any) -> dict[str, Any]:
-    return {"type": "image", "image": WorldImage(spec).load()}
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum.
+
+    Attributes:
+        lessons: How many lessons it lasts; null in the last stage: to the end.
+        weights: Share of each kind of lesson, by its name in `lesson_kinds.LESSONS`.
+        objects: Fewest and most objects in a scene.
+    """
+
+    lessons: int | None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    objects: tuple[int, int] = OBJECTS
+
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            ConfigError: If a kind is unknown or there is none.
+        """
+        if unknown := set(self.weights) - set(LESSONS):
+            raise ConfigError(f"stage.weights: no lessons called {sorted(unknown)}; there are {', '.join(LESSONS)}")
+        if not self.weights or any(weight < 0 for weight in self.weights.values()) or not sum(self.weights.values()):
+            raise ConfigError("stage.weights: give at least one kind of lesson a positive weight")
 
 
-def ask(parts: Sequence[dict[str, Any]], question: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+class WorldLessons:
+    """Lessons made on the fly; implements `LessonSource`. Lesson `i` is a pure function of (split, seed, i).
+
+    Args:
+        stages: The curriculum, in order.
+        size: How many lessons there are.
+        split: Whose pictures are used; `train` shows train's combinations alone.
+        seed: Another seed, other lessons.
+    """
+
+    def __init__(self, stages: Sequence[Stage], size: int, split: Split = "train", seed: int = 0) -> None:
+        if not stages or any(stage.lessons is None for stage in stages[:-1]):
+            raise ConfigError("stages: every stage but the last needs its number of lessons")
+        self.name = f"world/{split}"
+        self.stages, self.size, self.split, self.seed = tuple(stages), size, split, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Lesson:
+        """Lesson `index`; its stage is where `index` falls in the curriculum."""
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        rng = random.Random(f"{self.split}/{self.seed}/{index}")
+        left = index
+        for stage in self.stages:
+            if stage.lessons is None or left < stage.lessons:
+                break
+            left -= stage.lessons
+        kinds = list(stage.weights)
+        return LESSONS[rng.choices(kinds, list(stage.weights.values()))[0]](rng, self.split, stage.objects)
 
 
-def boxes_text(boxes: Sequence[tuple[int, int, int, int]]) -> str:
-    return json.dumps({"bbox_2d": [list(box) for box in boxes]})
+class WorldExam:
+    """The same number of held-out lessons of every kind; implements `LessonSource`.
 
+    Args:
+        kinds: Kinds of lessons; empty takes all.
+        each: Lessons of each kind.
+        split: `val` or `test`: their pictures hold combinations that train never shows.
+        seed: Another seed, other lessons.
+    """
 
-def raster(picture: Picture) -> str:
-    return " ".join(f"{t.place} {t.kind}" for t in picture.things)
+    def __init__(self, kinds: Sequence[str] = (), each: int = 64, split: Split = "val", seed: int = 0) -> None:
+        self.name = f"world/{split}"
+        # `Stage` checks the names.
+        self.kinds = tuple(Stage(None, dict.fromkeys(kinds or LESSONS, 1.0)).weights)
+        self.each, self.split, self.seed = each, split, seed
 
+    def __len__(self) -> int:
+        return len(self.kinds) * self.each
 
-def unique(things: Sequence[Thing], key: Callable[[Thing], Any]) -> list[Thing]:
-    values = [key(t) for t in things]
-    return [t for t, v in zip(things, values, strict=True) if values.count(v) == 1]
-
-
-def describe(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    return Lesson(ask([image_part(scene)], "describe the picture ."), raster(scene), "describe")
-
-
-def point(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    thing = rng.choice(scene.things)
-    box = round_box(scene.box(thing))
-    return Lesson(
-        ask([image_part(scene)], f"find the {thing.kind} ."),
-        f"{thing.kind} {thing.place} {boxes_text([box])}",
-        "point",
-        {"boxes": [scene.box(thing)]},
-    )
-
-
-def where(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    thing = rng.choice(scene.things)
-    return Lesson(
-        ask([image_part(scene)], f"where is the {thing.kind} ?"), thing.place, "where", {"answer": thing.place}
-    )
-
-
-def where_color(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    options = unique(scene.things, lambda t: t.color)
-    if not options:
-        return where_color(rng, split)
-    thing = rng.choice(options)
-    return Lesson(
-        ask([image_part(scene)], f"where is the {COLORS[thing.color]} object ?"),
-        f"{thing.place}",
-        "where_color",
-        {"answer": thing.place},
-    )
-
-
-def where_shape(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    options = unique(scene.things, lambda t: t.shape)
-    if not options:
-        return where_shape(rng, split)
-    thing = rng.choice(options)
-    return Lesson(
-        ask([image_part(scene)], f"where is the {SHAPES[thing.shape]} ?"),
-        f"{thing.place}",
-        "where_shape",
-        {"answer": thing.place},
-    )
-
-
-def what(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    thing = rng.choice(scene.things)
-    return Lesson(
-        ask([image_part(scene)], f"what is at the {thing.place} ?"), thing.kind, "what", {"answer": thing.kind}
-    )
-
-
-def neighbours(scene: Picture) -> list[tuple[Thing, str, Thing]]:
-    found = []
-    for thing in scene.things:
-        row, column = divmod(thing.cell, 3)
-        for word, (dx, dy) in RELATIONS.items():
-            if 0 <= column + dx < 3 and 0 <= row + dy < 3:
-                other = scene.at(3 * (row + dy) + column + dx)
-                if other:
-                    found.append((thing, word, other))
-    return found
-
-
-def relation(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    options = neighbours(scene)
-    if not options:
-        return relation(rng, split)
-    thing, word, other = rng.choice(options)
-    return Lesson(
-        ask([image_part(scene)], f"what is {word} the {thing.kind} ?"), other.kind, "relation", {"answer": other.kind}
-    )
-
-
-def point_relation(rng: random.Random, split: Split) -> Lesson:
-    scene = random_scene(rng, split)
-    options = neighbours(scene)
-    if not options:
-        return point_relation(rng, split)
-    thing, word, other = rng.choice(options)
-    return Lesson(
-        ask([image_part(scene)], f"find the object {word} the {thing.kind} ."),
-        f"{other.kind} {other.place} {boxes_text([round_box(scene.box(other))])}",
-        "point_relation",
-        {"boxes": [scene.box(other)]},
-    )
-
-
-MAKERS: dict[str, Maker] = {
-    "describe": describe,
-    "point": point,
-    "where": where,
-    "where_color": where_color,
-    "where_shape": where_shape,
-    "what": what,
-    "relation": relation,
-    "point_relation": point_relation,
-}
+    def __getitem__(self, index: int) -> Lesson:
+        """Lesson `index`: the kinds come one after another."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        kind, number = divmod(index, self.each)
+        rng = random.Random(f"{self.split}/exam/{self.seed}/{self.kinds[kind]}/{number}")
+        return LESSONS[self.kinds[kind]](rng, self.split, OBJECTS)

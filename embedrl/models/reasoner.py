@@ -1,0 +1,199 @@
+"""Trains a model to write: cross-entropy on the reply, scored by what it writes itself."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from embedrl.data.inputs import ModelInputs
+from embedrl.data.lessons import LessonBatch
+from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.models.checkpoint import check_keys, save_config_form, trained_keys
+from embedrl.models.distributed import world_size
+from embedrl.models.generator import Generator
+from embedrl.models.lesson_scores import score_reply
+from embedrl.models.preprocess import IGNORE
+
+
+class ReasonerModule(LightningModule):
+    """Supervised training of a generator. Source: Embed-RL §3.2 (T-CoTs as labels).
+
+    Args:
+        generator: The model and its options; its weights load when a run starts.
+        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        max_new_tokens: Longest reply in validation.
+        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
+
+    Attributes:
+        replies: What the last validation or test wrote: (lesson, reply, scores); callbacks draw from it.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        optimizer: OptimizerCallable,
+        schedule: str = "cosine",
+        warmup_steps: int = 10,
+        max_new_tokens: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        save_config_form(
+            self,
+            generator=generator,
+            optimizer=optimizer,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        self.strict_loading = False  # frozen weights are not in our checkpoints; `load_state_dict` checks the rest
+        self.generator = generator
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.replies: list[tuple[Any, str, dict[str, float]]] = []
+
+    def configure_model(self) -> None:
+        """Load the weights."""
+        self.generator.build()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer, and the learning rate of every step up to the end of the run."""
+        from transformers import get_scheduler
+
+        optimizer = self.optimizer(self.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---------------------------------------------------------------- training
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: one micro-batch is moved at a time, so that memory stays flat."""
+        return batch
+
+    def _move(self, inputs: ModelInputs) -> ModelInputs:
+        return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
+
+    def on_train_batch_start(self, batch: LessonBatch, batch_idx: int) -> None:
+        """Make the step's randomness a function of the step alone."""
+        entropy = np.random.SeedSequence([self.seed, self.global_step, batch_idx, self.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        self._started = time.perf_counter()
+
+    def training_step(self, batch: LessonBatch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy over the reply tokens of the whole batch, however it is cut into micro-batches.
+
+        Raises:
+            NonFiniteError: If the loss is NaN or infinite.
+        """
+        counts = [int((inputs["labels"] != IGNORE).sum()) for inputs in batch.micro_batches]
+        self._tokens = sum(counts)
+        parts = [
+            self.generator(self._move(inputs)) * (count / self._tokens)
+            for inputs, count in zip(batch.micro_batches, counts, strict=True)
+        ]
+        total = torch.stack(parts).sum()
+        if not torch.isfinite(total):
+            raise NonFiniteError(f"step {self.global_step}: the loss is not finite; lower the learning rate")
+        self.log("train/loss", total.detach(), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient before clipping.
+
+        Raises:
+            NonFiniteError: If it is NaN or infinite.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; lower the learning rate")
+        self.log("train/grad_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: LessonBatch, batch_idx: int) -> None:
+        """Log the speed of the step, loading left out."""
+        self.log("train/tokens_per_s", self._tokens / (time.perf_counter() - self._started))
+
+    # ---------------------------------------------------------------- scoring
+
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting replies."""
+        self.replies = []
+
+    def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
+        """Write the replies of one batch of prompts, greedily."""
+        written = [
+            reply
+            for inputs in batch.micro_batches
+            for reply in self.generator.generate(self._move(inputs), self.max_new_tokens)
+        ]
+        for lesson, reply in zip(batch.lessons, written, strict=True):
+            self.replies.append((lesson, reply, score_reply(reply, lesson)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/<kind>/exact`, `iou`, `f1`, `answer`, `format`, and each one's mean over the kinds."""
+        self._score("val")
+
+    def on_test_epoch_start(self) -> None:
+        """As `on_validation_epoch_start`."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: LessonBatch, batch_idx: int) -> None:
+        """As `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the same figures as `test/...`."""
+        self._score("test")
+
+    def _score(self, stage: str) -> None:
+        mine = [(lesson.kind, scores) for lesson, _, scores in self.replies]
+        everyone: list[Any] = [mine]
+        if world_size() > 1:
+            everyone = [None] * world_size()
+            torch.distributed.all_gather_object(everyone, mine)
+        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for kind, scores in (item for part in everyone for item in part):
+            for name, value in scores.items():
+                values[kind, name].append(value)
+        means: dict[str, list[float]] = defaultdict(list)
+        for (kind, name), found in sorted(values.items()):
+            means[name].append(sum(found) / len(found))
+            self.log(f"{stage}/{kind}/{name}", means[name][-1])
+        for name, found in means.items():
+            self.log(f"{stage}/{name}", sum(found) / len(found), prog_bar=True)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what training changes."""
+        keep = trained_keys(self)
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights.
+
+        Raises:
+            CheckpointError: If a key is unknown, or a trained one is missing.
+        """
+        check_keys(self, state_dict)
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        result.missing_keys.clear()  # frozen: they come from the generator's own checkpoint
+        return result
