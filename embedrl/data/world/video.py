@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedrl.data.world.scene import FRAME_SIZE, Picture, Thing, place_thing, random_background
 
@@ -35,6 +35,11 @@ class Clip:
 
     frames: tuple[Picture, ...]
     events: tuple[Event, ...]
+
+    def without(self, number: int) -> Clip:
+        """The same video with everything gone from one frame (1-based); any other number changes nothing."""
+        frames = tuple(replace(f, things=()) if i == number else f for i, f in enumerate(self.frames, start=1))
+        return Clip(frames, tuple(Event(e.thing, tuple(f for f in e.frames if f != number)) for e in self.events))
 
 
 def make_clip(rng: random.Random, entries: Sequence[tuple[int, int, int, int]], length: int = 8) -> Clip:

@@ -75,7 +75,7 @@ _PROSE = (
     " five six highlighted word number read text query target words keywords seen left right above below comes when"
     " moment clip instead becomes become color shape has no nothing else main known by its close up background holds"
     " hold for from be must not all crop evidence box name tell tells points point place match matches"
-    " choose best option empty yes"
+    " choose best option empty yes another both names their order appearance small rows kinds matter asks places"
 )
 FUNCTION_WORDS: tuple[str, ...] = tuple(_PROSE.split())
 """Words used by T-CoTs and lessons besides the names above."""
@@ -98,3 +98,8 @@ WORDS: tuple[str, ...] = tuple(dict.fromkeys((*words(), *FRAMES, *NUMBERS, *map(
 def kind(color: str, shape: str) -> str:
     """An object's name, e.g. `red star`."""
     return f"{color} {shape}"
+
+
+def a(name: str) -> str:
+    """A name with its article, e.g. `an orange star`."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
