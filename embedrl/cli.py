@@ -1,0 +1,116 @@
+"""The command line: one table of commands. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from embedrl import __version__
+from embedrl.errors import ConfigError, EmbedRLError
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        help: One line for `embedrl --help`.
+        target: `module:callable`. Its typed signature and docstring become the command's options and help.
+    """
+
+    help: str
+    target: str
+
+
+COMMANDS: dict[str, Command] = {
+    "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.training_cli:run"),
+    "validate": Command("Score a checkpoint on the validation tasks", "embedrl.training_cli:run"),
+    "test": Command("Score a checkpoint on the test tasks", "embedrl.training_cli:run"),
+    "predict": Command("Embed the test tasks with a checkpoint", "embedrl.training_cli:run"),
+    "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
+}
+"""The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
+
+_TRAINING = "embedrl.training_cli:run"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    An `EmbedRLError` ends in one line on stderr; `EMBEDRL_DEBUG=1` shows its traceback. Any other exception is a bug
+    and keeps its traceback.
+
+    Args:
+        args: The words after `embedrl`; None takes them from `sys.argv`.
+
+    Returns:
+        The exit code: 0; 2 for a wrong flag or YAML value; 1 for anything else that went wrong on purpose.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _dispatch(words)
+    except EmbedRLError as error:
+        if os.environ.get("EMBEDRL_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"embedrl: error: {' '.join(str(error).split())}\n")
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def _dispatch(words: list[str]) -> None:
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"embedrl {__version__}\n")
+        return
+    name, rest = _split(words)
+    if name in COMMANDS:
+        _run(name, rest)
+    elif not rest or rest[0] in ("-h", "--help"):
+        sys.stdout.write(_help(name))
+    else:
+        wanted = f"{name} {rest[0]}".strip()
+        close = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        cure = f"did you mean `embedrl {close[0]}`?" if close else "`embedrl --help` lists the commands"
+        raise ConfigError(f"no such command: {wanted}; {cure}")
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """The longest run of leading words that a command begins with, and the rest."""
+    taken = 0
+    while taken < len(words) and any(_begins(name, words[: taken + 1]) for name in COMMANDS):
+        taken += 1
+    return " ".join(words[:taken]), words[taken:]
+
+
+def _begins(name: str, words: Sequence[str]) -> bool:
+    return name.split()[: len(words)] == list(words)
+
+
+def _help(group: str) -> str:
+    names = [name for name in COMMANDS if _begins(name, group.split())]
+    width = max(len(name) for name in names)
+    rows = "".join(f"  {name:<{width}}  {COMMANDS[name].help}\n" for name in names)
+    prog = f"embedrl {group}".strip()
+    return (
+        f"usage: {prog} COMMAND [options]\n\n"
+        "Reasoning-driven multimodal embeddings: Embedder, Reasoner and EG-RL on PyTorch Lightning.\n\n"
+        f"commands:\n{rows}\n"
+        "`embedrl COMMAND --help` lists a command's options; `--version` prints the version.\n"
+        "EMBEDRL_DEBUG=1 shows the traceback of an error.\n"
+    )
+
+
+def _run(name: str, rest: list[str]) -> None:
+    target = COMMANDS[name].target
+    module, _, attribute = target.partition(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), attribute)
+    if target == _TRAINING:
+        function([name, *rest])
+        return
+    from jsonargparse import auto_cli
+
+    from embedrl.parsing import OneLineErrors
+
+    auto_cli(function, args=rest, as_positional=False, prog=f"embedrl {name}", parser_class=OneLineErrors)

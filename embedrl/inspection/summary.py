@@ -1,0 +1,59 @@
+"""What a run prints last: where its curves, pictures and checkpoints are, and how to look at them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class RunSummary(Callback):
+    """Prints a short summary when `fit` ends."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._clock = time.monotonic()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print."""
+        if trainer.is_global_zero and trainer.log_dir and not trainer.barebones:
+            sys.stdout.write(self.text(trainer) + "\n")
+            sys.stdout.flush()
+
+    def text(self, trainer: Trainer) -> str:
+        """The summary."""
+        assert trainer.log_dir is not None
+        folder = _shown(Path(trainer.log_dir))
+        minutes, seconds = divmod(round(time.monotonic() - self._clock), 60)
+        lines = [f"\nDone: {trainer.global_step} steps in {minutes} min {seconds:02d} s, run folder {folder}"]
+        scores = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
+        if scores:
+            width = max(map(len, scores))
+            lines.append("  last validation")
+            lines += [f"    {name:<{width}}  {value:.3f}" for name, value in scores.items()]
+        lines.append(f"  curves       tensorboard --logdir {_shown(Path(trainer.default_root_dir))}")
+        pictures = sorted((Path(trainer.log_dir) / "retrieval_grid").glob("*.png"))
+        if pictures:
+            lines.append(f"  grid         {folder}/retrieval_grid/ ({len(pictures)} pictures, also under IMAGES)")
+        for path in _checkpoints(trainer):
+            lines.append(f"  checkpoint   {_shown(path)}")
+        lines.append(f"  provenance   {folder}/provenance.json, {folder}/config.yaml")
+        if _checkpoints(trainer):
+            lines.append(f"  score again  embedrl validate --config {folder}/config.yaml --ckpt_path best")
+        return "\n".join(lines)
+
+
+def _checkpoints(trainer: Trainer) -> list[Path]:
+    """The best checkpoint, then the last one: those that exist."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    names = [c.best_model_path for c in callbacks if c.monitor] + [c.last_model_path for c in callbacks]
+    return [Path(name) for name in dict.fromkeys(names) if name and Path(name).exists()]
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user stands, if it lies below."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(resolved)

@@ -1,0 +1,125 @@
+"""`embedrl fit | validate | test | predict`: LightningCLI with the traps taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
+
+from embedrl.errors import ConfigError
+from embedrl.inspection.provenance import SaveRun
+from embedrl.inspection.summary import RunSummary
+from embedrl.parsing import OneLineErrors
+from embedrl.runs import AtomicCheckpointIO, find_checkpoint, next_version, version_of
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with errors of one line."""
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's CLI with run folders, atomic checkpoints and exact resume.
+
+    A checkpoint's hyperparameters never change the configuration, optimizers come from the module's own arguments, and
+    `--ckpt_path last` goes on in the run folder it came from.
+    """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse `args` into `config`.
+
+        Raises:
+            ConfigError: If a file or a flag is wrong.
+        """
+        words = [str(word) for word in args or ()]
+        try:
+            self.config = parser.parse_args(words)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_interpolation_problem(error)) from error
+        except ConfigError as error:
+            broken = _broken_yaml(words) if "parsing config" in str(error) else None
+            raise ConfigError(broken or str(error)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would lay the checkpoint's hyperparameters over it, silently."""
+
+    def before_instantiate_classes(self) -> None:
+        """Replace `last` by a path before anything is built."""
+        config = self.config[self.config.subcommand]
+        self._root = Path(config.trainer.default_root_dir)
+        self._version = None
+        if config.get("ckpt_path"):
+            config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
+            self.save_config_kwargs["resumed_from"] = config.ckpt_path
+            if self.config.subcommand == "fit":
+                self._version = version_of(config.ckpt_path, self._root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the run's logger and atomic checkpoints, unless the configuration brings its own."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("logger") in (None, True):
+            prefix = "version" if self.subcommand == "fit" else str(self.subcommand)
+            version = self._version or next_version(prefix, self._root)
+            kwargs["logger"] = TensorBoardLogger(self._root, name="", version=version)
+        plugins = trainer.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        sharded = isinstance(trainer.get("strategy"), ModelParallelStrategy)
+        if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
+        return super().instantiate_trainer(plugins=plugins, **kwargs)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one training command.
+
+    Args:
+        args: The command (`fit`, `validate`, `test`, `predict`) and its options.
+
+    Raises:
+        EmbedRLError: If something a user can mend is wrong.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        TrainingCLI(
+            args=list(args),
+            parser_class=TrainingParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "embedrl"},
+            save_config_callback=SaveRun,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
+                "callbacks": [RunSummary()],
+            },
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+def _interpolation_problem(error: OmegaConfBaseException) -> str:
+    key = (error.full_key or "").partition(".")[2]  # the first word is the command
+    return f"--{key}: {str(error).splitlines()[0]}; define it or correct the ${{...}}"
+
+
+def _broken_yaml(words: Sequence[str]) -> str | None:
+    """The first YAML file among the arguments that cannot be read, with the place; jsonargparse does not name it."""
+    for word in words:
+        path = Path(word.rpartition("=")[2])
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            try:
+                yaml.safe_load(path.read_text())
+            except yaml.YAMLError as error:
+                return f"{path}: not valid YAML: {' '.join(str(error).split())}"
+    return None
