@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qwen_helpers import image, user, text, video
+from qwen_helpers import image, text, user, video
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from embedrl.data.world import vocabulary
