@@ -83,12 +83,14 @@ class EmbedderDataModule(LightningDataModule):
         self.persistent_workers = persistent_workers and num_workers > 0
         self.on_error = on_error
         self.tasks: list[RetrievalTask] = []
+        self._train_loader: ResumableLoader[ContrastiveBatch] | None = None
+        self._batches_seen = 0
 
     def setup(self, stage: str) -> None:
         """Collect the stage's tasks in `tasks`.
 
         Raises:
-            ConfigError: If two tasks have one name, or Lightning would shard the loaders a second time.
+            ConfigError: If two tasks have one name, or the trainer would shard or reload the loaders.
             DataError: If a task cannot be read.
         """
         trainer = self.trainer
@@ -97,6 +99,8 @@ class EmbedderDataModule(LightningDataModule):
             raise ConfigError(
                 "set trainer.use_distributed_sampler: false (the data is already shared out over processes)"
             )
+        if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
+            raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
         sources = self.val if stage in ("fit", "validate") else self.test
         self.tasks = [task for source in sources for task in source.tasks()]
         for name, count in Counter(task.name for task in self.tasks).items():
@@ -135,14 +139,24 @@ class EmbedderDataModule(LightningDataModule):
             # Negatives are ragged: ranks agree on the count that the fullest batch needs.
             -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
         )
-        return ResumableLoader(
+        self._train_loader = ResumableLoader(
             dataset,
             sampler,
             collator,
             seed=self.seed,
+            batches_seen=self._batches_seen,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers,
         )
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training loader start at the saved position."""
+        self._batches_seen = state_dict.get("batches_seen", 0)
 
     def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
         """All sides of the validation tasks; no loader if there are none."""

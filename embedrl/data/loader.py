@@ -37,16 +37,18 @@ def _last_line(error: EmbedRLError) -> str:
 
 
 class ResumableLoader(Loader[T]):
-    """A loader of training batches whose position is saved with Lightning's checkpoints.
+    """A loader of training batches that goes on where it stopped: an epoch is the next stretch of the sampler's stream.
 
-    The state is `{"epoch", "batches_seen"}`, counting the batches handed to the training loop (not those that workers
-    have fetched ahead): the same on every rank, because Lightning saves only the first rank's.
+    Its state is `{"batches_seen"}`: the batches ever handed to the training loop (not those that workers have fetched
+    ahead). It is the same on every rank, because Lightning saves only the first rank's, and it does not rely on
+    Lightning's count of epochs, which skips one when a run limited by `max_steps` resumes at the end of an epoch.
 
     Args:
         dataset: The rendered pairs.
-        sampler: Chooses the rows. Lightning tells it the epoch.
+        sampler: Chooses the rows.
         collate: Makes a batch of examples.
         seed: Seed of the workers' random state.
+        batches_seen: Where in the stream to start.
         kwargs: Passed on to `DataLoader`.
     """
 
@@ -56,6 +58,7 @@ class ResumableLoader(Loader[T]):
         sampler: SubBatchSampler,
         collate: Callable[[list[Any]], T],
         seed: int,
+        batches_seen: int = 0,
         **kwargs: Any,
     ) -> None:
         # A generator of its own: torch would draw the workers' seeds from the global one, which the model uses.
@@ -63,27 +66,23 @@ class ResumableLoader(Loader[T]):
         super().__init__(dataset, batch_sampler=sampler, collate_fn=collate, generator=generator, **kwargs)  # type: ignore[arg-type]
         self._sub_batches = sampler
         self._seed = seed
-        self._seen = 0
-        self._resume: tuple[int, int] | None = None
+        self.batches_seen = batches_seen
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its batches handed out."""
-        return {"epoch": self._sub_batches.epoch, "batches_seen": self._seen}
+        """Number of batches handed out."""
+        return {"batches_seen": self.batches_seen}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration of that epoch start behind the batches already seen; other epochs start at 0."""
-        self._resume = state["epoch"], state["batches_seen"]
+        """Make the next iteration start behind the batches already seen."""
+        self.batches_seen = state["batches_seen"]
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]
-        """Yield the rest of the epoch.
+        """Yield the next epoch of batches.
 
-        Nothing happens before the first batch is asked for: Lightning calls `iter` before it sets the epoch.
+        Nothing happens before the first one is asked for: Lightning also calls `iter` without using the result.
         """
-        epoch = self._sub_batches.epoch
-        self._seen = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
-        self._resume = None
-        self._sub_batches.start = self._seen
-        self.generator.manual_seed(self._seed + epoch)
+        self._sub_batches.start = self.batches_seen
+        self.generator.manual_seed(self._seed + self.batches_seen)
         for batch in super().__iter__():
-            self._seen += 1
+            self.batches_seen += 1
             yield batch

@@ -21,6 +21,7 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
     video data sets, the rest is drawn among the others. Each data set runs through its own shuffle without repetition
     and is shuffled anew when it is exhausted; a sub-batch never holds a row twice. The batches form one endless stream
     that depends on the seed alone: an epoch is a stretch of it, and every number of ranks sees the same global batches.
+    Set `start` to the first batch of the stream that the next iteration yields.
 
     Args:
         sizes: Number of rows of each data set.
@@ -74,10 +75,7 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
                 f"an epoch has no batch: data.batch_size {batch_size}, {rows} rows in data.mix, "
                 f"data.batches_per_epoch {num_batches}; lower the batch size or set batches_per_epoch"
             )
-        self.epoch = 0
         self.start = 0
-        # Lightning calls `set_epoch` on the `sampler` of a loader's batch sampler, not on the batch sampler itself.
-        self.sampler = self
 
     def _check(self, weights: Sequence[float]) -> None:
         if self.sub_batch_size < 1 or self.batch_size < 1 or self.batch_size % self.sub_batch_size:
@@ -111,36 +109,30 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
                 f"data.max_video_sub_batches is {self.max_video_sub_batches}: raise it"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the stretch of the stream that the next iteration yields."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         """Batches an epoch."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """This rank's share of the epoch's batches, from batch `start` on."""
-        first, last = self.epoch * self.num_batches + self.start, (self.epoch + 1) * self.num_batches
+        """This rank's share of an epoch of batches, from batch `start` of the stream on."""
         share = self.sub_batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        for index, batch in enumerate(self._stream(last)):
-            if index >= first:
-                yield [
-                    SampleKey(dataset, int(row), int(draw))
-                    for dataset, rows in batch
-                    for row, draw in zip(*rows[:, mine], strict=True)
-                ]
+        for batch in itertools.islice(self._stream(), self.start, self.start + self.num_batches):
+            yield [
+                SampleKey(dataset, int(row), int(draw))
+                for dataset, rows in batch
+                for row, draw in zip(*rows[:, mine], strict=True)
+            ]
 
-    def _stream(self, stop: int) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
-        """The first `stop` global batches: a list of sub-batches (data set, its rows and draws `[2, sub-batch]`).
+    def _stream(self) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
+        """The endless global batches: lists of sub-batches (data set, its rows and draws `[2, sub-batch]`).
 
         Skipped batches are drawn as well: a million rows take a fraction of a second, and no state has to be saved.
         """
         rng = random.Random(f"{self.seed}/sub-batches")
         cursors = [self._rows(dataset) for dataset in range(len(self.sizes))]
         still = [0.0 if video else chance for video, chance in zip(self.is_video, self._chances, strict=True)]
-        for _ in range(stop):
+        while True:
             batch, videos = [], 0
             for _ in range(self.batch_size // self.sub_batch_size):
                 chances = self._chances if videos < self.max_video_sub_batches else still

@@ -18,7 +18,7 @@ def make(sizes=(40, 60, 20), weights=None, videos=None, **kwargs):
 def epochs(sampler, count):
     batches = []
     for epoch in range(count):
-        sampler.set_epoch(epoch)
+        sampler.start = epoch * len(sampler)
         batches += list(sampler)
     return batches
 
@@ -68,12 +68,12 @@ def test_invariants(mix):
             assert len(stretch) < size or {key.row for key in stretch} == set(range(size))
 
 
-@given(mixes(), st.integers(0, 2))
+@given(mixes(), st.integers(0, 20))
 @settings(max_examples=40, deadline=None)
-def test_ranks_share_the_same_global_batches(mix, epoch):
+def test_ranks_share_the_same_global_batches(mix, start):
     def batches(rank, world_size):
         sampler = make(**mix, rank=rank, world_size=world_size)
-        sampler.set_epoch(epoch)
+        sampler.start = start
         return list(sampler)
 
     size = mix["sub_batch_size"]
@@ -84,15 +84,13 @@ def test_ranks_share_the_same_global_batches(mix, epoch):
         assert [key for a, b in zip(*parts, strict=True) for key in (*a, *b)] == batch
 
 
-@given(mixes(), st.integers(0, 11))
-@settings(max_examples=40, deadline=None)
+@given(mixes(), st.integers(0, 20))
+@settings(max_examples=20, deadline=None)
 def test_start_skips_batches(mix, start):
-    start = min(start, mix["num_batches"])
     sampler = make(**mix)
-    sampler.set_epoch(1)
-    whole = list(sampler)
+    stream = epochs(make(**{**mix, "num_batches": 32}), 1)
     sampler.start = start
-    assert list(sampler) == whole[start:]
+    assert list(sampler) == stream[start : start + mix["num_batches"]]
 
 
 def test_draw_frequencies_follow_weight_times_size():
@@ -133,10 +131,9 @@ def test_epoch_length_defaults_to_one_pass():
 
 def test_draws_are_cheap():
     sampler = make([300_000] * 6, batch_size=512, sub_batch_size=256, num_batches=None)
-    sampler.set_epoch(1)
-    sampler.start = len(sampler) - 1
+    sampler.start = 2 * len(sampler)
     start = time.perf_counter()
-    assert len(list(sampler)) == 1
+    assert len(next(iter(sampler))) == 512
     assert time.perf_counter() - start < 5  # two passes over 1.8 million rows skipped
 
 
