@@ -17,7 +17,7 @@ VERSION = "1"
 """Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
 
 TEACHERS: tuple[Teacher, ...] = ("perfect", "annotator", "none")
-_TRIES = 400  # draws for one query or hard candidate before a task is declared full
+_TRIES = 1000  # draws in a row without success after which a split is declared full
 
 
 def check_choice(flag: str, value: str, known: Sequence[str]) -> None:
@@ -260,12 +260,17 @@ class WorldTasks:
         rules = FAMILIES[family]
         samples: list[Sample] = []
         ids: list[str] = []
-        for index in range(self.size * _TRIES):
-            if len(samples) == self.size:
-                return samples, ids
+        index = missed = 0
+        while len(samples) < self.size:
             new = make_sample(family, self.split, self.seed, index)
             rivals = [s for s in samples if rules.fits(s.want, new.have) or rules.fits(new.want, s.have)]
             if not rivals or all(s.target.side().key == new.target.side().key for s in rivals):
                 samples.append(new)
                 ids.append(f"{family}-{self.split}-{self.seed}-{index}")
-        raise DataError(f"world/{family}: {self.split} has no room for {self.size} unambiguous queries: lower size")
+                missed = 0
+            elif (missed := missed + 1) == _TRIES:
+                raise DataError(
+                    f"world/{family}: {self.split} has no room for {self.size} unambiguous queries: lower size"
+                )
+            index += 1
+        return samples, ids
