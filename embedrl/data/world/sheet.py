@@ -73,7 +73,7 @@ def contact_sheet(
     paths = []
     for number, start in enumerate(range(0, show, PAIRS_PER_PAGE), start=1):
         path = out / f"world_{split}_{number}.png"
-        _page(pairs[start : start + PAIRS_PER_PAGE], f"the built-in world : {split}").save(path)
+        _page(pairs[start : start + PAIRS_PER_PAGE], f"the built-in world : {split}").save(path, compress_level=3)
         paths.append(path)
     return paths
 
