@@ -15,11 +15,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from embedrl.errors import CheckpointError
 
@@ -46,6 +49,41 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes `last.ckpt` every few steps and when training ends."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last steps, which need not be a multiple."""
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` if there is something to compare.
+
+    Attributes:
+        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most so many.
+        monitor: The logged quantity that decides which validation was best, such as `val/hit@1`; None keeps no best.
+        mode: Whether more or less of it is better.
+    """
+
+    every_n_steps: int = 100
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+
+    def callbacks(self) -> list[ModelCheckpoint]:
+        """The callbacks that write them, the last one's position before the best one's."""
+        last = LastCheckpoint(self.every_n_steps)
+        if self.monitor is None:
+            return [last]
+        best = ModelCheckpoint(filename="best", monitor=self.monitor, mode=self.mode, enable_version_counter=False)
+        return [last, best]
 
 
 def find_checkpoint(name: str, root: Path) -> str:

@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from embedrl.errors import ConfigError
 from embedrl.inspection.provenance import SaveRun
 from embedrl.inspection.summary import RunSummary
 from embedrl.parsing import OneLineErrors
-from embedrl.runs import AtomicCheckpointIO, find_checkpoint, next_version, version_of
+from embedrl.runs import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -33,6 +33,10 @@ class TrainingCLI(LightningCLI):
     A checkpoint's hyperparameters never change the configuration, optimizers come from the module's own arguments, and
     `--ckpt_path last` goes on in the run folder it came from.
     """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--checkpoint.*`."""
+        parser.add_class_arguments(CheckpointOptions, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse `args` into `config`.
@@ -70,11 +74,15 @@ class TrainingCLI(LightningCLI):
             prefix = "version" if self.subcommand == "fit" else str(self.subcommand)
             version = self._version or next_version(prefix, self._root)
             kwargs["logger"] = TensorBoardLogger(self._root, name="", version=version)
-        plugins = trainer.get("plugins") or []
-        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
+        plugins = _as_list(trainer.get("plugins"))
         sharded = isinstance(trainer.get("strategy"), ModelParallelStrategy)
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
+        if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
+            trainer["callbacks"] = [
+                *_as_list(trainer.get("callbacks")),
+                *self._get(self.config_init, "checkpoint").callbacks(),
+            ]
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
@@ -106,6 +114,12 @@ def run(args: Sequence[str]) -> None:
         )
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _interpolation_problem(error: OmegaConfBaseException) -> str:
