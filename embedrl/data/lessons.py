@@ -71,6 +71,8 @@ class LessonBatch:
 class LessonSampler(Sampler[list[int]]):
     """Batches of row numbers: in order (a curriculum is one) or shuffled anew every epoch; the last part is left out.
 
+    They form one endless stream: an epoch is a stretch of it.
+
     Args:
         size: Number of lessons.
         batch_size: Lessons in a global batch (all ranks together).
@@ -92,26 +94,22 @@ class LessonSampler(Sampler[list[int]]):
             raise ConfigError(f"data.train has {size} lessons, fewer than data.batch_size {batch_size}")
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
         self.start = 0
-        # Lightning calls `set_epoch` on the `sampler` of a loader's batch sampler, not on the batch sampler itself.
-        self.sampler = self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of the next iteration."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return self.size // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        """This rank's share of the epoch's batches, from batch `start` on."""
-        rows: Sequence[int] = range(self.size)
-        if self.shuffle:
-            rows = random.Random(f"{self.seed}/{self.epoch}").sample(rows, self.size)
+        """This rank's share of an epoch of batches, from batch `start` of the stream on."""
         share = self.batch_size // self.world_size
-        for batch in range(self.start, len(self)):
+        rows: Sequence[int] = range(self.size)
+        shuffled = None
+        for number in range(self.start, self.start + len(self)):
+            epoch, batch = divmod(number, len(self))
+            if self.shuffle and shuffled != epoch:
+                rows = random.Random(f"{self.seed}/{epoch}").sample(range(self.size), self.size)
+                shuffled = epoch
             first = batch * self.batch_size + self.rank * share
             yield list(rows[first : first + share])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import LessonBatch
 from embedrl.errors import ConfigError, NonFiniteError
-from embedrl.models.checkpoint import check_keys, save_config_form, trained_keys
+from embedrl.models.checkpoint import check_keys, hyperparameters, trained_keys
 from embedrl.models.distributed import world_size
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
@@ -48,15 +48,15 @@ class ReasonerModule(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        save_config_form(
-            self,
-            generator=generator,
-            optimizer=optimizer,
-            schedule=schedule,
-            warmup_steps=warmup_steps,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+        self.save_hyperparameters(
+            hyperparameters(
+                generator=generator,
+                optimizer=optimizer,
+                schedule=schedule,
+                warmup_steps=warmup_steps,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
         )
         self.strict_loading = False  # frozen weights are not in our checkpoints; `load_state_dict` checks the rest
         self.generator = generator

@@ -132,7 +132,7 @@ def watch(rng: random.Random, split: Split, objects: Objects) -> Lesson:
 
 
 def moment(rng: random.Random, split: Split, objects: Objects) -> Lesson:
-    """One or two names → their places and frames."""
+    """One or two names → the frames that show them."""
     clip = _clip(rng, split)
     events = rng.sample(clip.events, rng.randint(1, min(2, len(clip.events))))
     names = " and the ".join(event.thing.kind for event in events)
@@ -140,7 +140,7 @@ def moment(rng: random.Random, split: Split, objects: Objects) -> Lesson:
 
 
 def moment_after(rng: random.Random, split: Split, objects: Objects) -> Lesson:
-    """What comes after or before a named object → its name, place and frames."""
+    """What comes after or before a named object → its name and frames."""
     clip, word, named, asked = _order(rng, split)
     return _frames("moment_after", clip, f"find the object {word} the {named.thing.kind} .", [asked])
 
@@ -246,7 +246,7 @@ def _pointing(name: str, scene: Picture, question: str, things: Sequence[Thing])
 
 
 def _frames(name: str, clip: Clip, question: str, events: Sequence[Event]) -> Lesson:
-    named = " ".join(f"{event.thing.kind} {event.thing.place}" for event in events)
+    named = " ".join(event.thing.kind for event in events)
     frames = tuple(sorted({frame for event in events for frame in event.frames}))
     reply = f"{named} {Cues(key_frames=frames).to_json(Modality.VIDEO)}"
     return _lesson(name, [_video(clip)], question, reply, frames=frames)
