@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from embedrl.data.world.scene import TEXTURES, Picture
+
+if TYPE_CHECKING:
+    from embedrl.data.world.page import Page
 
 Floats = NDArray[np.float32]
 
@@ -46,15 +49,6 @@ _SPLIT_ROW = {0: 0.5, 1: 0.5, 2: 0.68, 3: 0.5, 4: 0.49, 5: 0.5}
 """Where the mark's halves meet, by shape, as a share of the height (so that both have about the same area)."""
 
 
-class Drawable(Protocol):
-    """A specification with a name that says it all."""
-
-    @property
-    def name(self) -> str:
-        """The content as text."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class WorldImage:
     """A picture of the world that is drawn when somebody needs its pixels; implements `ImageSource`.
@@ -63,18 +57,18 @@ class WorldImage:
         spec: A `Picture` or a `Page`.
     """
 
-    spec: Any
+    spec: Picture | Page
 
     @property
     def name(self) -> str:
         """The content as text: equal names mean equal pixels."""
-        return str(self.spec.name)
+        return self.spec.name
 
     def load(self) -> Image.Image:
         """Draw it, RGB, at native size."""
         if isinstance(self.spec, Picture):
             return draw_picture(self.spec)
-        from embedrl.data.world.page import draw_page
+        from embedrl.data.world.page import draw_page  # which imports this module
 
         return draw_page(self.spec)
 
