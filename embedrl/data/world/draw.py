@@ -30,7 +30,7 @@ PALETTE = np.array(
     ],
     dtype=np.float32,
 )
-"""Colours in the order of `COLORS`; every channel leaves room for the texture on both sides."""
+"""Colours in the order of `COLORS`; away from 0 and 255, so that textures are hardly clipped."""
 
 CONTRAST = 58.0
 """Amplitude of a texture in grey levels; its mean is zero, so the blurred object has its palette colour."""
