@@ -90,7 +90,7 @@ def test_ties_rank_the_less_relevant_first():
     assert m.rank(query, candidates, qrels, k=4, ties="optimistic").indices.tolist() == [[3, 0, 1, 2]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_equals_brute_force_with_ties_pools_and_blocks(data):
     """Scores on a coarse grid tie often; tiny blocks exercise the merging."""
