@@ -23,6 +23,7 @@ from embedrl.models.qwen_loading import (
     load_processor,
     prepare_emb_row,
 )
+from embedrl.models.sentence_transformers_layout import write_layout
 
 
 class QwenVL(nn.Module):
@@ -192,3 +193,9 @@ class QwenVLBackbone(QwenVL, Backbone):
         """
         vectors = pool_at_token(self.hidden_states(inputs), inputs["input_ids"], self.emb_token_id)
         return functional.normalize(vectors.float(), dim=-1)
+
+    def export(self, out: Path, merge: bool = True) -> None:
+        """See `QwenVL.export`; merged weights come with the files that let sentence-transformers load the folder."""
+        super().export(out, merge)
+        if merge:
+            write_layout(out, self.core.config.text_config.hidden_size)

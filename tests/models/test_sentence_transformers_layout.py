@@ -47,7 +47,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tens
     backbone.build()
     backbone.eval()
     backbone.export(folder)
-    write_layout(folder, 128)
     return folder, vectors(backbone)
 
 
