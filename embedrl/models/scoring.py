@@ -1,0 +1,100 @@
+"""From the vectors that ranks computed piece by piece to the scores of retrieval tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from embedrl.data.collate import Place
+from embedrl.errors import NonFiniteError
+from embedrl.metrics import Ranking, mean_metrics, rank
+from embedrl.models.distributed import gather_rows
+from embedrl.types import RetrievalTask
+
+LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
+"""Name in the logs → name in `embedrl.metrics`."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A scored task.
+
+    Attributes:
+        task: What was scored.
+        queries: Its query vectors, `[queries, dim]`, on the CPU.
+        candidates: Its candidate vectors, `[candidates, dim]`, on the CPU.
+        ranking: The best candidates of every query.
+        metrics: Means over queries, by the names of `embedrl.metrics`.
+    """
+
+    task: RetrievalTask
+    queries: Tensor
+    candidates: Tensor
+    ranking: Ranking
+    metrics: Mapping[str, float]
+
+
+class TaskScorer:
+    """Collects the vectors of the tasks' sides on every rank, then scores the tasks.
+
+    Args:
+        tasks: The tasks whose sides will come.
+    """
+
+    def __init__(self, tasks: Sequence[RetrievalTask]) -> None:
+        self.tasks = tasks
+        self._places: list[tuple[int, int, int]] = []
+        self._vectors: list[Tensor] = []
+
+    def add(self, items: Sequence[Sequence[Place]], vectors: Tensor) -> None:
+        """Keep the vectors of one batch.
+
+        Args:
+            items: For each row, every place its vector belongs.
+            vectors: `[rows, dim]`.
+
+        Raises:
+            NonFiniteError: Naming the sides whose vectors are NaN or infinite.
+        """
+        bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            place = items[bad[0]][0]
+            raise NonFiniteError(
+                f"{len(bad)} vectors are not finite, the first of {self.tasks[place.task].name}/{place.kind} "
+                f"{place.position}: the model diverged, or computes in a type that overflows"
+            )
+        rows = [row for row, places in enumerate(items) for _ in places]
+        self._places += [(p.task, int(p.kind == "candidate"), p.position) for places in items for p in places]
+        self._vectors.append(vectors[torch.tensor(rows, device=vectors.device)])
+
+    def results(self, partial: bool = False) -> list[TaskResult]:
+        """Gather the vectors of all ranks and score; every rank returns the same.
+
+        Args:
+            partial: Leave out tasks whose vectors are not all there (the run was told to stop early).
+
+        Raises:
+            RuntimeError: If vectors are missing and `partial` is False.
+        """
+        vectors = torch.cat(self._vectors)
+        places = gather_rows(torch.tensor(self._places, device=vectors.device)).cpu()
+        vectors = gather_rows(vectors).cpu()
+        out = []
+        for index, task in enumerate(self.tasks):
+            sides = []
+            for kind, size in enumerate((len(task.queries), len(task.candidates))):
+                mine = (places[:, 0] == index) & (places[:, 1] == kind)
+                side = vectors.new_full((size, vectors.shape[1]), torch.nan)
+                side[places[mine, 2]] = vectors[mine]
+                sides.append(side)
+            if any(side.isnan().any() for side in sides):
+                if not partial:
+                    raise RuntimeError(f"the loaders did not deliver every side of the task {task.name}")
+                continue
+            queries, candidates = sides
+            ranking = rank(queries, candidates, task.qrels, task.pools)
+            out.append(TaskResult(task, queries, candidates, ranking, mean_metrics(ranking)))
+        return out
