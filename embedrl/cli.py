@@ -53,12 +53,20 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)
-    except EmbedRLError as error:
-        if os.environ.get("EMBEDRL_DEBUG") == "1":
+    except (EmbedRLError, ValueError) as raised:
+        error = _ours(raised)
+        if error is None or os.environ.get("EMBEDRL_DEBUG") == "1":
             raise
         sys.stderr.write(f"embedrl: error: {' '.join(str(error).split())}\n")
         return 2 if isinstance(error, ConfigError) else 1
     return 0
+
+
+def _ours(error: BaseException | None) -> EmbedRLError | None:
+    """The error of ours behind an exception: jsonargparse wraps what a constructor raises, more than once."""
+    while error is not None and not isinstance(error, EmbedRLError):
+        error = error.__cause__
+    return error
 
 
 def _dispatch(words: list[str]) -> None:

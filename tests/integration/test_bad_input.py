@@ -1,0 +1,153 @@
+"""Bad input through the real command line: one line that names the place and the cure, and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from embedrl.cli import main
+
+TCOT = (
+    '<thinking>a red dot {"bbox_2d": [[100, 100, 400, 400]]}</thinking><rethink>the dot</rethink><answer>red</answer>'
+)
+TEXT_TCOT = '<thinking>a dot {"text_keywords": ["dot"]}</thinking><rethink>the dot</rethink><answer>dot</answer>'
+
+RECIPE = """
+trainer: {accelerator: cpu, max_steps: 1, default_root_dir: runs, logger: false, enable_checkpointing: false}
+model:
+  class_path: embedrl.models.embedder.EmbedderModule
+  init_args:
+    backbone: {class_path: embedrl.models.qwen_vl.QwenVLBackbone, init_args: {path: "embedrl:tiny"}}
+    loss: {class_path: embedrl.models.losses.InfoNCE}
+    optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
+data:
+  class_path: embedrl.data.datamodule.EmbedderDataModule
+  init_args:
+    mix:
+      - source: {class_path: embedrl.data.records.JsonlSource, init_args: {path: pairs.jsonl, cache_dir: cache}}
+    batch_size: 2
+    sub_batch_size: 2
+    micro_batch_size: 4
+"""
+
+
+def huge_png() -> bytes:
+    """The header of a 30,000 x 30,000 picture: 900 million pixels that nobody should decode."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 1000)
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    write_pairs(tmp_path, {})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_pairs(folder: Path, query: dict) -> None:
+    side = {"text": "find the dot", "images": ["good.png"], "tcot": TCOT}
+    target = {"text": "a red dot", "tcot": TEXT_TCOT}
+    rows = [
+        {"id": "first", "query": {**side, **query}, "target": target},
+        {"id": "second", "query": side, "target": {**target, "text": "a dot"}},
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    code = main(["fit", "--config", "recipe.yaml", *flags])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("embedrl: error: ")]
+    assert len(lines) <= 1
+    return code, lines[0] if lines else ""
+
+
+def test_the_recipe_runs_on_good_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys) == (0, "")
+
+
+BAD_SIDES = {
+    "missing file": ({"images": ["gone.png"]}, ["pairs/first", "gone.png"]),
+    "truncated PNG": ({"images": ["cut.png"]}, ["pairs/first", "cut.png"]),
+    "30,000 x 30,000 picture": ({"images": ["huge.png"]}, ["pairs/first", "huge.png", "max_pixels"]),
+    "T-CoT without tags": ({"tcot": "a red dot"}, ["pairs/first", "on_bad_tcot"]),
+    "box outside the picture": (
+        {"tcot": TCOT.replace("[100, 100, 400, 400]", "[100, 100, 400, 4000]")},
+        ["pairs/first", "4000", "on_bad_tcot"],
+    ),
+    "no T-CoT": ({"tcot": ""}, ["pairs/first", "on_missing_tcot"]),
+    "nothing in the side": ({"text": "", "images": []}, ["pairs.jsonl", "row 0"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SIDES)
+def test_bad_sides(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query, expected = BAD_SIDES[case]
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:60])
+    (folder / "huge.png").write_bytes(huge_png())
+    write_pairs(folder, query)
+    code, line = run(capsys)
+    assert code == 1, line
+    for part in expected:
+        assert part in line, line
+
+
+def test_malformed_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "pairs.jsonl").open("a") as file:
+        file.write('{"id": "third", "query": \n')
+    code, line = run(capsys)
+    assert code == 1
+    assert "pairs.jsonl" in line
+    assert "row 2" in line
+
+
+BAD_FLAGS = {
+    "unknown class_path": (["--model.init_args.loss", "embedrl.models.losses.InfoNCEE"], ["loss", "InfoNCEE"]),
+    "wrong type": (["--data.init_args.batch_size", "many"], ["batch_size", "many"]),
+    "wrong flag": (["--trainer.max_stepz", "3"], ["max_stepz", "max_steps"]),
+    "missing YAML": (["--config", "gone.yaml"], ["gone.yaml"]),
+    "value out of range": (["--model.init_args.loss.init_args.temperature", "-1"], ["temperature"]),
+    "missing checkpoint": (["--ckpt_path", "last"], ["ckpt_path"]),
+    "unknown backbone path": (["--model.init_args.backbone.init_args.path", "./nowhere"], ["./nowhere"]),
+    "indivisible batch": (["--data.init_args.sub_batch_size", "3"], ["sub_batch_size"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags, expected = BAD_FLAGS[case]
+    code, line = run(capsys, *flags)
+    assert code in (1, 2), line
+    for part in expected:
+        assert part in line, line
+
+
+def test_the_process_exits_with_the_code_and_one_line(folder: Path) -> None:
+    write_pairs(folder, {"images": ["gone.png"]})
+    command = [sys.executable, "-c", "import sys; from embedrl.cli import main; sys.exit(main())"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "fit", "--config", "recipe.yaml"], capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "gone.png" in done.stderr.strip().splitlines()[-1]
+
+
+def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    rows += [{**rows[1], "id": "third", "target": {**rows[1]["target"], "text": "one dot"}}]
+    rows[0]["query"]["images"] = ["gone.png"]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(capsys, "--data.init_args.on_error", "skip") == (0, "")
