@@ -1,4 +1,4 @@
-"""Bad input through the real command line: one line that names the place and the cure, and an exit code that is not 0."""
+"""Bad input through the real command line: one line that names the place and the cure, and a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from PIL import Image
 
 from embedrl.cli import main
 
-TCOT = (
-    '<thinking>a red dot {"bbox_2d": [[100, 100, 400, 400]]}</thinking><rethink>the dot</rethink><answer>red</answer>'
-)
+TCOT = '<thinking>a red dot {"bbox_2d": [[100, 100, 400, 400]]}</thinking><rethink>dot</rethink><answer>red</answer>'
 TEXT_TCOT = '<thinking>a dot {"text_keywords": ["dot"]}</thinking><rethink>the dot</rethink><answer>dot</answer>'
 
 RECIPE = """
