@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +14,8 @@ from embedrl.types import Side
 INK, MUTED, PAPER, CARD = (28, 32, 38), (110, 117, 128), (236, 238, 241), (255, 255, 255)
 GREEN, ORANGE = (22, 150, 72), (238, 118, 0)
 """The right candidate; a T-CoT's cue."""
+
+_LONGEST = 2000  # characters worth laying out
 
 Color = tuple[int, int, int]
 
@@ -79,7 +82,7 @@ def write(draw: ImageDraw.ImageDraw, text: str, area: tuple[int, int, int, int],
     left, top, right, bottom = area
     step = round(size * 1.28)
     room = max((bottom - top) // step, 0)
-    lines = _wrap(text, font(size), right - left)
+    lines = _wrap(text[:_LONGEST], font(size), right - left)
     if len(lines) > room:
         lines = lines[:room]
         if lines:
@@ -104,9 +107,8 @@ def _wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
 def _shorten(line: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     if face.getlength(line) <= width:
         return line
-    while line and face.getlength(line + "...") > width:
-        line = line[:-1]
-    return line.rstrip(" .") + "..."
+    fits = bisect_right(range(len(line)), width, key=lambda n: face.getlength(line[:n] + "...")) - 1
+    return line[: max(fits, 0)].rstrip(" .") + "..."
 
 
 def _fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -53,13 +53,13 @@ def project(
 ) -> tuple[torch.Tensor, list[list[str]], torch.Tensor]:
     """Vectors `[points, dim]`, labels and thumbnails `[points, 3, size, size]` (0..1) of a task.
 
-    Takes queries in order, each with its right candidates, until there are `max_points`.
+    Takes queries in order, each with its right candidates, until there are `max_points`; at least one.
     """
     task = result.task
     places: dict[tuple[str, int], int] = {}
     for number, judged in enumerate(task.qrels):
         right = [col for col, value in judged.items() if value > 0]
-        if len(places) + 1 + len(right) > max_points:
+        if places and len(places) + 1 + len(right) > max_points:
             break
         places[("query", number)] = number
         for col in right:

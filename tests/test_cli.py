@@ -1,0 +1,154 @@
+"""The command table and its errors: one line on stderr, naming the flag and the cure."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from embedrl import cli
+from embedrl.errors import ConfigError, DataError
+from embedrl.parsing import explain
+
+QUICKSTART = str(Path(__file__).parents[1] / "configs/quickstart/embedder.yaml")
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in out
+        assert command.help in out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_target_exists_and_is_documented(name):
+    module, _, attribute = cli.COMMANDS[name].target.partition(":")
+    assert getattr(importlib.import_module(module), attribute).__doc__
+
+
+def test_a_group_lists_its_commands(capsys):
+    assert cli.main(["data"]) == 0
+    out = capsys.readouterr().out
+    assert "data world" in out
+    assert "validate" not in out
+
+
+def test_a_commands_options_come_from_its_signature(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["data", "world", "--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    assert "Number of pairs, twelve a page." in out
+    assert "--split {train,val,test}" in out
+
+
+USAGE = {
+    "unknown command": (["fitt"], "no such command: fitt; did you mean `embedrl fit`?"),
+    "unknown command in a group": (
+        ["data", "wrold"],
+        "no such command: data wrold; did you mean `embedrl data world`?",
+    ),
+    "nothing like a command": (["xyz"], "no such command: xyz; `embedrl --help` lists the commands"),
+    "missing file": (["fit", "--config", "nope.yaml"], "--config: File does not exist:"),
+    "no model": (["fit"], "--model: required; give it on the command line or in a --config file"),
+    "unknown flag": (
+        ["fit", "--config", QUICKSTART, "--trainer.max_stepz", "3"],
+        "--trainer.max_stepz: no such option; did you mean --trainer.max_steps?",
+    ),
+    "wrong type": (["fit", "--config", QUICKSTART, "--trainer.max_steps", "abc"], "--trainer.max_steps: "),
+    "wrong type, nested": (
+        ["fit", "--config", QUICKSTART, "--data.batch_size", "many"],
+        "--data.batch_size: Expected a int, got many",
+    ),
+    "unknown class": (
+        ["fit", "--config", QUICKSTART, "--model.backbone", "embedrl.models.qwen_vl.Nope"],
+        "--model.backbone: module 'embedrl.models.qwen_vl' has no attribute 'Nope'; check the spelling of class_path",
+    ),
+    "unknown package": (["fit", "--config", QUICKSTART, "--data", "nowhere.Data"], "--data: No module named 'nowhere'"),
+    "unknown argument": (
+        ["fit", "--config", QUICKSTART, "--model.temprature", "3"],
+        "--model: Option 'temprature' is not accepted; `embedrl fit --model.help CLASS` lists what is",
+    ),
+    "missing part": (
+        ["fit", "--config", QUICKSTART, "--model.backbone", "parts/nope.yaml"],
+        "--model.backbone: no such file or class: parts/nope.yaml",
+    ),
+    "wrong flag of a function": (["data", "world", "--showw", "3"], "--showw: no such option; did you mean --show?"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_a_usage_error_is_one_line(case, capsys, monkeypatch):
+    monkeypatch.delenv("EMBEDRL_DEBUG", raising=False)
+    args, expected = USAGE[case]
+    assert cli.main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith(f"embedrl: error: {expected}")
+
+
+YAML = {
+    "syntax": ("model: [\n  a:", "not valid YAML: while parsing"),
+    "interpolation": ("seed_everything: ${nope.x}", "--seed_everything: Interpolation key"),
+    "environment": (
+        "trainer: {default_root_dir: '${oc.env:EMBEDRL_NOT_SET}'}",
+        '--trainer.default_root_dir: KeyError raised while resolving interpolation: "Environment variable',
+    ),
+    "unknown key": (
+        "trainer: {max_stepz: 3}",
+        "--trainer.max_stepz: no such option; did you mean --trainer.max_steps?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_a_wrong_yaml_is_one_line(case, tmp_path, capsys):
+    text, expected = YAML[case]
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    assert cli.main(["fit", "--config", QUICKSTART, "--config", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert expected in err
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path, capsys):
+    args = ["fit", "--config", QUICKSTART, "--trainer.default_root_dir", str(tmp_path)]
+    assert cli.main([*args, "--ckpt_path", "last"]) == 1
+    assert "--ckpt_path last: no last.ckpt under" in capsys.readouterr().err
+    assert cli.main([*args, "--ckpt_path", "nope.ckpt"]) == 1
+    assert "--ckpt_path: no such file: nope.ckpt" in capsys.readouterr().err
+
+
+def test_exit_codes_and_debug(monkeypatch, capsys):
+    def raising(error):
+        def run(_):
+            raise error
+
+        return run
+
+    monkeypatch.setattr(cli, "_dispatch", raising(DataError("a/1: broken\nsecond line")))
+    monkeypatch.delenv("EMBEDRL_DEBUG", raising=False)
+    assert cli.main([]) == 1
+    assert capsys.readouterr().err == "embedrl: error: a/1: broken second line\n"
+    monkeypatch.setattr(cli, "_dispatch", raising(KeyError("a bug")))
+    with pytest.raises(KeyError):
+        cli.main([])
+    monkeypatch.setattr(cli, "_dispatch", raising(ConfigError("x")))
+    monkeypatch.setenv("EMBEDRL_DEBUG", "1")
+    with pytest.raises(ConfigError):
+        cli.main([])
+
+
+def test_explain_takes_the_deepest_complaint():
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Errors:
+    - Problem with given class_path 'stub.Mod':
+        Parser key "backbone":
+          Problem with given class_path 'stub.A':
+            Parser key "size":
+              Expected a <class 'int'>. Got value: x
+    - Expected a <class 'NoneType'>
+  Given value: NestedArg(key='backbone.size', val='x')"""
+    assert explain(message, [], "embedrl fit").startswith("--model.backbone.size: Expected a int, got x")

@@ -1,0 +1,23 @@
+"""What may be imported without torch, and how light `embedrl --help` is."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "lightning", "transformers", "numpy", "PIL", "jsonargparse")
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("module", ["embedrl.types", "embedrl.errors", "embedrl.tcot.parse", "embedrl.tcot.evidence"])
+def test_imports_without_torch(module):
+    python(f"import sys; sys.modules['torch'] = None; sys.modules['numpy'] = None; import {module}")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["data", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words):
+    code = f"import sys; from embedrl.cli import main; main({words}); print([m for m in {HEAVY} if m in sys.modules])"
+    assert python(code).splitlines()[-1] == "[]"
