@@ -60,7 +60,7 @@ def contrastive_batch(step, pairs=12, micro_batch_size=5, rank=0, world=1, negat
     latent[pairs - 1] = latent[0]
     queries = latent + 0.3 * torch.randn(pairs, INPUT, generator=g)
     hard = latent[:, None] + 0.5 * torch.randn(pairs, 3, INPUT, generator=g)
-    counts = [i % 3 if negatives else 0 for i in range(pairs)]
+    counts = [(3 if i < 2 else i % 3) if negatives else 0 for i in range(pairs)]
     mine = range(rank * pairs // world, (rank + 1) * pairs // world)
     flat = torch.cat([queries[mine], latent[mine], *(hard[i, : counts[i]] for i in mine)])
     order = torch.randperm(len(flat), generator=g)

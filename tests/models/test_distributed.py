@@ -1,0 +1,100 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from dist_embedder import STEPS, summary, train
+
+from embedrl.models.distributed import gather_rows, max_over_ranks, world_size
+
+HERE = Path(__file__).parent
+WORLD = 2
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One process trains here; two under DDP and FSDP2, from scratch and from a checkpoint of one."""
+    out = tmp_path_factory.mktemp("ranks")
+    train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(WORLD), "GROUP_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, HERE / "dist_embedder.py", out, out / "one-at-2.ckpt"],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(WORLD)
+    ]
+    one = summary(*train("auto", 1, save=out / "one.ckpt"))
+    try:
+        logs = [p.communicate(timeout=250)[0] for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+    assert all(p.returncode == 0 for p in processes), "\n".join(logs)
+    return out, one
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(runs, strategy):
+    out, one = runs
+    expected, got = weights(out / "one.ckpt"), weights(out / f"{strategy}.ckpt")
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
+    for rank in range(WORLD):
+        result = torch.load(out / f"{strategy}.{rank}.pt", weights_only=True)
+        assert result["logged"] == pytest.approx(one["logged"], rel=1e-4, abs=1e-5)
+        for a, b in zip(result["vectors"], one["vectors"], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_checkpoint_of_one_process_resumes_on_two(runs, strategy):
+    """Also the optimizer's moments: they would land on the wrong parameters if matched by another order."""
+    out, _ = runs
+    expected, got = weights(out / "one.ckpt"), weights(out / f"{strategy}-resumed.ckpt")
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.dist
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_of_two_sharded_processes_resumes_on_one(runs, tmp_path):
+    out, _ = runs
+    train("auto", 1, steps=STEPS + 1, until=STEPS + 1, ckpt_path=out / "fsdp.ckpt", save=tmp_path / "a.ckpt")
+    train("auto", 1, steps=STEPS + 1, until=STEPS + 1, ckpt_path=out / "one.ckpt", save=tmp_path / "b.ckpt")
+    expected = weights(tmp_path / "b.ckpt")
+    for name, value in weights(tmp_path / "a.ckpt").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.dist
+def test_info_nce_equals_clip_loss_over_two_processes(runs):
+    out, _ = runs
+    for rank in range(WORLD):
+        ours, theirs = torch.load(out / f"clip.{rank}.pt", weights_only=True)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_process_group_nothing_is_exchanged():
+    rows = torch.ones(3, 2, requires_grad=True)
+    assert gather_rows(rows) is rows
+    assert max_over_ranks(4, torch.device("cpu")) == 4
+    assert world_size() == 1
