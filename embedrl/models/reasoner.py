@@ -31,6 +31,7 @@ class ReasonerModule(LightningModule):
         optimizer: The optimizer's class and options, such as AdamW with its learning rate.
         schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        schedule_args: More arguments of the schedule, such as `num_decay_steps` of `warmup_stable_decay`.
         max_new_tokens: Longest reply in validation.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
 
@@ -44,6 +45,7 @@ class ReasonerModule(LightningModule):
         optimizer: OptimizerCallable,
         schedule: str = "cosine",
         warmup_steps: int = 10,
+        schedule_args: dict[str, Any] | None = None,
         max_new_tokens: int = 256,
         seed: int = 0,
     ) -> None:
@@ -54,6 +56,7 @@ class ReasonerModule(LightningModule):
                 optimizer=optimizer,
                 schedule=schedule,
                 warmup_steps=warmup_steps,
+                schedule_args=schedule_args,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
             )
@@ -63,6 +66,7 @@ class ReasonerModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.schedule_args = schedule_args
         self.max_new_tokens = max_new_tokens
         self.seed = seed
         self.replies: list[tuple[Any, str, dict[str, float]]] = []
@@ -79,7 +83,7 @@ class ReasonerModule(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps))
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps), self.schedule_args)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---------------------------------------------------------------- training

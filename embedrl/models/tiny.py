@@ -177,7 +177,7 @@ def build_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGe
 
 def world_words() -> tuple[str, ...]:
     """Every word and number of the built-in world."""
-    return (*vocabulary.words(), *vocabulary.NUMBERS, *map(str, vocabulary.COORDINATES), *vocabulary.FRAMES)
+    return (*vocabulary.words(), *vocabulary.NUMBERS, *map(str, vocabulary.COORDINATES), *map(str, range(10)))
 
 
 def create_tiny(out: Path | str, words: Iterable[str] | None = None, seed: int = 0) -> Path:

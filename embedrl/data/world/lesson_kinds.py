@@ -39,6 +39,7 @@ LESSONS: dict[str, Callable[[random.Random, Split, Objects], Lesson]] = {
         videos.story,
         pages.read_page,
         pages.point_row,
+        pages.read_digits,
         pages.read_number,
     )
 }

@@ -40,6 +40,15 @@ def read_number(rng: random.Random, split: Split, objects: Objects) -> Lesson:
     return answering("read_number", [crop(page, page.box(row), margin=rng.uniform(0, 0.12))], "read the row .", label)
 
 
+def read_digits(rng: random.Random, split: Split, objects: Objects) -> Lesson:
+    """The same, with the number digit by digit: ten digits are learned sooner than ninety numbers."""
+    page = _page(rng, split)
+    row = rng.randrange(3)
+    label = f"{PAGE_WORDS[page.rows[row].word]} {' '.join(str(page.rows[row].number))}"
+    part = crop(page, page.box(row), margin=rng.uniform(0, 0.12))
+    return answering("read_digits", [part], "what is the number in the row ?", label)
+
+
 def _page(rng: random.Random, split: Split) -> Page:
     chosen = [rng.choice(labels(split)), *rng.sample(labels("train"), 2)]
     rng.shuffle(chosen)
