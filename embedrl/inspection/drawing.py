@@ -107,7 +107,8 @@ def _wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
 def _shorten(line: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     if face.getlength(line) <= width:
         return line
-    fits = bisect_right(range(len(line)), width, key=lambda n: face.getlength(line[:n] + "...")) - 1
+    line = line[: width + 1]  # no character is narrower than a pixel
+    fits = bisect_right([face.getlength(line[:n] + "...") for n in range(len(line))], width) - 1
     return line[: max(fits, 0)].rstrip(" .") + "..."
 
 
