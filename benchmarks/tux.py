@@ -153,7 +153,8 @@ def main(seeds: int = 3, split: Literal["val", "test"] = "test", threads: int = 
 
     Args:
         seeds: Seeds of the projection and of the order of training.
-        split: Where to score; the recipe was tuned without the captions of `test`.
+        split: Where to score. The recipe was tuned on other captions, except for a first search on three splits,
+            whose validation captions partly are `test` captions here; it was not changed after a test score.
         threads: Threads of torch.
         split_seeds: Also average over this many splits of the captions; figures then belong to no single pool.
     """
