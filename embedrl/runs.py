@@ -23,6 +23,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from embedrl.errors import CheckpointError
 
@@ -52,14 +53,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes `last.ckpt` every few steps and when training ends."""
+    """Writes `last.ckpt` every few steps, after every validation, and when training ends."""
 
     def __init__(self, every_n_steps: int) -> None:
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write again what was written before the validation, or its scores would be unknown to a resumed run."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._write(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last steps, which need not be a multiple."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Write the last steps, which need not be a multiple.
+
+        Not if they have been: a checkpoint from here would make Lightning count the step of a validation twice.
+        """
+        if self._last_global_step_saved != trainer.global_step:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
@@ -78,12 +91,12 @@ class CheckpointOptions:
     mode: Literal["max", "min"] = "max"
 
     def callbacks(self) -> list[ModelCheckpoint]:
-        """The callbacks that write them, the last one's position before the best one's."""
+        """The callbacks that write them: the best one's first, so that `last.ckpt` knows what was best."""
         last = LastCheckpoint(self.every_n_steps)
         if self.monitor is None:
             return [last]
         best = ModelCheckpoint(filename="best", monitor=self.monitor, mode=self.mode, enable_version_counter=False)
-        return [last, best]
+        return [best, last]
 
 
 def find_checkpoint(name: str, root: Path) -> str:

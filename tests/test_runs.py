@@ -70,7 +70,7 @@ def test_a_crash_while_writing_keeps_the_checkpoint_before(tmp_path, monkeypatch
 
 def test_best_needs_something_to_compare():
     assert len(CheckpointOptions().callbacks()) == 1
-    last, best = CheckpointOptions(every_n_steps=7, monitor="val/hit@1").callbacks()
+    best, last = CheckpointOptions(every_n_steps=7, monitor="val/hit@1").callbacks()
     assert last.save_last
     assert best.monitor == "val/hit@1"
     assert best.mode == "max"

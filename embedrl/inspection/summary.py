@@ -29,21 +29,38 @@ class RunSummary(Callback):
         folder = _shown(Path(trainer.log_dir))
         minutes, seconds = divmod(round(time.monotonic() - self._clock), 60)
         lines = [f"\nDone: {trainer.global_step} steps in {minutes} min {seconds:02d} s, run folder {folder}"]
-        scores = {k: float(v) for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")}
-        if scores:
-            width = max(map(len, scores))
-            lines.append("  last validation")
-            lines += [f"    {name:<{width}}  {value:.3f}" for name, value in scores.items()]
+        lines += _table({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
         lines.append(f"  curves       tensorboard --logdir {_shown(Path(trainer.default_root_dir))}")
         pictures = sorted((Path(trainer.log_dir) / "retrieval_grid").glob("*.png"))
         if pictures:
             lines.append(f"  grid         {folder}/retrieval_grid/ ({len(pictures)} pictures, also under IMAGES)")
-        for path in _checkpoints(trainer):
-            lines.append(f"  checkpoint   {_shown(path)}")
+        checkpoints = _checkpoints(trainer)
+        lines += [f"  checkpoint   {_shown(path)}" for path in checkpoints]
         lines.append(f"  provenance   {folder}/provenance.json, {folder}/config.yaml")
-        if _checkpoints(trainer):
-            lines.append(f"  score again  embedrl validate --config {folder}/config.yaml --ckpt_path best")
+        if checkpoints:
+            lines.append(
+                f"  score again  embedrl validate --config {folder}/config.yaml --ckpt_path {_shown(checkpoints[0])}"
+            )
         return "\n".join(lines)
+
+
+def _table(scores: dict[str, float]) -> list[str]:
+    """`val/<task>/<metric>` as a row a task and a column a metric; `val/<metric>` is the row `mean`."""
+    if not scores:
+        return []
+    parts = {name: name.split("/", 1)[1].rpartition("/") for name in scores}
+    columns = sorted({metric for _, _, metric in parts.values()})
+    rows = sorted({task for task, _, _ in parts.values()}, key=lambda task: (task == "", task))
+    width = max(len("last validation"), *map(len, rows))
+    lines = [f"  {'last validation':<{width}}" + "".join(f"  {column:>8}" for column in columns)]
+    for task in rows:
+        found = [scores.get(f"val/{task}/{column}" if task else f"val/{column}") for column in columns]
+        cells = "".join(
+            f"  {'' if value is None else format(value, '.3f'):>{max(8, len(column))}}"
+            for value, column in zip(found, columns, strict=True)
+        )
+        lines.append(f"  {task or 'mean':<{width}}{cells}")
+    return lines
 
 
 def _checkpoints(trainer: Trainer) -> list[Path]:

@@ -25,6 +25,7 @@ def run(args: list[str], log: str) -> None:
         from embedrl.cli import main
 
         torch.set_num_threads(1)
+        multiprocessing.set_start_method("fork", force=True)  # loader workers as in a run started by hand
         code = main(args)
     sys.exit(code)
 

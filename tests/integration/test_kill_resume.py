@@ -17,23 +17,24 @@ EVERY = 3  # steps between two checkpoints: a kill loses up to two
 OVERLAY = {
     "trainer": {
         "max_steps": STEPS,
-        "limit_val_batches": 0,
+        "val_check_interval": 4,
         "log_every_n_steps": 1,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "logger": None,
         "callbacks": None,
     },
-    "checkpoint": {"every_n_steps": EVERY, "monitor": None},
+    "checkpoint": {"every_n_steps": EVERY, "monitor": "val/hit@1"},
     "model": {
         "init_args": {
+            "schedule": "constant_with_warmup",  # the same for runs of different length
             "backbone": {
                 "init_args": {
                     "path": "embedrl:tiny",
                     "train_vision": False,
                     "lora": {"r": 4, "alpha": 8, "dropout": 0.1, "scope": "language"},
                 }
-            }
+            },
         }
     },
     "data": {
@@ -43,6 +44,12 @@ OVERLAY = {
             "micro_batch_size": 4,
             "batches_per_epoch": 5,  # kills fall in the middle of an epoch and at its end
             "render": {"jitter": 60},
+            "val": [
+                {
+                    "class_path": "embedrl.data.world.WorldTasks",
+                    "init_args": {"split": "val", "size": 4, "families": ["vqa"]},
+                }
+            ],
         }
     },
 }
@@ -79,28 +86,52 @@ def kill_after(process, run: Path, step: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def check(tmp_path: Path, overlay: Path, kills: list[int], *more: str) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(fit(overlay, whole, *more), tmp_path / "whole.log")
-    last = ()
-    for step in kills:
-        kill_after(fit(overlay, broken, *more, *last), broken / "version_0", step)
-        last = ("--ckpt_path", "last")
-    finish(fit(overlay, broken, *more, *last), tmp_path / "broken.log")
-    assert [path.name for path in broken.iterdir()] == ["version_0"], "a resumed run goes on in its folder"
-    for tag in ("train/loss", "train/grad_norm", "train/lr"):
-        expected, found = logged(whole / "version_0", tag), logged(broken / "version_0", tag)
-        assert sorted(found) == sorted(expected) == list(range(STEPS))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, overlay) -> Path:
+    """The folder of a run that nobody touched."""
+    root = tmp_path_factory.mktemp("whole") / "runs"
+    finish(fit(overlay, root), root.parent / "runs.log")
+    return root / "version_0"
+
+
+def check(whole: Path, root: Path) -> None:
+    """A run in pieces logged what the whole one did, step for step, in one folder."""
+    assert [path.name for path in root.iterdir()] == ["version_0"]
+    for tag in ("train/loss", "train/grad_norm", "train/lr", "val/hit@1", "val/ndcg@5"):
+        expected, found = logged(whole, tag), logged(root / "version_0", tag)
+        assert sorted(found) == sorted(expected)
         for step, values in found.items():
             assert set(values) == set(expected[step]), f"{tag} differs at step {step}"
+    assert sorted(logged(whole, "train/loss")) == list(range(STEPS))
 
 
-def test_a_killed_run_goes_on_step_for_step(tmp_path, overlay):
-    check(tmp_path, overlay, [random.randrange(EVERY, STEPS - 8)])
+def kill_and_resume(whole: Path, overlay: Path, root: Path, kills: list[int], *more: str) -> None:
+    last: tuple[str, ...] = ()
+    for step in kills:
+        kill_after(fit(overlay, root, *more, *last), root / "version_0", step)
+        last = ("--ckpt_path", "last")
+    finish(fit(overlay, root, *more, *last), root.parent / f"{root.name}.log")
+    check(whole, root)
+
+
+def test_a_killed_run_goes_on_step_for_step(whole, overlay, tmp_path):
+    kill_and_resume(whole, overlay, tmp_path / "killed", [random.randrange(EVERY, STEPS - 8)])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_three_kills(tmp_path, overlay, workers):
+def test_three_kills(whole, overlay, tmp_path, workers):
     kills = sorted(random.sample(range(EVERY, STEPS - 8), 3))
-    check(tmp_path, overlay, kills, "--data.num_workers", str(workers))
+    kill_and_resume(whole, overlay, tmp_path / "killed", kills, "--data.num_workers", str(workers))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("steps", [8, 9, 10, 11, 20])
+def test_a_finished_run_goes_on(whole, overlay, tmp_path, steps):
+    """It ended after a validation (8), at a checkpoint (9), with an epoch (10), at neither (11), or not early (20)."""
+    root = tmp_path / "longer"
+    finish(fit(overlay, root, "--trainer.max_steps", str(steps)), tmp_path / "longer.log")
+    finish(fit(overlay, root, "--ckpt_path", "last"), tmp_path / "longer.log")
+    check(whole, root)

@@ -1,0 +1,165 @@
+"""Every shipped YAML parses and trains two steps through the command line; parts replace one another without trace."""
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli_process import logged
+
+from embedrl.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "parts" not in path.parts)
+PARTS = sorted((CONFIGS / "parts").rglob("*.yaml"))
+QUICKSTART = CONFIGS / "quickstart" / "embedder.yaml"
+FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--trainer"}
+"""Folder of parts → the flag they are given to."""
+
+SWAPS = [(a, b) for kind in FLAG for a, b in permutations([p for p in PARTS if p.parent.name == kind], 2)]
+
+TASKS = [{"class_path": "embedrl.data.world.WorldTasks", "init_args": {"split": "val", "size": 4, "families": ["vqa"]}}]
+SMALL = {
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "precision": None,
+        "max_steps": 2,
+        "max_epochs": None,
+        "val_check_interval": 2,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    },
+}
+"""Laid over every recipe."""
+
+# What needs data or weights from elsewhere is replaced by what the package brings: the recipe's other lines still run.
+EMBEDDER = {
+    "model": {"init_args": {"backbone": str(CONFIGS / "parts/backbone/tiny.yaml")}},
+    "data": {
+        "init_args": {
+            "mix": str(CONFIGS / "parts/mix/world.yaml"),
+            "val": TASKS,
+            "test": TASKS,
+            "batch_size": 4,
+            "sub_batch_size": 2,
+            "micro_batch_size": 8,
+            "num_workers": 0,
+        }
+    },
+}
+REASONER = {"trainer": {"limit_val_batches": 1}, "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4}}}
+PICTURES = {
+    "trainer": {
+        "callbacks": [
+            {"class_path": "embedrl.inspection.retrieval_grid.RetrievalGrid"},
+            {"class_path": "embedrl.inspection.projector.EmbeddingProjector"},
+        ]
+    },
+    "checkpoint": {"monitor": "val/hit@1"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def printed(capsys, *args) -> dict:
+    """The configuration that `fit` would run with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        main(["fit", *map(str, args), "--print_config"])
+    assert done.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def overlays(folder: Path, *contents: dict) -> list[str]:
+    """The contents as files, as flags."""
+    flags = []
+    for index, content in enumerate(contents):
+        path = folder / f"overlay_{index}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        flags += ["--config", str(path)]
+    return flags
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
+    config = printed(capsys, "--config", recipe)
+    assert config["trainer"]["default_root_dir"].startswith("runs/")
+    assert config["model"]["class_path"].startswith("embedrl.")
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path != QUICKSTART], ids=name)
+def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
+    kind = printed(capsys, "--config", recipe)["model"]["class_path"]
+    small = EMBEDDER if kind.endswith("EmbedderModule") else REASONER
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", str(recipe), *overlays(tmp_path, SMALL, small)]) == 0, capsys.readouterr().err
+    (run,) = tmp_path.rglob("version_0")
+    assert sorted(logged(run, "train/loss")) == [0, 1]
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config", str(QUICKSTART), *overlays(tmp_path, SMALL, EMBEDDER, PICTURES)]
+    assert main(["fit", *flags]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    (run,) = tmp_path.rglob("version_0")
+    shown = run.relative_to(tmp_path)
+    for line in ("tensorboard --logdir", f"{shown}/retrieval_grid/", f"{shown}/checkpoints/best.ckpt", "val/hit@1"):
+        assert line in out
+    assert (run / "retrieval_grid" / "vqa.png").is_file()
+    assert len((run / "00002/validation/metadata.tsv").read_text().splitlines()) > 2
+    (first,) = json.loads((run / "provenance.json").read_text())["starts"]
+    assert first["finished"]
+    assert first["global_step"] == 2
+    assert first["config"]["data"]["init_args"]["batch_size"] == 4
+    assert first["packages"]["torch"]
+
+    # What the run wrote down scores its checkpoint again, and trains on in the same folder.
+    scores = logged(run, "val/hit@1").popitem()[1]
+    config = ["--config", str(run / "config.yaml")]
+    assert main(["validate", *config, "--ckpt_path", "best"]) == 0, capsys.readouterr().err
+    assert logged(run.parent / "validate_0", "val/hit@1").popitem()[1] == scores
+    assert main(["fit", *config, "--ckpt_path", "last", "--trainer.max_steps", "3"]) == 0, capsys.readouterr().err
+    assert sorted(logged(run, "train/loss")) == [0, 1, 2]
+    starts = json.loads((run / "provenance.json").read_text())["starts"]
+    assert starts[1]["resumed_from"].endswith("last.ckpt")
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[Path, dict]:
+    """The quickstart's configuration with one part, by part."""
+    return {}
+
+
+@pytest.mark.parametrize(("first", "second"), SWAPS, ids=lambda path: name(path))
+def test_a_part_replaces_another_without_trace(first, second, alone, capsys):
+    flag = FLAG[first.parent.name]
+    for part in (first, second):
+        if part not in alone:
+            alone[part] = printed(capsys, "--config", QUICKSTART, flag, part)
+    swapped = printed(capsys, "--config", QUICKSTART, flag, first, flag, second)
+    assert swapped == alone[second]
+    assert swapped != alone[first]
+
+
+def test_the_command_line_reaches_what_refers_to_it(tmp_path, capsys):
+    overlay = overlays(tmp_path, {"data": {"init_args": {"seed": "${seed_everything}"}}})
+    config = printed(capsys, "--config", QUICKSTART, *overlay, "--seed_everything", "11")
+    assert config["data"]["init_args"]["seed"] == 11
