@@ -36,6 +36,8 @@ MARKUP = (
     "]]}",
     "]}",
     "Summarize the above content in one word:",
+    # A place in one token is read off the picture at once; in two, its column is learned long after its row.
+    *(space + place for place in vocabulary.PLACES for space in ("", " ")),
     *(f"<{i / 2:.1f} seconds>" for i in range(32)),
 )
 PUNCTUATION = ".,:;?!\"'()[]{}<>/-+=_*&%$#@|"

@@ -76,7 +76,8 @@ def where(rng: random.Random, split: Split, objects: Objects) -> Lesson:
         "shape": [(thing, SHAPES[thing.shape]) for thing in _unique(scene.things, lambda t: t.shape)],
     }
     # Every colour or shape may occur twice; names never do.
-    options = things[rng.choice(("name", "color", "shape"))] or things["name"]
+    # Shapes are the hardest to look up, so they are asked for most.
+    options = things[rng.choices(("name", "color", "shape"), (3, 1, 4))[0]] or things["name"]
     thing, phrase = rng.choice(options)
     return answering("where", [image(scene)], f"where is the {phrase} ?", thing.place)
 
