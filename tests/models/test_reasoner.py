@@ -139,7 +139,7 @@ def test_every_rank_gets_its_share_and_every_lesson_comes_once(shuffle):
     assert (rows == list(range(20))) != shuffle
     before = [list(b) for b in samplers[0]]
     samplers[0].start = 2
-    assert [list(b) for b in samplers[0]] [:3] == before[2:]
+    assert [list(b) for b in samplers[0]][:3] == before[2:]
     samplers[0].start = 5
     assert ([list(b) for b in samplers[0]] != before) == shuffle
 
