@@ -48,7 +48,7 @@ class Generator(nn.Module, ABC):
             max_new_tokens: Longest reply in tokens.
             temperature: 0 takes the likeliest token; otherwise tokens are drawn from the global RNG.
             top_p: Draw among the likeliest tokens that hold this much probability.
-            stop: Texts that end a reply (and stay in it).
+            stop: Texts that end a reply; they stay in it, with the rest of the token that completed one.
 
         Returns:
             The replies, without the end-of-turn token.

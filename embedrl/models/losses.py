@@ -94,7 +94,7 @@ class InfoNCE(ContrastiveLoss):
         rows = torch.arange(pairs, device=queries.device)
         logits = (similarity / self.temperature).masked_fill(masked, -torch.inf)
         there = functional.cross_entropy(logits, rows)
-        back = functional.cross_entropy(logits[:, :pairs].T, rows)  # the mask between pairs is symmetric
+        back = functional.cross_entropy(logits[:, :pairs].T, rows)  # a known pair is masked whichever side asks
         return (there + back) / 2, _metrics(similarity.detach(), masked)
 
     @torch.no_grad()

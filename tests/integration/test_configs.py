@@ -120,7 +120,8 @@ def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     (run,) = tmp_path.rglob("version_0")
     shown = run.relative_to(tmp_path)
-    for line in ("tensorboard --logdir", f"{shown}/retrieval_grid/", f"{shown}/checkpoints/best.ckpt", "val/hit@1"):
+    files = (f"{shown}/retrieval_grid/", f"{shown}/checkpoints/best.ckpt")
+    for line in ("tensorboard --logdir", *files, "last validation", "hit@1"):
         assert line in out
     assert (run / "retrieval_grid" / "vqa.png").is_file()
     assert len((run / "00002/validation/metadata.tsv").read_text().splitlines()) > 2
