@@ -1,0 +1,93 @@
+"""What one EG-RL step is made of: rollouts, and what rewards read and return. Source: Embed-RL §3.3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from embedrl.tcot.schema import ParseResult
+from embedrl.types import Pair, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One T-CoT sampled from the policy.
+
+    Attributes:
+        pair: Position of its pair in the step, over all processes.
+        role: Which side of the pair it writes up.
+        index: Its number in its group, 0 .. G - 1.
+        tokens: Token ids of the reply, with the one that ended it.
+        logprobs: Log-probability of each token under the policy that drew it.
+        text: The reply as text, without the end-of-turn token.
+        truncated: Whether it met the length limit before its end.
+    """
+
+    pair: int
+    role: Role
+    index: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    truncated: bool = False
+
+    @property
+    def group(self) -> str:
+        """Name of the rollouts that share its prompt: their advantages are normalised together."""
+        return f"{self.pair}/{self.role}"
+
+    @property
+    def id(self) -> str:
+        """Its name in the step; whatever belongs to a rollout is keyed by it, never by position."""
+        return f"{self.group}/{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStep:
+    """Everything that a reward may read: all rollouts of all processes, of pairs of one data set.
+
+    Attributes:
+        pairs: The pairs, by `Rollout.pair`.
+        rollouts: The rollouts of both sides, in any order.
+        vectors: Unit vector `[dim]` of each rollout's side + T-CoT + evidence, by id, from the frozen Embedder.
+        parsed: What the parser says about each rollout, by id.
+        mine: Ids of the rollouts that this process scores; a costly reward may leave the others out.
+        seed: Seed of what a reward draws; the same on all processes, another one each step.
+    """
+
+    pairs: Sequence[Pair]
+    rollouts: Sequence[Rollout]
+    vectors: Mapping[str, Tensor]
+    parsed: Mapping[str, ParseResult]
+    mine: frozenset[str]
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RewardResult:
+    """What a reward says about a step.
+
+    Attributes:
+        values: Reward by rollout id, at least of `RolloutStep.mine`; None is no verdict: the rollout then takes no part
+            in the advantage.
+        metrics: Further figures to log, by name.
+    """
+
+    values: Mapping[str, float | None]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Reward(Protocol):
+    """A reward: a callable over the whole step."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the log: `reward/<name>`."""
+        ...
+
+    def __call__(self, step: RolloutStep) -> RewardResult:
+        """Score the rollouts of the step."""
+        ...
