@@ -40,7 +40,7 @@ def embedrl(*arguments: str) -> None:
     Raises:
         RuntimeError: If it fails; its last lines are the message.
     """
-    command = [sys.executable, "-m", "embedrl.cli", *arguments]
+    command = [sys.executable, "-m", "embedrl", *arguments]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )

@@ -11,10 +11,26 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import check_keys
+
+
+def shard_backbone(backbone: Backbone, mesh: DeviceMesh, param_dtype: torch.dtype = torch.float32) -> None:
+    """Shard a built backbone in place: its units, then the rest.
+
+    Args:
+        backbone: What to shard.
+        mesh: The processes to shard over, one dimension.
+        param_dtype: What forward and backward passes compute in.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
+    for unit in backbone.shard_units():
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    fully_shard(backbone, mesh=mesh, mp_policy=policy)
+    register_fsdp_forward_method(backbone, "encode")
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -40,12 +56,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Shard a built backbone in place; does nothing when called again."""
         if isinstance(backbone, FSDPModule):
             return
-        policy = MixedPrecisionPolicy(param_dtype=getattr(torch, self.param_dtype), reduce_dtype=torch.float32)
-        mesh = self.device_mesh["data_parallel"]
-        for unit in backbone.shard_units():
-            fully_shard(unit, mesh=mesh, mp_policy=policy)
-        fully_shard(backbone, mesh=mesh, mp_policy=policy)
-        register_fsdp_forward_method(backbone, "encode")
+        shard_backbone(backbone, self.device_mesh["data_parallel"], getattr(torch, self.param_dtype))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained parameters, gathered on rank 0; the frozen ones are never gathered."""

@@ -6,9 +6,12 @@ import copy
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 from embedrl.errors import ConfigError
 from embedrl.models.backbone import Backbone, ModelInputs
@@ -127,11 +130,27 @@ class QwenVL(nn.Module):
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
         tensors = {name: value for name, value in inputs.items() if name != "labels"}
         hidden: Tensor = self.core(**tensors, use_cache=False).last_hidden_state
+        if isinstance(self, FSDPModule) and torch.is_grad_enabled() and not any("pixel" in name for name in tensors):
+            hidden = hidden + self._idle_vision()
         return hidden
 
+    def _idle_vision(self) -> Tensor | float:
+        """A zero that depends on the vision tower, if that is trained.
+
+        FSDP2 reduces the gradients that a rank has: a rank with no picture in its micro-batches must have them too.
+        """
+        visual = self.core.visual
+        if not any(parameter.requires_grad for parameter in visual.parameters()):
+            return 0.0
+        config, patches = visual.config, visual.config.spatial_merge_size
+        pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
+        grid = torch.tensor([[1, patches, patches]], device=self.network.device)
+        seen = visual(torch.zeros(patches**2, pixels, device=self.network.device), grid_thw=grid)
+        return sum(leaf.float().sum() * 0 for leaf in tree_leaves(seen) if isinstance(leaf, Tensor))
+
     def shard_units(self) -> list[nn.Module]:
-        """The vision blocks, then the text layers."""
-        return [*self.core.visual.blocks, *self.core.language_model.layers]
+        """The text layers; the vision tower stays with the root, as a rank may have no picture to run it on."""
+        return list(self.core.language_model.layers)
 
     def export(self, out: Path, merge: bool = True) -> None:
         """Write a plain Hugging Face checkpoint with processor and `config.emb_token_ids`.

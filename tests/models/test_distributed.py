@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dist_qwen
 import pytest
 import torch
 from dist_embedder import STEPS, summary, train
+from qwen_helpers import write_checkpoint
 
 from embedrl.models.distributed import gather_rows, max_over_ranks, world_size
 
@@ -14,19 +16,16 @@ HERE = Path(__file__).parent
 WORLD = 2
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One process trains here; two under DDP and FSDP2, from scratch and from a checkpoint of one."""
-    out = tmp_path_factory.mktemp("ranks")
-    train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
+def launch(script, *args):
+    """Start a script once per rank."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     shared = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(WORLD), "GROUP_RANK": "0"}
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, HERE / "dist_embedder.py", out, out / "one-at-2.ckpt"],
+            [sys.executable, HERE / script, *args],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -34,18 +33,32 @@ def runs(tmp_path_factory):
         )
         for rank in range(WORLD)
     ]
-    one = summary(*train("auto", 1, save=out / "one.ckpt"))
+
+
+def finish(processes):
+    """Wait for all ranks; none outlives the test."""
     try:
         logs = [p.communicate(timeout=250)[0] for p in processes]
     finally:
         for p in processes:
             p.kill()
     assert all(p.returncode == 0 for p in processes), "\n".join(logs)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One process trains here; two under DDP and FSDP2, from scratch and from a checkpoint of one."""
+    out = tmp_path_factory.mktemp("ranks")
+    train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
+    processes = launch("dist_embedder.py", out, out / "one-at-2.ckpt")
+    one = summary(*train("auto", 1, save=out / "one.ckpt"))
+    finish(processes)
     return out, one
 
 
 def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
+    saved = torch.load(path, weights_only=True)
+    return saved.get("state_dict", saved)
 
 
 @pytest.mark.dist
@@ -91,6 +104,26 @@ def test_info_nce_equals_clip_loss_over_two_processes(runs):
         ours, theirs = torch.load(out / f"clip.{rank}.pt", weights_only=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.dist
+def test_a_rank_without_a_picture_trains_as_one(tmp_path):
+    """FSDP2 waits for ever for a rank that skips a sharded module, and reduces only the gradients that a rank has."""
+    checkpoint = write_checkpoint(tmp_path / "tiny")
+    processes = launch("dist_qwen.py", checkpoint, tmp_path)
+    one = {
+        vision: dist_qwen.step(checkpoint, [*dist_qwen.CHATS[0], *dist_qwen.CHATS[1]], vision)
+        for vision in (True, False)
+    }
+    before = dist_qwen.weights(dist_qwen.build(checkpoint, True))
+    finish(processes)
+    for vision, expected in one.items():
+        got = weights(tmp_path / f"{vision}.pt")
+        moved = [name for name, value in expected.items() if not torch.equal(value, before[name])]
+        assert any("visual" in name for name in moved) == vision
+        for name, value in expected.items():
+            # Averaged over the ranks, where one process sums.
+            torch.testing.assert_close(2 * (got[name] - before[name]), value - before[name], rtol=1e-3, atol=1e-6)
 
 
 def test_without_a_process_group_nothing_is_exchanged():
