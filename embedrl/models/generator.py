@@ -10,11 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.generation import StopStringCriteria
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import GeneratorPreprocessor
+from embedrl.errors import ConfigError
+from embedrl.models.packing import block_mask, pack, token_logprobs
 from embedrl.models.preprocess import IGNORE
 from embedrl.models.qwen_vl import QwenVL
+from embedrl.models.sampling import Sample, SamplingOptions, draw
+from embedrl.types import Chat
 
 
 class Generator(nn.Module, ABC):
@@ -66,6 +71,21 @@ class Generator(nn.Module, ABC):
 class QwenVLReasoner(QwenVL, Generator):
     """A Qwen3-VL that writes; takes the same arguments as `QwenVLBackbone`."""
 
+    forward_methods = ("generate", "sample", "reply_logprobs")
+    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
+
+    @property
+    def suppressed(self) -> list[int]:
+        """Ids that are never written: tokens that stand for pixels, and unused rows of the vocabulary."""
+        config = self.network.config
+        visual = (
+            config.image_token_id,
+            config.video_token_id,
+            config.vision_start_token_id,
+            config.vision_end_token_id,
+        )
+        return [*visual, *range(len(self.processor.tokenizer), config.text_config.vocab_size)]
+
     def loss(self, inputs: ModelInputs) -> Tensor:
         """Mean cross-entropy over the tokens of the replies; the LM head runs on those tokens alone."""
         labels = inputs["labels"][:, 1:]
@@ -83,14 +103,8 @@ class QwenVLReasoner(QwenVL, Generator):
         top_p: float = 1.0,
         stop: Sequence[str] = (),
     ) -> list[str]:
-        """See `Generator.generate`. Tokens that stand for pixels, and unused rows of the vocabulary, never appear."""
-        tokenizer, config = self.processor.tokenizer, self.network.config
-        visual = (
-            config.image_token_id,
-            config.video_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-        )
+        """See `Generator.generate`; the `suppressed` tokens never appear."""
+        tokenizer = self.processor.tokenizer
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if temperature > 0:
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -103,7 +117,7 @@ class QwenVLReasoner(QwenVL, Generator):
             tokens = self.network.generate(
                 **prompts,
                 max_new_tokens=max_new_tokens,
-                suppress_tokens=[*visual, *range(len(tokenizer), config.text_config.vocab_size)],
+                suppress_tokens=self.suppressed,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
                 **options,
@@ -111,8 +125,101 @@ class QwenVLReasoner(QwenVL, Generator):
         finally:
             # generate() leaves the batch's offsets behind, and a later forward of another batch would use them.
             self.core.rope_deltas = None
-        replies: list[str] = []
-        for row in tokens[:, prompt:].tolist():
-            end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
-            replies.append(tokenizer.decode([t for t in row[:end] if t != tokenizer.pad_token_id]))
-        return replies
+        return [self._text(row) for row in tokens[:, prompt:].tolist()]
+
+    def sample(self, inputs: ModelInputs, n: int, seeds: Sequence[int], options: SamplingOptions) -> list[list[Sample]]:
+        """Draw n replies a prompt, each prompt and its pictures being read once; in `eval` mode.
+
+        Args:
+            inputs: What `preprocessor().prompts(...)` returned, moved to the model's device.
+            n: Replies a prompt.
+            seeds: One a prompt: its replies depend on no other prompt of the batch.
+            options: How to draw.
+
+        Returns:
+            The replies of each prompt.
+        """
+        tokenizer, device = self.processor.tokenizer, inputs["input_ids"].device
+        stop = StopStringCriteria(tokenizer, list(options.stop)) if options.stop else None
+
+        def ends(tokens: Tensor) -> Tensor:
+            last: Tensor = tokens[:, -1] == tokenizer.eos_token_id
+            return last if stop is None else last | stop(tokens, None)
+
+        head, suppressed = self.network.get_output_embeddings(), torch.tensor(self.suppressed, device=device)
+        drawn = draw(self.core, head, inputs, seeds, n, options, suppressed, ends)
+        samples = []
+        for row, values, length, ended in zip(
+            drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.lengths.tolist(), drawn.ended.tolist(), strict=True
+        ):
+            tokens = tuple(row[:length])
+            samples.append(Sample(tokens, tuple(values[:length]), self._text(tokens), truncated=not ended))
+        return [samples[i : i + n] for i in range(0, len(samples), n)]
+
+    def reply_logprobs(self, inputs: ModelInputs, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the tokens of replies, with gradients; the LM head runs on those tokens alone.
+
+        Args:
+            inputs: What `packing.pack` returned, moved to the model's device.
+            temperature: Divides the logits.
+
+        Returns:
+            Log-probabilities, and entropies of the distributions in nats: float32, `[replies, T]` each, 0 where
+            `inputs["labels"]` is -100. The `suppressed` tokens have no probability.
+
+        Raises:
+            ConfigError: If several replies share a row and the attention implementation takes no mask of blocks.
+        """
+        network, labels = self.network, inputs["labels"]
+        tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
+        if "segments" in inputs:
+            if self.attn_implementation not in ("sdpa", "eager"):
+                raise ConfigError(
+                    f"attn_implementation={self.attn_implementation} cannot keep replies in one row apart: "
+                    "use sdpa, or shared_prefix=false"
+                )
+            kind, dtype = labels.device.type, network.get_input_embeddings().weight.dtype
+            if torch.is_autocast_enabled(kind):
+                dtype = torch.get_autocast_dtype(kind)
+            tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
+        kept = labels != IGNORE
+        hidden = self.hidden_states(tensors).flatten(0, 1)[inputs["sources"][kept]]
+        found = token_logprobs(
+            network.get_output_embeddings(),
+            hidden,
+            labels[kept],
+            temperature,
+            torch.tensor(self.suppressed, device=labels.device),
+            network.config.text_config.vocab_size,
+        )
+        logprobs, entropies = (values.new_zeros(labels.shape).masked_scatter(kept, values) for values in found)
+        return logprobs, entropies
+
+    @torch.no_grad()
+    def score_choices(self, prompts: Sequence[Chat], choices: Sequence[Sequence[str]]) -> list[Tensor]:
+        """Log-probability of each choice as the whole reply, with the end of turn, so that 1 is no part of 10.
+
+        Args:
+            prompts: The prompts, one micro-batch.
+            choices: The possible replies to each; none is empty.
+
+        Returns:
+            For each prompt the log-probabilities of its choices, float32.
+        """
+        tokenizer, device = self.processor.tokenizer, self.network.get_input_embeddings().weight.device
+        shared = self.attn_implementation in ("sdpa", "eager")
+        rows = [
+            (chat, [text + tokenizer.eos_token for text in group])
+            for chat, texts in zip(prompts, choices, strict=True)
+            for group in ([texts] if shared else [[text] for text in texts])
+        ]
+        replies = [tokenizer(group, add_special_tokens=False)["input_ids"] for _, group in rows]
+        inputs = pack(self.preprocessor().prompts([chat for chat, _ in rows]), replies)
+        logprobs, _ = self.reply_logprobs({name: value.to(device) for name, value in inputs.items()})
+        return list(torch.split(logprobs.sum(1), [len(texts) for texts in choices]))
+
+    def _text(self, row: Sequence[int]) -> str:
+        """The text of a reply up to its end of turn."""
+        tokenizer = self.processor.tokenizer
+        end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
+        return str(tokenizer.decode([t for t in row[:end] if t != tokenizer.pad_token_id]))

@@ -1,0 +1,192 @@
+"""Log-probabilities of rollouts under the policy and under its reference. Source: Embed-RL §3.3, Eq. 6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from embedrl.data.inputs import ModelInputs
+from embedrl.errors import ConfigError
+from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.packing import pack
+from embedrl.models.preprocess import IGNORE
+from embedrl.types import Chat
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """How the policy pass is cut up; the results do not depend on it.
+
+    Attributes:
+        shared_prefix: Compute a prompt with its pictures once for all replies of its group (in one row, with a mask of
+            blocks); false computes it for every reply.
+        max_tokens_per_row: About how many tokens such a row may have: the mask grows with the square of it, so a
+            larger group is spread over several rows, each with the prompt.
+        max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
+    """
+
+    shared_prefix: bool = True
+    max_tokens_per_row: int = 4096
+    max_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens_per_row", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"policy.{name} is {getattr(self, name)}: give 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A prompt and its replies.
+
+    Attributes:
+        prompt: The prompt.
+        replies: Token ids of each reply (`Rollout.tokens`), as many as there are.
+    """
+
+    prompt: Chat
+    replies: Sequence[Sequence[int]]
+
+
+@dataclass
+class PolicyBatch:
+    """What goes through the policy at once.
+
+    Attributes:
+        inputs: The network's inputs, from `packing.pack`, on the CPU.
+        replies: For each row of the results: (position of the group, position of the reply in it).
+    """
+
+    inputs: ModelInputs
+    replies: list[tuple[int, int]]
+
+
+@dataclass
+class ReplyLogprobs:
+    """What a pass returns, `[replies, T]` each, replies in the order of `PolicyBatch.replies`.
+
+    Attributes:
+        logprobs: Log-probability of each token, 0 where there is none.
+        entropy: Entropy in nats of the distribution it was drawn from, 0 where there is none.
+        mask: Where there is a token.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    mask: Tensor
+
+
+class Policy:
+    """The policy pass. Switches the generator's dropout off for good: the ratio of a fresh rollout must be 1.
+
+    Args:
+        generator: The policy, built.
+        options: How to cut it up.
+        temperature: What the rollouts were drawn with; greedy ones count as 1.
+        reference: Another model as reference, built; None takes the policy with its adapter off.
+    """
+
+    def __init__(
+        self,
+        generator: QwenVLReasoner,
+        options: PolicyOptions | None = None,
+        temperature: float = 1.0,
+        reference: QwenVLReasoner | None = None,
+    ) -> None:
+        self.generator, self.options = generator, options or PolicyOptions()
+        self.temperature = temperature or 1.0
+        self._reference = reference
+        for module in generator.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+    def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
+        """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""
+        options, preprocessor = self.options, self.generator.preprocessor()
+        rows: list[tuple[int, int, list[int]]] = []  # length, group, its replies
+        for number, group in enumerate(groups):
+            prompt = preprocessor.length(group.prompt)
+            for replies, tokens in _split(group.replies, options.max_tokens_per_row - prompt, options.shared_prefix):
+                rows.append((prompt + tokens, number, replies))
+        rows.sort()
+        parts: list[list[tuple[int, int, list[int]]]] = []
+        for row in rows:
+            # Sorted, so this row is the longest of its batch so far.
+            if parts and (len(parts[-1]) + 1) * row[0] <= options.max_tokens:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        return [
+            PolicyBatch(
+                pack(
+                    preprocessor.prompts([groups[number].prompt for _, number, _ in part]),
+                    [[groups[number].replies[i] for i in replies] for _, number, replies in part],
+                ),
+                [(number, i) for _, number, replies in part for i in replies],
+            )
+            for part in parts
+        ]
+
+    def log_probs(self, batch: PolicyBatch) -> ReplyLogprobs:
+        """Log-probabilities of a batch's tokens under the policy, with gradients if they are enabled."""
+        return self._pass(self.generator, batch)
+
+    @torch.no_grad()
+    def reference_log_probs(self, batch: PolicyBatch) -> ReplyLogprobs:
+        """Log-probabilities of a batch's tokens under the reference.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        with self.reference() as generator:
+            return self._pass(generator, batch)
+
+    @contextmanager
+    def reference(self) -> Iterator[QwenVLReasoner]:
+        """The model before this training: another one if it was given, else the policy with its adapter off.
+
+        Raises:
+            ConfigError: If none was given and there is no adapter to switch off.
+        """
+        if self._reference is not None:
+            yield self._reference
+            return
+        network = self.generator.network
+        if not isinstance(network, PeftModel):
+            raise ConfigError(
+                "the policy has no reference: without LoRA nothing of the initial policy is left. "
+                "Use LoRA (generator.lora) or give a reference checkpoint"
+            )
+        with network.disable_adapter():
+            yield self.generator
+
+    def _pass(self, generator: QwenVLReasoner, batch: PolicyBatch) -> ReplyLogprobs:
+        device = next(generator.parameters()).device
+        inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
+        logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
+        return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
+
+
+def _split(replies: Sequence[Sequence[int]], room: int, shared: bool) -> Iterator[tuple[list[int], int]]:
+    """Cut a group into rows of at most `room` tokens of replies, in order; a row has at least one reply.
+
+    Yields:
+        The positions of the row's replies, and how many tokens they have together.
+    """
+    row: list[int] = []
+    tokens = 0
+    for i, reply in enumerate(replies):
+        if not reply:
+            continue
+        if row and (not shared or tokens + len(reply) > room):
+            yield row, tokens
+            row, tokens = [], 0
+        row.append(i)
+        tokens += len(reply)
+    if row:
+        yield row, tokens

@@ -1,0 +1,105 @@
+"""Rollouts: the policy writes G replies a prompt. Source: Embed-RL §3.3, B.2."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from embedrl.errors import ConfigError
+from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.sampling import Sample, SamplingOptions
+from embedrl.models.sharding import unsharded
+from embedrl.types import Chat
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOptions(SamplingOptions):
+    """How rollouts are drawn.
+
+    Attributes:
+        max_sequences: Replies written at once on a process; a group stays together, whatever its size.
+        seed: Seed of all draws.
+    """
+
+    max_sequences: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        if self.max_sequences < 1:
+            raise ConfigError(f"rollout.max_sequences is {self.max_sequences}: give 1 or more")
+
+
+class RolloutEngine(Protocol):
+    """Whatever writes the rollouts of one process."""
+
+    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[Sample]]:
+        """Write n replies a prompt.
+
+        Args:
+            prompts: The prompts, possibly none; other processes may have more or fewer. All processes call together.
+            n: Replies a prompt.
+            keys: The prompts' names in the step (`Rollout.group`), each once. Seed, step and key decide what is drawn,
+                whichever process draws it and whatever else it draws.
+            step: Number of the step.
+
+        Returns:
+            The replies of each prompt, in the order of the prompts.
+        """
+        ...
+
+
+class LocalRollout:
+    """Writes with the policy itself, in this process; prompts of like length share a micro-batch.
+
+    Args:
+        generator: The policy, built, and sharded if it ever is.
+        options: How to draw.
+    """
+
+    def __init__(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
+        self.generator, self.options = generator, options
+
+    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[Sample]]:
+        """See `RolloutEngine.generate`.
+
+        Raises:
+            ValueError: If a key occurs twice: both prompts would draw by the same numbers.
+        """
+        if len(set(keys)) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many different keys, not {list(keys)}")
+        preprocessor = self.generator.preprocessor()
+        device = next(self.generator.parameters()).device
+        order = sorted(range(len(prompts)), key=lambda i: preprocessor.length(prompts[i]))
+        size = max(1, self.options.max_sequences // n)
+        replies: dict[int, list[Sample]] = {}
+        with unsharded(self.generator), evaluating(self.generator):
+            for start in range(0, len(order), size):
+                part = order[start : start + size]
+                inputs = preprocessor.prompts([prompts[i] for i in part])
+                inputs = {name: value.to(device) for name, value in inputs.items()}
+                seeds = [draw_seed(self.options.seed, step, keys[i]) for i in part]
+                replies |= zip(part, self.generator.sample(inputs, n, seeds, self.options), strict=True)
+        return [replies[i] for i in range(len(prompts))]
+
+
+def draw_seed(seed: int, step: int, key: str) -> int:
+    """The seed of one group's draws: 63 bits that depend on all three."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{key}".encode()).digest()[:8]) >> 1
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into `eval` mode for a while: no dropout, no gradient checkpointing."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
