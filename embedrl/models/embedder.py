@@ -41,6 +41,8 @@ class EmbedderModule(LightningModule):
         optimizer: The optimizer's class and options, such as AdamW with its learning rate.
         schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
+            graphs: the same gradients, faster, for batches that fit.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
 
     Attributes:
@@ -54,6 +56,7 @@ class EmbedderModule(LightningModule):
         optimizer: OptimizerCallable,
         schedule: str = "cosine",
         warmup_steps: int = 10,
+        gradient_cache: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,6 +67,7 @@ class EmbedderModule(LightningModule):
                 optimizer=optimizer,
                 schedule=schedule,
                 warmup_steps=warmup_steps,
+                gradient_cache=gradient_cache,
                 seed=seed,
             )
         )
@@ -75,6 +79,7 @@ class EmbedderModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.gradient_cache = gradient_cache
         self.seed = seed
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
@@ -128,7 +133,7 @@ class EmbedderModule(LightningModule):
             NonFiniteError: If a vector or the loss is NaN or infinite.
         """
         calls = max_over_ranks(len(batch.micro_batches), self.device)
-        self._cache = GradientCache(self._encode, batch.micro_batches, self.device, calls)
+        self._cache = GradientCache(self._encode, batch.micro_batches, self.device, calls, self.gradient_cache)
         self._vectors = self._cache.forward()
         order = batch.order.to(self.device)
         loss, metrics = self._loss(self._vectors[order.argsort()], batch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
 import torch
 from torchvision.ops import box_iou
@@ -17,11 +18,12 @@ def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
 
     Args:
         reply: What the model wrote.
-        lesson: The lesson; `gold` may hold `boxes` (0..1000), `frames` (1-based), `answer`, and `modality`, which
-            says that a whole T-CoT of that modality is asked for.
+        lesson: The lesson; `gold` may hold `boxes` (0..1000), `frames` (1-based), `keywords`, `answer`, and
+            `modality`, which says that a whole T-CoT of that modality is asked for.
 
     Returns:
-        `exact` always; `iou` for boxes, `f1` for frames, `answer` for an answer, `format` for a T-CoT.
+        `exact` always; `iou` for boxes, `f1` for frames, `keyword_f1` for keywords, `answer` for an answer; for a T-CoT
+        `format` (1 if it has no problem), `words`, and a 1 for each `problem/<code>` it has.
     """
     gold = lesson.gold
     modality = Modality(gold["modality"]) if "modality" in gold else None
@@ -29,11 +31,14 @@ def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
     # The lenient reading serves bare cue objects as well as whole T-CoTs.
     read = parse(reply, modality or (Modality.VIDEO if "frames" in gold else Modality.IMAGE))
     if modality is not None:
-        scores["format"] = float(read.ok)
+        scores |= {"format": float(read.ok), "words": float(len(reply.split()))}
+        scores |= {f"problem/{code}": 1.0 for code in sorted(read.codes)}
     if "boxes" in gold:
         scores["iou"] = matched_iou(read.tcot.cues.boxes, gold["boxes"])
     if "frames" in gold:
         scores["f1"] = f1(set(read.tcot.cues.key_frames), set(gold["frames"]))
+    if "keywords" in gold:
+        scores["keyword_f1"] = f1(set(read.tcot.cues.text_keywords), set(gold["keywords"]))
     if "answer" in gold:
         scores["answer"] = float((read.tcot.answer if modality else reply).strip() == gold["answer"])
     return scores
@@ -53,6 +58,6 @@ def matched_iou(found: Sequence[Box], gold: Sequence[Box]) -> float:
     return total / max(len(found), len(gold))
 
 
-def f1(found: set[int], gold: set[int]) -> float:
-    """Harmonic mean of precision and recall of a set of frames."""
+def f1(found: Set[Any], gold: Set[Any]) -> float:
+    """Harmonic mean of precision and recall of a set of frames or keywords."""
     return 2 * len(found & gold) / (len(found) + len(gold)) if found or gold else 1.0

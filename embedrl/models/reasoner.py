@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,10 @@ class ReasonerModule(LightningModule):
             self.replies.append((lesson, reply, score_reply(reply, lesson)))
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/<kind>/exact`, `iou`, `f1`, `answer`, `format`, and each one's mean over the kinds."""
+        """Log `val/<kind>/exact` and the other figures of `score_reply`, and each one's mean over the kinds.
+
+        `val/problem/<code>` is the share of all T-CoTs that have it.
+        """
         self._score("val")
 
     def on_test_epoch_start(self) -> None:
@@ -174,9 +177,15 @@ class ReasonerModule(LightningModule):
             everyone = [None] * world_size()
             torch.distributed.all_gather_object(everyone, mine)
         values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        problems: Counter[str] = Counter()
         for kind, scores in (item for part in everyone for item in part):
             for name, value in scores.items():
-                values[kind, name].append(value)
+                if name.startswith("problem/"):
+                    problems[name] += 1
+                else:
+                    values[kind, name].append(value)
+        written = sum(len(found) for (_, name), found in values.items() if name == "format")
+        self.log_dict({f"{stage}/{name}": count / written for name, count in sorted(problems.items())})
         means: dict[str, list[float]] = defaultdict(list)
         for (kind, name), found in sorted(values.items()):
             means[name].append(sum(found) / len(found))

@@ -75,11 +75,12 @@ def relative(a, b):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (5, 1, 3, 4), (12,)])
-def test_equals_one_pass_with_dropout_and_lora(dtype, tolerance, sizes):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_equals_one_pass_with_dropout_and_lora(dtype, tolerance, sizes, recompute):
     model = lora_transformer(dtype)
     reference = copy.deepcopy(model)
     inputs = batches(sizes, dtype)
-    loss, gradients = cached_gradients(model, inputs, pairs=5)
+    loss, gradients = cached_gradients(model, inputs, pairs=5, recompute=recompute)
     expected_loss, expected = one_pass_gradients(reference, inputs, pairs=5)
     torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=0)
     assert gradients.keys() == expected.keys()

@@ -40,9 +40,13 @@ def test_f1(found, gold, expected):
         (
             '<thinking>a {"bbox_2d": [[0, 0, 100, 100]]}</thinking><rethink>b</rethink><answer>c</answer>',
             {"boxes": [BOX], "answer": "c", "modality": "image"},
-            {"exact": 0, "iou": 1, "answer": 1, "format": 1},
+            {"exact": 0, "iou": 1, "answer": 1, "format": 1, "words": 6},
         ),
-        ("<thinking>", {"answer": "c", "modality": "image"}, {"exact": 0, "answer": 0, "format": 0}),
+        (
+            '<thinking>a {"text_keywords": ["d", "e"]}</thinking><rethink>b</rethink><answer>f</answer> g',
+            {"keywords": ("d",), "answer": "c", "modality": "text"},
+            {"exact": 0, "keyword_f1": 2 / 3, "answer": 0, "format": 0, "words": 5, "problem/text_outside": 1},
+        ),
     ],
 )
 def test_score_reply(reply, gold, expected):
