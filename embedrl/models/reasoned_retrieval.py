@@ -1,0 +1,170 @@
+"""How well T-CoTs retrieve: a Reasoner writes up every side of a task, the frozen Embedder ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from embedrl.data.collate import EncodeCollator
+from embedrl.data.encode import EncodeDataset
+from embedrl.data.reasoning import reasoning_chat
+from embedrl.data.render import RenderOptions
+from embedrl.data.source import TaskSource
+from embedrl.models.backbone import Backbone
+from embedrl.models.distributed import world_size
+from embedrl.models.generator import Generator
+from embedrl.models.scoring import LOGGED, TaskResult, TaskScorer
+from embedrl.tcot.prompts import Style
+from embedrl.types import RetrievalTask, Role, Side
+
+LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
+"""How to render what a Reasoner wrote: whatever can be read of it."""
+
+
+class FrozenEmbedder:
+    """A backbone that only embeds: built when first used, never trained.
+
+    Args:
+        backbone: The Embedder, such as a `QwenVLBackbone` on an exported folder.
+        render: What it sees of a side and its T-CoT.
+        micro_batch_size: Sides that go through it at once.
+    """
+
+    def __init__(self, backbone: Backbone, render: RenderOptions = LENIENT, micro_batch_size: int = 32) -> None:
+        self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
+
+    def build(self, device: torch.device) -> Backbone:
+        """Load the weights, freeze them, move them."""
+        self.backbone.build()
+        self.backbone.requires_grad_(False).eval()
+        return self.backbone.to(device)
+
+    @torch.no_grad()
+    def score(self, tasks: Sequence[RetrievalTask], device: torch.device, rank: int = 0) -> list[TaskResult]:
+        """Embed every side of every task, shared out over ranks, and rank the candidates.
+
+        Args:
+            tasks: The tasks, their sides with T-CoTs.
+            device: Where to embed.
+            rank: This process.
+        """
+        backbone = self.build(device)
+        sides = EncodeDataset(tasks, self.render, self.micro_batch_size, rank, world_size())
+        collate = EncodeCollator(backbone.preprocessor(), self.micro_batch_size)
+        scorer = TaskScorer(tasks)
+        for index in range(len(sides)):
+            batch = collate(sides[index])
+            moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batch.micro_batches)
+            vectors = torch.cat([backbone(inputs) for inputs in moved])
+            scorer.add(batch.items, vectors[batch.order.to(device).argsort()])
+        return scorer.results()
+
+
+@torch.no_grad()
+def write_tcots(
+    tasks: Sequence[RetrievalTask],
+    generator: Generator,
+    device: torch.device,
+    style: Style = "full",
+    batch_size: int = 32,
+    max_new_tokens: int = 512,
+    rank: int = 0,
+) -> list[RetrievalTask]:
+    """The tasks with T-CoTs that a Reasoner writes greedily; equal sides are written up once, shared out over ranks.
+
+    Args:
+        tasks: The tasks; T-CoTs they have are replaced.
+        generator: The Reasoner.
+        device: Where it is.
+        style: Style of the prompts it knows.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT.
+        rank: This process.
+    """
+    wanted: dict[tuple[str, Role], tuple[Side, Any]] = {}
+    for task in tasks:
+        for role, sides, others in (
+            (Role.QUERY, task.queries, task.candidates),
+            (Role.TARGET, task.candidates, task.queries),
+        ):
+            for side in sides:
+                wanted.setdefault((side.key, role), (side, others[0].modality))
+    keys = sorted(wanted, key=lambda key: (wanted[key][0].modality, key))[rank :: world_size()]
+    preprocessor = generator.preprocessor()
+    written: dict[tuple[str, Role], str] = {}
+    was_training = generator.training
+    generator.eval()
+    for start in range(0, len(keys), batch_size):
+        part = keys[start : start + batch_size]
+        chats = [reasoning_chat(wanted[key][0], key[1], wanted[key][1], style) for key in part]
+        inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
+        written.update(zip(part, generator.generate(inputs, max_new_tokens), strict=True))
+    generator.train(was_training)
+    if world_size() > 1:
+        everyone: list[Any] = [None] * world_size()
+        torch.distributed.all_gather_object(everyone, written)
+        written = {key: text for one in everyone for key, text in one.items()}
+    return [
+        replace(
+            task,
+            queries=[side.with_tcot(written[side.key, Role.QUERY]) for side in task.queries],
+            candidates=[side.with_tcot(written[side.key, Role.TARGET]) for side in task.candidates],
+        )
+        for task in tasks
+    ]
+
+
+class ReasonedRetrieval(Callback):
+    """Logs, with every validation, how well the T-CoTs of the model in training retrieve through a frozen Embedder.
+
+    Logs `val/<task>/hit@1` and so on, and their means, under the names that the Embedder's own training uses. Needs a
+    module with a `generator`; a module that has an `embedder` of its own shares it.
+
+    Args:
+        tasks: Where the tasks come from.
+        embedder: The frozen Embedder; None takes the module's.
+        style: Style of the prompts.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT.
+
+    Attributes:
+        results: What the last validation scored.
+    """
+
+    def __init__(
+        self,
+        tasks: list[TaskSource],
+        embedder: FrozenEmbedder | None = None,
+        style: Style = "full",
+        batch_size: int = 32,
+        max_new_tokens: int = 512,
+    ) -> None:
+        self.sources, self.embedder, self.style = tasks, embedder, style
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.tasks: list[RetrievalTask] = []
+        self.results: list[TaskResult] = []
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write up, embed, rank, log."""
+        self._score(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same as `test/...`."""
+        self._score(trainer, pl_module, "test")
+
+    def _score(self, trainer: Trainer, module: Any, stage: str) -> None:
+        self.tasks = self.tasks or [task for source in self.sources for task in source.tasks()]
+        embedder: FrozenEmbedder = self.embedder or module.embedder
+        written = write_tcots(
+            self.tasks, module.generator, module.device, self.style, self.batch_size, self.max_new_tokens,
+            trainer.global_rank,
+        )  # fmt: skip
+        self.results = embedder.score(written, module.device, trainer.global_rank)
+        for name, metric in LOGGED.items():
+            values = {result.task.name: result.metrics[metric] for result in self.results}
+            module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
+            module.log(f"{stage}/{name}", sum(values.values()) / len(values), prog_bar=name == "hit@1", sync_dist=True)
