@@ -5,9 +5,9 @@
 
 Forward and backward pass of one group on the tiny Qwen3-VL with LoRA and one picture. Both passes run in turn in one
 process, on one thread, so that each ratio is one of neighbours; the figures are medians over the repeats. Times are CPU
-seconds of the process, which leave out what other processes take. Memory is what the forward pass keeps for the backward
-pass: bytes of all tensors that autograd saved, each storage once, without the parameters; that does not depend on the
-allocator, as the process's resident set would.
+seconds of the process, which leave out what other processes take. Memory is what the forward pass keeps for the
+backward pass: bytes of all tensors that autograd saved, each storage once, without the parameters; that does not depend
+on the allocator, as the process's resident set would.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def group_of(model: QwenVLReasoner, prompt: int, response: int, size: int) -> Gr
 
 
 def run(policy: Policy, batches: list[PolicyBatch]) -> tuple[float, float, Tensor, Tensor]:
-    """CPU seconds, MiB kept for the backward pass, log-probs in the order of the replies, and gradients in one vector."""
+    """CPU seconds, MiB kept for the backward pass, log-probs in the order of the replies, gradients in one vector."""
     parameters = [p for p in policy.generator.parameters() if p.requires_grad]
     own = {p.untyped_storage().data_ptr() for p in policy.generator.parameters()}
     seconds, found, largest = 0.0, {}, 0
