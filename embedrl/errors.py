@@ -21,3 +21,7 @@ class CheckpointError(EmbedRLError):
 
 class NonFiniteError(EmbedRLError):
     """A loss, gradient or vector is NaN or infinite. The message names the step or the samples."""
+
+
+class RewardError(EmbedRLError):
+    """A reward cannot be had. The message names the reward (or the endpoint it asks), the causes and the cure."""
