@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from embedrl.data.source import PairSource
 from embedrl.errors import ConfigError, DataError
@@ -71,7 +71,7 @@ class TCoTLessons:
         self,
         sources: Sequence[PairSource],
         style: Style = "full",
-        roles: Sequence[Role] = (Role.QUERY, Role.TARGET),
+        roles: Sequence[Literal["query", "target"]] = ("query", "target"),
         limit: int | None = None,
     ) -> None:
         if not sources or not roles:

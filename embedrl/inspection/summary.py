@@ -9,6 +9,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from embedrl.models.ship import ShipCheckpoint
+
 
 class RunSummary(Callback):
     """Prints a short summary when `fit` ends."""
@@ -36,6 +38,8 @@ class RunSummary(Callback):
             lines.append(f"  grid         {folder}/retrieval_grid/ ({len(pictures)} pictures, also under IMAGES)")
         checkpoints = _checkpoints(trainer)
         lines += [f"  checkpoint   {_shown(path)}" for path in checkpoints]
+        shipped = [c.out for c in trainer.callbacks if isinstance(c, ShipCheckpoint)]  # type: ignore[attr-defined]
+        lines += [f"  model        {_shown(path)}" for path in shipped]
         lines.append(f"  provenance   {folder}/provenance.json, {folder}/config.yaml")
         if checkpoints:
             lines.append(

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from embedrl.data.collate import EncodeCollator
+from embedrl.data.collate import EncodeCollator, micro_batches
 from embedrl.data.encode import EncodeDataset
 from embedrl.data.reasoning import reasoning_chat
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, render
 from embedrl.data.source import TaskSource
+from embedrl.errors import NonFiniteError
 from embedrl.models.backbone import Backbone
 from embedrl.models.distributed import world_size
 from embedrl.models.generator import Generator
@@ -42,6 +44,32 @@ class FrozenEmbedder:
         self.backbone.build()
         self.backbone.requires_grad_(False).eval()
         return self.backbone.to(device)
+
+    @torch.no_grad()
+    def embed(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:
+        """Unit vectors of sides with their T-CoTs, `[sides, dim]`; equal ones are embedded once.
+
+        Args:
+            sides: What to embed, at least one.
+            where: A name of each for errors.
+            device: Where to embed.
+
+        Raises:
+            NonFiniteError: Naming a side whose vector is NaN or infinite.
+        """
+        backbone = self.build(device)
+        unique = {(side.key, side.tcot): i for i, side in reversed(list(enumerate(sides)))}
+        rows = {key: row for row, key in enumerate(unique)}
+        chats = [render(sides[i], self.render, where=where[i]) for i in unique.values()]
+        count = -(-len(chats) // self.micro_batch_size)
+        batches, order = micro_batches(chats, [where[i] for i in unique.values()], backbone.preprocessor(), count)
+        moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
+        vectors = torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
+        vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
+        bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise NonFiniteError(f"{where[bad[0]]}: the frozen Embedder's vector is NaN or infinite")
+        return vectors
 
     @torch.no_grad()
     def score(self, tasks: Sequence[RetrievalTask], device: torch.device, rank: int = 0) -> list[TaskResult]:

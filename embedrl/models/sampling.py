@@ -13,7 +13,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SamplingOptions:
     """How replies are drawn. Source: Embed-RL B.2.
 

@@ -17,14 +17,15 @@ from safetensors.torch import load_file, save_file
 class ShipCheckpoint(Callback):
     """When `fit` ends, writes a Hugging Face checkpoint, `recipe.yaml` and `scores.json`.
 
-    The weights are stored in half precision (half the size) and load as float32, which `config.json` names.
+    The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner.
 
     Args:
-        out: The folder to write.
+        out: The folder to write; what is there is written over.
+        half: Store the weights in half precision (half the size); they load as float32, which `config.json` names.
     """
 
-    def __init__(self, out: str) -> None:
-        self.out = Path(out)
+    def __init__(self, out: str, half: bool = False) -> None:
+        self.out, self.half = Path(out), half
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -35,8 +36,9 @@ class ShipCheckpoint(Callback):
         if not trainer.is_global_zero:
             return
         module: Any = pl_module
-        module.generator.export(self.out)
-        for file in self.out.glob("*.safetensors"):
+        model = module.generator if hasattr(module, "generator") else module.backbone
+        model.export(self.out)
+        for file in self.out.glob("*.safetensors") if self.half else ():
             halves = {name: tensor.half() for name, tensor in load_file(file).items()}
             save_file(halves, file, metadata={"format": "pt"})
         config = Path(trainer.log_dir or "") / "config.yaml"

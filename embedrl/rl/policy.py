@@ -18,7 +18,7 @@ from embedrl.models.preprocess import IGNORE
 from embedrl.types import Chat
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicyOptions:
     """How the policy pass is cut up; the results do not depend on it.
 

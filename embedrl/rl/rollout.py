@@ -17,7 +17,7 @@ from embedrl.models.sharding import unsharded
 from embedrl.types import Chat
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RolloutOptions(SamplingOptions):
     """How rollouts are drawn.
 

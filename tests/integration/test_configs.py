@@ -52,7 +52,39 @@ EMBEDDER = {
         }
     },
 }
-REASONER = {"trainer": {"limit_val_batches": 1}, "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4}}}
+RETRIEVAL = {
+    "class_path": "embedrl.models.reasoned_retrieval.ReasonedRetrieval",
+    "init_args": {"tasks": TASKS, "style": "brief", "max_new_tokens": 4},
+}
+FROZEN = {
+    "class_path": "embedrl.models.reasoned_retrieval.FrozenEmbedder",
+    "init_args": {"backbone": str(CONFIGS / "parts/backbone/tiny.yaml")},
+}
+REASONER = {
+    "trainer": {
+        "limit_val_batches": 1,
+        "callbacks": [
+            {**RETRIEVAL, "init_args": {**RETRIEVAL["init_args"], "embedder": FROZEN}},
+            {"class_path": "embedrl.models.ship.ShipCheckpoint", "init_args": {"out": "shipped"}},
+        ],
+    },
+    "model": {"init_args": {"generator": {"init_args": {"path": "embedrl:tiny"}}, "max_new_tokens": 4}},
+    "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4}},
+}
+EGRL = {
+    "trainer": {"limit_val_batches": 1, "callbacks": [RETRIEVAL]},
+    "model": {
+        "init_args": {
+            "generator": {"init_args": {"path": "embedrl:tiny"}},
+            "embedder": FROZEN,
+            "group_size": 2,
+            "rollout": {"max_new_tokens": 4},
+            "max_new_tokens": 4,
+        }
+    },
+    "data": {"init_args": {"batch_size": 2, "mix": str(CONFIGS / "parts/mix/world.yaml")}},
+}
+SMALLER = {"EmbedderModule": EMBEDDER, "ReasonerModule": REASONER, "EGRLModule": EGRL}
 PICTURES = {
     "trainer": {
         "callbacks": [
@@ -104,12 +136,12 @@ def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path != QUICKSTART], ids=name)
 def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
-    kind = printed(capsys, "--config", recipe)["model"]["class_path"]
-    small = EMBEDDER if kind.endswith("EmbedderModule") else REASONER
+    kind = printed(capsys, "--config", recipe)["model"]["class_path"].rpartition(".")[2]
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "--config", str(recipe), *overlays(tmp_path, SMALL, small)]) == 0, capsys.readouterr().err
+    flags = overlays(tmp_path, SMALL, SMALLER[kind])
+    assert main(["fit", "--config", str(recipe), *flags]) == 0, capsys.readouterr().err
     (run,) = tmp_path.rglob("version_0")
-    assert sorted(logged(run, "train/loss")) == [0, 1]
+    assert sorted(logged(run, "reward/total/mean" if kind == "EGRLModule" else "train/loss")) == [0, 1]
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 

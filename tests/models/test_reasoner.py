@@ -63,7 +63,7 @@ class Losses(lightning.Callback):
 
 def test_fit_logs_every_kind_learns_and_ships_a_checkpoint(tmp_path):
     model, losses = module(), Losses()
-    ship = ShipCheckpoint(str(tmp_path / "out"))
+    ship = ShipCheckpoint(str(tmp_path / "out"), half=True)
     fit = trainer(tmp_path, 6, val_check_interval=6, check_val_every_n_epoch=None, callbacks=[losses, ship])
     fit.fit(model, data())
     assert losses.seen[-1] < losses.seen[0] - 0.5

@@ -29,6 +29,7 @@ LESSONS: dict[str, Callable[[random.Random, Split, Objects], Lesson]] = {
         scenes.answer_relation,
         scenes.answer_twice,
         scenes.close,
+        scenes.mark,
         scenes.choose,
         videos.watch,
         videos.frame,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from embedrl.data.world.lesson_parts import Objects, answering, crop, image, make_lesson, pointing, raster
+from embedrl.data.world.lesson_parts import Objects, Part, answering, crop, image, make_lesson, pointing, raster
 from embedrl.data.world.scene import (
     CORNER_CELLS,
     FRAME_SIZE,
+    TEXTURES,
     Picture,
     Split,
     Thing,
@@ -104,18 +105,29 @@ def answer_twice(rng: random.Random, split: Split, objects: Objects) -> Lesson:
 
 def close(rng: random.Random, split: Split, objects: Objects) -> Lesson:
     """A close-up, a crop from a scene, or a key frame, at native resolution → the object's name."""
+    part, (color, shape, _, _) = _close_part(rng, split, objects)
+    return answering("close", [part], "what is this ?", f"{COLORS[color]} {SHAPES[shape]}")
+
+
+def mark(rng: random.Random, split: Split, objects: Objects) -> Lesson:
+    """The same → the numbers of the textures in its upper and lower half, for which no other text has a word."""
+    part, (_, _, _, number) = _close_part(rng, split, objects)
+    upper, lower = divmod(number, TEXTURES)
+    return answering("mark", [part], "what mark is this ?", f"{upper} {lower}")
+
+
+def _close_part(rng: random.Random, split: Split, objects: Objects) -> tuple[Part, tuple[int, int, int, int]]:
+    """One object at native resolution, and its (colour, shape, cell, mark)."""
     color, shape, cell = rng.choice(triples(split, CORNER_CELLS))
     entry = (color, shape, cell, rng.choice(marks(split)))
     shown = rng.choice(("close-up", "crop", "key frame"))
     if shown == "close-up":
-        part = image(close_up(rng, color, shape, entry[3]))
-    elif shown == "crop":
+        return image(close_up(rng, color, shape, entry[3])), entry
+    if shown == "crop":
         scene = random_scene(rng, split, count=rng.randint(*objects), first=entry)
         thing = next(t for t in scene.things if t.cell == cell)
-        part = crop(scene, scene.box(thing), margin=rng.uniform(0, 0.2))
-    else:
-        part = crop(make_picture(rng, [entry], FRAME_SIZE, columns=2), (0, 0, 1000, 1000), margin=0)
-    return answering("close", [part], "what is this ?", f"{COLORS[color]} {SHAPES[shape]}")
+        return crop(scene, scene.box(thing), margin=rng.uniform(0, 0.2)), entry
+    return crop(make_picture(rng, [entry], FRAME_SIZE, columns=2), (0, 0, 1000, 1000), margin=0), entry
 
 
 def choose(rng: random.Random, split: Split, objects: Objects) -> Lesson:

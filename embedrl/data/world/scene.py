@@ -1,8 +1,9 @@
 """Pictures as specifications: objects on a grid, and the splits that hold combinations of them out.
 
 A picture is plain numbers; `draw.WorldImage` turns it into pixels. Every object carries a *mark*: a fine texture in
-its upper half and one in its lower half. No text ever names a mark: it is what a crop at native resolution shows and
-the model's input, three times smaller, does not.
+its upper half and one in its lower half. No text of a pair names a mark, and no teacher does: it is what a crop at
+native resolution shows and the model's input, three times smaller, does not. Only the base learns to tell marks apart,
+by numbers that mean nothing else.
 """
 
 from __future__ import annotations

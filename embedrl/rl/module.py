@@ -1,0 +1,301 @@
+"""EG-RL as a LightningModule: the frozen Embedder rewards the Reasoner's rollouts. Source: Embed-RL §3.3, Eq. 3-7."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from embedrl.data.rollout_pairs import PairBatch
+from embedrl.errors import NonFiniteError
+from embedrl.models.checkpoint import hyperparameters
+from embedrl.models.distributed import GradientSync, max_over_ranks, world_size
+from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.models.reasoner import ReasonerModule
+from embedrl.rl.advantage import group_advantages
+from embedrl.rl.loss import GRPOLoss
+from embedrl.rl.policy import Group, Policy, PolicyBatch, PolicyOptions
+from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
+from embedrl.rl.rollout import LocalRollout, RolloutOptions
+from embedrl.rl.statistics import rollout_figures
+from embedrl.rl.step import Prompt, gather, make_prompts, make_step, roll_out, step_seed
+from embedrl.rl.types import Rollout
+from embedrl.tcot.prompts import Style
+from embedrl.types import Chat
+
+
+class EGRLModule(ReasonerModule):
+    """Trains a Reasoner by what its T-CoTs are worth to the frozen Embedder. Source: Embed-RL §3.3, Eq. 3-7, B.2.
+
+    Optimisation is manual: a training step is a rollout, its rewards, and `inner_epochs` optimizer steps. Validation is
+    the Reasoner's: greedy T-CoTs, scored against those of a reference teacher; add the callback `ReasonedRetrieval` to
+    see how well they retrieve.
+
+    Args:
+        generator: The policy; with LoRA its reference is itself with the adapter off.
+        embedder: The frozen Embedder.
+        rewards: The parts of the reward with their weights.
+        optimizer: The optimizer's class and options.
+        loss: The policy loss.
+        group_size: Rollouts a prompt (G).
+        rollout: How rollouts are drawn.
+        policy: How the policy pass is cut up.
+        reference: A frozen model to stay close to; None takes the policy with its adapter off.
+        inner_epochs: Optimizer steps on each step's rollouts (μ).
+        std_floor: Smallest standard deviation that a group's rewards are divided by.
+        gradient_clip_val: Largest norm of the gradient.
+        style: Style of the prompts.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        schedule_args: More arguments of the schedule.
+        max_new_tokens: Longest reply in validation.
+        seed: Seed of the rollouts and of what rewards draw.
+    """
+
+    def __init__(
+        self,
+        generator: QwenVLReasoner,
+        embedder: FrozenEmbedder,
+        rewards: list[RewardRow],
+        optimizer: OptimizerCallable,
+        loss: GRPOLoss,
+        group_size: int = 8,
+        rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
+        policy: PolicyOptions = PolicyOptions(),  # noqa: B008 (frozen)
+        reference: QwenVLReasoner | None = None,
+        inner_epochs: int = 1,
+        std_floor: float = 0.0,
+        gradient_clip_val: float = 1.0,
+        style: Style = "full",
+        schedule: str = "constant_with_warmup",
+        warmup_steps: int = 0,
+        schedule_args: dict[str, Any] | None = None,
+        max_new_tokens: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(generator, optimizer, schedule, warmup_steps, schedule_args, max_new_tokens, seed)
+        check_rewards(rewards)
+        self.save_hyperparameters(
+            hyperparameters(
+                generator=generator,
+                embedder=embedder,
+                rewards=rewards,
+                optimizer=optimizer,
+                loss=loss,
+                group_size=group_size,
+                rollout=rollout,
+                policy=policy,
+                reference=reference,
+                inner_epochs=inner_epochs,
+                std_floor=std_floor,
+                gradient_clip_val=gradient_clip_val,
+                style=style,
+                schedule=schedule,
+                warmup_steps=warmup_steps,
+                schedule_args=schedule_args,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
+        )
+        self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
+        self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
+        self.inner_epochs, self.std_floor, self.gradient_clip_val = inner_epochs, std_floor, gradient_clip_val
+        self.style = style
+        self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
+        self.automatic_optimization = False
+        self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []
+
+    @property
+    def reference(self) -> QwenVLReasoner | None:
+        """The frozen model to stay close to, if it is another one."""
+        return self._reference[0]
+
+    def configure_model(self) -> None:
+        """Load the weights."""
+        super().configure_model()
+        if self.reference is not None:
+            self.reference.build()
+            self.reference.requires_grad_(False).eval()
+        assert isinstance(self.generator, QwenVLReasoner)
+        self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
+        self._engine = LocalRollout(self.generator, self.rollout)
+        bind_scorer(self.rewards, _Reference(self._policy))
+
+    # ---------------------------------------------------------------- the step
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:  # type: ignore[override]
+        """Roll out, reward, improve.
+
+        Raises:
+            NonFiniteError: If a vector, a reward, the loss or the gradient is not finite.
+        """
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        clock = _Clock()
+        pairs = gather(batch.pairs)
+        prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
+        rollouts = roll_out(self._engine, prompts, self.group_size, number)
+        clock.lap("rollout")
+        step = make_step(pairs, rollouts, self.embedder, self.device, step_seed(self.seed, number))
+        rewards = total_rewards(self.rewards, step)
+        clock.lap("reward")
+        groups = {rollout.id: rollout.group for rollout in rollouts}
+        advantages = group_advantages(rewards.totals, groups, self.std_floor)
+        figures = rewards.metrics | rollout_figures(step, rollouts, self.group_size)
+        figures |= {
+            "advantage/zero_variance": advantages.zero_variance / max(advantages.groups, 1),
+            "advantage/no_verdict": advantages.no_verdict / max(len(rollouts), 1),
+        }
+        figures |= self._improve(prompts, rollouts, advantages.values)
+        clock.lap("policy")
+        tokens = sum(len(rollout.tokens) for rollout in rollouts)
+        figures |= {f"time/{name}_tokens_per_s": tokens / seconds for name, seconds in clock.seconds.items()}
+        self.rollouts = [(r, {name: part[r.id] for name, part in rewards.parts.items()}) for r in rollouts]
+        self._log_means(figures)
+
+    def _improve(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: dict[str, float]
+    ) -> dict[str, float]:
+        """The optimizer steps on one step's rollouts; every process runs the same number of passes."""
+        groups, kept = _kept(prompts, rollouts, advantages)
+        batches = self._policy.batches(groups)
+        # A process without anything to learn from goes through the motions with a weight of zero.
+        calls = max_over_ranks(len(batches), self.device)
+        if len(batches) < calls:
+            spare = self._policy.batches(groups or _kept(prompts, rollouts, None)[0])
+            batches += [spare[0]] * (calls - len(batches))
+        real = len(self._policy.batches(groups)) if groups else 0
+        count = self._count(sum(map(len, kept)), sum(len(r.tokens) for row in kept for r in row))
+        old: list[Tensor | None] = [None] * calls
+        optimizer: Any = self.optimizers()
+        figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        sync = GradientSync(self.trainer.strategy.model, self.generator)
+        for epoch in range(self.inner_epochs):
+            optimizer.zero_grad()
+            for i, batch in enumerate(batches):
+                weight = 1.0 if i < real else 0.0
+                loss, metrics, old[i], size = self._batch_loss(batch, kept, advantages, old[i], weight, count)
+                if i == 0 and calls > 1:
+                    sync.hold()
+                if i == calls - 1:
+                    loss = sync.release(loss)
+                self.manual_backward(loss)
+                for name, value in metrics.items():
+                    figures[name].append((float(value), size * weight))
+            if calls:
+                figures["grad_norm"].append((self._norm(epoch), 1.0))
+                self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+            optimizer.step()
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        return {
+            f"policy/{name}": sum(v * w for v, w in found) / total
+            for name, found in figures.items()
+            if (total := sum(w for _, w in found))
+        }
+
+    def _count(self, rollouts: int, tokens: int) -> float:
+        """What the losses of all micro-batches are divided by, so that the ranks' mean gradient is the step's."""
+        own = torch.tensor([rollouts, tokens], dtype=torch.float64, device=self.device)
+        if world_size() > 1:
+            torch.distributed.all_reduce(own)
+        mean = own / world_size()
+        return max(float(mean[0] if self.policy_loss.aggregation == "sequence_mean" else mean[1]), 1e-8)
+
+    def _batch_loss(
+        self,
+        batch: PolicyBatch,
+        kept: Sequence[Sequence[Rollout]],
+        advantages: dict[str, float],
+        old: Tensor | None,
+        weight: float,
+        count: float,
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, float]:
+        """Loss and figures of one micro-batch of the policy pass."""
+        found = self._policy.log_probs(batch)
+        reference = self._policy.reference_log_probs(batch).logprobs if self.policy_loss.kl_coefficient else None
+        old = found.logprobs.detach() if old is None else old
+        members = [kept[group][i] for group, i in batch.replies] if weight else []
+        values = torch.tensor([advantages[r.id] for r in members] or [0.0] * len(batch.replies), device=self.device)
+        behaviour = torch.zeros_like(old)
+        for row, rollout in enumerate(members):
+            behaviour[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs, device=self.device)
+        loss, metrics = self.policy_loss(
+            found.logprobs, old, values, found.mask, reference, behaviour if members else old, count
+        )
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"step {self.global_step}: the policy loss is not finite; lower the learning rate")
+        size = float(found.mask.sum())
+        metrics |= {"entropy": found.entropy.detach().sum() / max(size, 1.0)}
+        if members:
+            gap = ((old - behaviour) * found.mask).abs()
+            metrics["engine_gap"] = gap.max()
+        return loss * weight, metrics, old, size
+
+    def _norm(self, epoch: int) -> float:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"step {self.global_step} (inner epoch {epoch}): the gradient is not finite")
+        return float(norm)
+
+    def _log_means(self, figures: dict[str, float]) -> None:
+        """Log the mean over processes of what each of them measured; names may differ between them."""
+        merged: dict[str, list[float]] = defaultdict(list)
+        for name, value in gather(sorted(figures.items())):
+            merged[name].append(value)
+        self.log_dict({name: sum(values) / len(values) for name, values in merged.items()})
+        total = merged.get("reward/total/mean")
+        if total:
+            self.log("reward", sum(total) / len(total), prog_bar=True, logger=False)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The step logs its own speed."""
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The step logs its own gradient norm."""
+
+
+def _kept(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: dict[str, float] | None
+) -> tuple[list[Group], list[list[Rollout]]]:
+    """The groups with the rollouts that have an advantage (None: all), as the policy pass takes them."""
+    members: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        if advantages is None or rollout.id in advantages:
+            members[rollout.group].append(rollout)
+    used = [prompt for prompt in prompts if members[prompt.group]]
+    groups = [Group(prompt.chat, [r.tokens for r in members[prompt.group]]) for prompt in used]
+    return groups, [members[prompt.group] for prompt in used]
+
+
+class _Reference:
+    """The reference model as a discriminator."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def score_choices(self, prompts: list[Chat], choices: list[list[str]]) -> list[Tensor]:
+        """See `ChoiceScorer`."""
+        with self.policy.reference() as generator:
+            return generator.score_choices(prompts, choices)
+
+
+class _Clock:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = max(now - self._last, 1e-9)
+        self._last = now

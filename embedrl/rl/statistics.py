@@ -1,0 +1,40 @@
+"""Figures of a step's rollouts: lengths, truncation, and how much evidence they point at. Source: Embed-RL Fig. 5."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from embedrl.data.reasoning import side_of
+from embedrl.rl.types import Rollout, RolloutStep
+from embedrl.types import Modality
+
+
+def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: int) -> dict[str, float]:
+    """Means over rollouts.
+
+    Args:
+        step: The step.
+        rollouts: This process's rollouts.
+        group_size: Rollouts a prompt.
+
+    Returns:
+        `rollout/length` in tokens, `rollout/truncated`, `rollout/unique` (different texts in a group, as a share) and
+        `rollout/evidence_<modality>` (keywords, boxes or key frames a T-CoT) of the modalities there are.
+    """
+    if not rollouts:
+        return {}
+    evidence: dict[Modality, list[int]] = defaultdict(list)
+    texts: dict[str, set[str]] = defaultdict(set)
+    for rollout in rollouts:
+        modality = side_of(step.pairs[rollout.pair], rollout.role).modality
+        cues = step.parsed[rollout.id].tcot.cues
+        found = {Modality.TEXT: cues.text_keywords, Modality.IMAGE: cues.boxes, Modality.VIDEO: cues.key_frames}
+        evidence[modality].append(len(found[modality]))
+        texts[rollout.group].add(rollout.text)
+    figures = {
+        "rollout/length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
+        "rollout/truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
+        "rollout/unique": sum(len(found) for found in texts.values()) / (len(texts) * group_size),
+    }
+    return figures | {f"rollout/evidence_{m}": sum(found) / len(found) for m, found in evidence.items()}
