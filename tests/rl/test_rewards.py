@@ -182,7 +182,7 @@ def test_every_reward_stays_with_its_rollout(rng, seed):
     rng.shuffle(rollouts)
     plain, shuffled = OutcomeReward()(step).values, OutcomeReward()(replace(step, rollouts=rollouts)).values
     assert shuffled == pytest.approx(plain, abs=1e-12)
-    assert len(set(plain.values())) > len(plain) / 2
+    assert len(set(plain.values())) > 5
 
 
 def test_pairs_in_another_order_have_the_same_rewards():

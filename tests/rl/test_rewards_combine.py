@@ -117,8 +117,8 @@ def test_refuses_lists_that_make_no_sense(rows, message):
 
 def load(path):
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--rewards", type=list[RewardRow], enable_path=True)
-    return parser.instantiate_classes(parser.parse_args(["--rewards", str(path)])).rewards
+    parser.add_argument("--rewards", type=list[RewardRow], sub_configs=True)
+    return parser.instantiate(parser.parse_args(["--rewards", str(path)])).rewards
 
 
 EXPECTED = {

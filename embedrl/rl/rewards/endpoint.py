@@ -123,7 +123,7 @@ class EndpointJudge:
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.retries + 1),
-            wait=wait_exponential_jitter(initial=self.backoff, max=30, jitter=self.backoff),
+            wait=wait_exponential_jitter(multiplier=self.backoff, max=30, jitter=self.backoff),
             retry=retry_if_exception(_may_pass),
             reraise=True,
         )
