@@ -31,7 +31,7 @@ def ranks(tmp_path_factory):
         for rank in range(WORLD)
     ]
     try:
-        logs = [p.communicate(timeout=200)[0] for p in processes]
+        logs = [p.communicate(timeout=250)[0] for p in processes]
     finally:
         for p in processes:
             p.kill()
