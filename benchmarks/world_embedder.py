@@ -27,7 +27,6 @@ RECIPE = Path(__file__).parents[1] / "configs/quickstart/embedder.yaml"
 RENDER = "--data.init_args.render"
 ROWS: dict[str, list[str]] = {
     "T-CoT with evidence (`tcot: full`)": [],
-    "cues printed, no crops (`cues: printed`)": [f"{RENDER}.cues", "printed"],
     "without cues (`cues: off`)": [f"{RENDER}.cues", "off"],
     "answer only (`tcot: answer_only`)": [f"{RENDER}.tcot", "answer_only"],
     "raw input (`tcot: none`)": [f"{RENDER}.tcot", "none"],
