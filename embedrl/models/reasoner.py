@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -72,7 +73,13 @@ class ReasonerModule(LightningModule):
         self.replies: list[tuple[Any, str, dict[str, float]]] = []
 
     def configure_model(self) -> None:
-        """Load the weights."""
+        """Load the weights.
+
+        Raises:
+            ConfigError: If the strategy would shard: the Reasoner trains on one device or under DDP.
+        """
+        if self._trainer is not None and isinstance(self._trainer.strategy, ModelParallelStrategy):
+            raise ConfigError("trainer.strategy: this module is not sharded yet; use auto or ddp")
         self.generator.build()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

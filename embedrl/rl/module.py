@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.rollout_pairs import PairBatch
-from embedrl.errors import NonFiniteError
+from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.checkpoint import hyperparameters
 from embedrl.models.distributed import GradientSync, max_over_ranks, world_size
 from embedrl.models.generator import QwenVLReasoner
@@ -20,14 +19,13 @@ from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.models.reasoner import ReasonerModule
 from embedrl.rl.advantage import group_advantages
 from embedrl.rl.loss import GRPOLoss
-from embedrl.rl.policy import Group, Policy, PolicyBatch, PolicyOptions
+from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
 from embedrl.rl.rollout import LocalRollout, RolloutOptions
-from embedrl.rl.statistics import rollout_figures
-from embedrl.rl.step import Prompt, gather, make_prompts, make_step, roll_out, step_seed
+from embedrl.rl.statistics import PhaseClock, rollout_figures
+from embedrl.rl.step import Prompt, gather, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
-from embedrl.types import Chat
 
 
 class EGRLModule(ReasonerModule):
@@ -117,7 +115,13 @@ class EGRLModule(ReasonerModule):
         return self._reference[0]
 
     def configure_model(self) -> None:
-        """Load the weights."""
+        """Load the weights.
+
+        Raises:
+            ConfigError: If there is more than one process.
+        """
+        if self._trainer is not None and self._trainer.world_size > 1:
+            raise ConfigError("EG-RL runs on one process in this version: set trainer.devices: 1")
         super().configure_model()
         if self.reference is not None:
             self.reference.build()
@@ -125,7 +129,7 @@ class EGRLModule(ReasonerModule):
         assert isinstance(self.generator, QwenVLReasoner)
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
         self._engine = LocalRollout(self.generator, self.rollout)
-        bind_scorer(self.rewards, _Reference(self._policy))
+        bind_scorer(self.rewards, ReferenceScorer(self._policy))
 
     # ---------------------------------------------------------------- the step
 
@@ -136,7 +140,7 @@ class EGRLModule(ReasonerModule):
             NonFiniteError: If a vector, a reward, the loss or the gradient is not finite.
         """
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        clock = _Clock()
+        clock = PhaseClock()
         pairs = gather(batch.pairs)
         prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
         rollouts = roll_out(self._engine, prompts, self.group_size, number)
@@ -162,14 +166,13 @@ class EGRLModule(ReasonerModule):
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: dict[str, float]
     ) -> dict[str, float]:
         """The optimizer steps on one step's rollouts; every process runs the same number of passes."""
-        groups, kept = _kept(prompts, rollouts, advantages)
+        groups, kept = kept_groups(prompts, rollouts, advantages)
         batches = self._policy.batches(groups)
-        # A process without anything to learn from goes through the motions with a weight of zero.
-        calls = max_over_ranks(len(batches), self.device)
-        if len(batches) < calls:
-            spare = self._policy.batches(groups or _kept(prompts, rollouts, None)[0])
-            batches += [spare[0]] * (calls - len(batches))
-        real = len(self._policy.batches(groups)) if groups else 0
+        real, calls = len(batches), max_over_ranks(len(batches), self.device)
+        if real < calls:
+            # A process with less to learn from goes through the motions with a weight of zero.
+            spare = batches or self._policy.batches(kept_groups(prompts, rollouts)[0])
+            batches += [spare[0]] * (calls - real)
         count = self._count(sum(map(len, kept)), sum(len(r.tokens) for row in kept for r in row))
         old: list[Tensor | None] = [None] * calls
         optimizer: Any = self.optimizers()
@@ -260,42 +263,3 @@ class EGRLModule(ReasonerModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """The step logs its own gradient norm."""
-
-
-def _kept(
-    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: dict[str, float] | None
-) -> tuple[list[Group], list[list[Rollout]]]:
-    """The groups with the rollouts that have an advantage (None: all), as the policy pass takes them."""
-    members: dict[str, list[Rollout]] = defaultdict(list)
-    for rollout in rollouts:
-        if advantages is None or rollout.id in advantages:
-            members[rollout.group].append(rollout)
-    used = [prompt for prompt in prompts if members[prompt.group]]
-    groups = [Group(prompt.chat, [r.tokens for r in members[prompt.group]]) for prompt in used]
-    return groups, [members[prompt.group] for prompt in used]
-
-
-class _Reference:
-    """The reference model as a discriminator."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-
-    @torch.no_grad()
-    def score_choices(self, prompts: list[Chat], choices: list[list[str]]) -> list[Tensor]:
-        """See `ChoiceScorer`."""
-        with self.policy.reference() as generator:
-            return generator.score_choices(prompts, choices)
-
-
-class _Clock:
-    """Seconds of each phase of a step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = max(now - self._last, 1e-9)
-        self._last = now

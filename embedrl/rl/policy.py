@@ -172,6 +172,23 @@ class Policy:
         return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
 
 
+class ReferenceScorer:
+    """The reference model as a discriminator; implements `ChoiceScorer`.
+
+    Args:
+        policy: Whose reference.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def score_choices(self, prompts: list[Chat], choices: list[list[str]]) -> list[Tensor]:
+        """See `ChoiceScorer`."""
+        with self.policy.reference() as generator:
+            return generator.score_choices(prompts, choices)
+
+
 def _split(replies: Sequence[Sequence[int]], room: int, shared: bool) -> Iterator[tuple[list[int], int]]:
     """Cut a group into rows of at most `room` tokens of replies, in order; a row has at least one reply.
 

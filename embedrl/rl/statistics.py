@@ -1,7 +1,8 @@
-"""Figures of a step's rollouts: lengths, truncation, and how much evidence they point at. Source: Embed-RL Fig. 5."""
+"""Figures of a step: lengths, truncation, how much evidence rollouts point at, seconds. Source: Embed-RL Fig. 5."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -38,3 +39,17 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
         "rollout/unique": sum(len(found) for found in texts.values()) / (len(texts) * group_size),
     }
     return figures | {f"rollout/evidence_{m}": sum(found) / len(found) for m, found in evidence.items()}
+
+
+class PhaseClock:
+    """Seconds of each phase of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End a phase; the next one starts."""
+        now = time.perf_counter()
+        self.seconds[name] = max(now - self._last, 1e-9)
+        self._last = now

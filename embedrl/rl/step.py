@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from embedrl.data.reasoning import counterpart_of, reasoning_chat, side_of
 from embedrl.models.distributed import world_size
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.parse import parse
@@ -130,3 +132,16 @@ def _parsed(pair: Pair, rollout: Rollout) -> Any:
 def step_seed(seed: int, number: int) -> int:
     """A seed for step `number` that no other step shares."""
     return int.from_bytes(hashlib.sha256(f"step/{seed}/{number}".encode()).digest()[:4])
+
+
+def kept_groups(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: Mapping[str, float] | None = None
+) -> tuple[list[Group], list[list[Rollout]]]:
+    """The groups with the rollouts that have an advantage (None: all), as the policy pass takes them."""
+    members: dict[str, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        if advantages is None or rollout.id in advantages:
+            members[rollout.group].append(rollout)
+    used = [prompt for prompt in prompts if members[prompt.group]]
+    groups = [Group(prompt.chat, [r.tokens for r in members[prompt.group]]) for prompt in used]
+    return groups, [members[prompt.group] for prompt in used]
