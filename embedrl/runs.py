@@ -24,6 +24,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from embedrl.errors import CheckpointError
 
@@ -70,6 +71,12 @@ class LastCheckpoint(ModelCheckpoint):
         """
         if self._last_global_step_saved != trainer.global_step:
             self._write(trainer)
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # First the curves: a run that resumes from here does not log again what came before.
+        for logger in trainer.loggers:
+            logger.save()
+        super()._save_last_checkpoint(trainer, monitor_candidates)
 
     def _write(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]

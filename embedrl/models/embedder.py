@@ -6,7 +6,6 @@ import time
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -23,6 +22,7 @@ from embedrl.models.distributed import GradientSync, gather_rows, max_over_ranks
 from embedrl.models.fsdp import FSDP2Strategy
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.losses import ContrastiveLoss, PairKeys, key_hashes
+from embedrl.models.randomness import StepRandomness
 from embedrl.models.scoring import LOGGED, TaskResult, TaskScorer
 
 # The module decides when a batch moves, whatever data module it came from.
@@ -82,6 +82,7 @@ class EmbedderModule(LightningModule):
         self.gradient_cache = gradient_cache
         self.seed = seed
         self.validation: list[TaskResult] = []
+        self._random = StepRandomness(seed)
         self._scorer = TaskScorer([])
         self._counts = {"skipped": 0, "raw_sides": 0}
 
@@ -122,8 +123,7 @@ class EmbedderModule(LightningModule):
 
     def on_train_batch_start(self, batch: ContrastiveBatch, batch_idx: int) -> None:
         """Make the step's randomness a function of the step alone."""
-        entropy = np.random.SeedSequence([self.seed, self.global_step, batch_idx, self.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        self._random.seed(self)
         self._started = time.perf_counter()
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:

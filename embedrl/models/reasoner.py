@@ -6,7 +6,6 @@ import time
 from collections import Counter, defaultdict
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -22,6 +21,7 @@ from embedrl.models.distributed import world_size
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
 from embedrl.models.preprocess import IGNORE
+from embedrl.models.randomness import StepRandomness
 
 
 class ReasonerModule(LightningModule):
@@ -70,6 +70,7 @@ class ReasonerModule(LightningModule):
         self.schedule_args = schedule_args
         self.max_new_tokens = max_new_tokens
         self.seed = seed
+        self._random = StepRandomness(seed)
         self.replies: list[tuple[Any, str, dict[str, float]]] = []
 
     def configure_model(self) -> None:
@@ -104,8 +105,7 @@ class ReasonerModule(LightningModule):
 
     def on_train_batch_start(self, batch: LessonBatch, batch_idx: int) -> None:
         """Make the step's randomness a function of the step alone."""
-        entropy = np.random.SeedSequence([self.seed, self.global_step, batch_idx, self.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        self._random.seed(self)
         self._started = time.perf_counter()
 
     def training_step(self, batch: LessonBatch, batch_idx: int) -> Tensor:

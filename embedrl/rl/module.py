@@ -139,7 +139,7 @@ class EGRLModule(ReasonerModule):
         Raises:
             NonFiniteError: If a vector, a reward, the loss or the gradient is not finite.
         """
-        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        number = self.global_step // self.inner_epochs
         clock = PhaseClock()
         pairs = gather(batch.pairs)
         prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
