@@ -23,7 +23,8 @@ def peak_mib(config: str, batch: int, steps: int, extra: Sequence[str] = ()) -> 
             *(sys.executable, "-m", "embedrl", "fit", "--config", config),
             *(f"--data.init_args.batch_size={batch}", f"--data.init_args.sub_batch_size={batch}"),
             *(f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", f"--trainer.default_root_dir={folder}"),
-            *("--trainer.enable_progress_bar=false", *extra),
+            *("--trainer.enable_progress_bar=false", "--trainer.callbacks=null"),
+            *("--model.init_args.gradient_cache=true", *extra),
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
