@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,9 @@ from embedrl.rl.statistics import PhaseClock, rollout_figures
 from embedrl.rl.step import Prompt, gather, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
+
+# A checkpoint holds the state after the optimizer step, as with automatic optimisation.
+warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
 
 class EGRLModule(ReasonerModule):
