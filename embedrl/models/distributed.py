@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
 import torch
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -48,6 +53,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [part[: int(size)] for part, size in zip(parts, sizes, strict=True)]
     parts[distributed.get_rank()] = rows
     return torch.cat(parts)
+
+
+def gather_objects(own: Sequence[T]) -> list[T]:
+    """The items of all ranks, rank by rank; a rank may have none. All ranks call together."""
+    if world_size() == 1:
+        return list(own)
+    everyone: list[Any] = [None] * world_size()
+    distributed.all_gather_object(everyone, list(own))
+    return [item for part in everyone for item in part]
 
 
 class GradientSync:

@@ -23,7 +23,7 @@ from embedrl.models.fsdp import FSDP2Strategy
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.losses import ContrastiveLoss, PairKeys, key_hashes
 from embedrl.models.randomness import StepRandomness
-from embedrl.models.scoring import LOGGED, TaskResult, TaskScorer
+from embedrl.models.scoring import TaskResult, TaskScorer, log_results
 
 # The module decides when a batch moves, whatever data module it came from.
 warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
@@ -239,12 +239,7 @@ class EmbedderModule(LightningModule):
         partial = self.trainer.sanity_checking or limit != 1.0
         self.validation = self._scorer.results(partial)
         self._scorer = TaskScorer([])
-        for name, metric in LOGGED.items():
-            values = {r.task.name: r.metrics[metric] for r in self.validation}
-            self.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
-            if values:
-                mean = sum(values.values()) / len(values)
-                self.log(f"{stage}/{name}", mean, prog_bar=name == "hit@1", sync_dist=True)
+        log_results(self, stage, self.validation)
 
     def predict_step(self, batch: EncodeBatch, batch_idx: int) -> dict[str, Any]:
         """Embed one batch of sides.

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from embedrl.data.collate import EncodeCollator, micro_batches
 from embedrl.data.encode import EncodeDataset
+from embedrl.data.inputs import ModelInputs
 from embedrl.data.reasoning import reasoning_chat
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.source import TaskSource
 from embedrl.errors import NonFiniteError
 from embedrl.models.backbone import Backbone
-from embedrl.models.distributed import world_size
+from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.generator import Generator
-from embedrl.models.scoring import LOGGED, TaskResult, TaskScorer
+from embedrl.models.scoring import TaskResult, TaskScorer, log_results
 from embedrl.tcot.prompts import Style
 from embedrl.types import RetrievalTask, Role, Side
 
@@ -63,8 +64,7 @@ class FrozenEmbedder:
         chats = [render(sides[i], self.render, where=where[i]) for i in unique.values()]
         count = -(-len(chats) // self.micro_batch_size)
         batches, order = micro_batches(chats, [where[i] for i in unique.values()], backbone.preprocessor(), count)
-        moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
-        vectors = torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
+        vectors = _encode(backbone, batches, order, device)
         vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
         if bad:
@@ -86,10 +86,14 @@ class FrozenEmbedder:
         scorer = TaskScorer(tasks)
         for index in range(len(sides)):
             batch = collate(sides[index])
-            moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batch.micro_batches)
-            vectors = torch.cat([backbone(inputs) for inputs in moved])
-            scorer.add(batch.items, vectors[batch.order.to(device).argsort()])
+            scorer.add(batch.items, _encode(backbone, batch.micro_batches, batch.order, device))
         return scorer.results()
+
+
+def _encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
+    """Vectors of the micro-batches, in the order before they were sorted by length."""
+    moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
+    return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
 
 
 @torch.no_grad()
@@ -132,10 +136,7 @@ def write_tcots(
         inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
         written.update(zip(part, generator.generate(inputs, max_new_tokens), strict=True))
     generator.train(was_training)
-    if world_size() > 1:
-        everyone: list[Any] = [None] * world_size()
-        torch.distributed.all_gather_object(everyone, written)
-        written = {key: text for one in everyone for key, text in one.items()}
+    written = dict(gather_objects(list(written.items())))
     return [
         replace(
             task,
@@ -192,7 +193,4 @@ class ReasonedRetrieval(Callback):
             trainer.global_rank,
         )  # fmt: skip
         self.results = embedder.score(written, module.device, trainer.global_rank)
-        for name, metric in LOGGED.items():
-            values = {result.task.name: result.metrics[metric] for result in self.results}
-            module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
-            module.log(f"{stage}/{name}", sum(values.values()) / len(values), prog_bar=name == "hit@1", sync_dist=True)
+        log_results(module, stage, self.results)

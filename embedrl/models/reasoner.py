@@ -17,7 +17,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import LessonBatch
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.checkpoint import check_keys, hyperparameters, trained_keys
-from embedrl.models.distributed import world_size
+from embedrl.models.distributed import gather_objects
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
 from embedrl.models.preprocess import IGNORE
@@ -179,13 +179,9 @@ class ReasonerModule(LightningModule):
 
     def _score(self, stage: str) -> None:
         mine = [(lesson.kind, scores) for lesson, _, scores in self.replies]
-        everyone: list[Any] = [mine]
-        if world_size() > 1:
-            everyone = [None] * world_size()
-            torch.distributed.all_gather_object(everyone, mine)
         values: dict[tuple[str, str], list[float]] = defaultdict(list)
         problems: Counter[str] = Counter()
-        for kind, scores in (item for part in everyone for item in part):
+        for kind, scores in gather_objects(mine):
             for name, value in scores.items():
                 if name.startswith("problem/"):
                     problems[name] += 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
 
 from embedrl.data.collate import Place
@@ -98,3 +99,19 @@ class TaskScorer:
             ranking = rank(queries, candidates, task.qrels, task.pools)
             out.append(TaskResult(task, queries, candidates, ranking, mean_metrics(ranking)))
         return out
+
+
+def log_results(module: LightningModule, stage: str, results: Sequence[TaskResult]) -> None:
+    """Log `<stage>/<task>/hit@1` and so on, and each one's mean over the tasks.
+
+    Args:
+        module: The module whose validation or test it is.
+        stage: `val` or `test`.
+        results: The scored tasks; may be empty.
+    """
+    for name, metric in LOGGED.items():
+        values = {result.task.name: result.metrics[metric] for result in results}
+        module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
+        if values:
+            mean = sum(values.values()) / len(values)
+            module.log(f"{stage}/{name}", mean, prog_bar=name == "hit@1", sync_dist=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from embedrl.data.rollout_pairs import PairBatch
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.checkpoint import hyperparameters
-from embedrl.models.distributed import GradientSync, max_over_ranks, world_size
+from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, world_size
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.models.reasoner import ReasonerModule
@@ -24,7 +24,7 @@ from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScore
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
 from embedrl.rl.rollout import LocalRollout, RolloutOptions
 from embedrl.rl.statistics import PhaseClock, rollout_figures
-from embedrl.rl.step import Prompt, gather, kept_groups, make_prompts, make_step, roll_out, step_seed
+from embedrl.rl.step import Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
 
@@ -145,7 +145,7 @@ class EGRLModule(ReasonerModule):
         """
         number = self.global_step // self.inner_epochs
         clock = PhaseClock()
-        pairs = gather(batch.pairs)
+        pairs = gather_objects(batch.pairs)
         prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
         rollouts = roll_out(self._engine, prompts, self.group_size, number)
         clock.lap("rollout")
@@ -255,7 +255,7 @@ class EGRLModule(ReasonerModule):
     def _log_means(self, figures: dict[str, float]) -> None:
         """Log the mean over processes of what each of them measured; names may differ between them."""
         merged: dict[str, list[float]] = defaultdict(list)
-        for name, value in gather(sorted(figures.items())):
+        for name, value in gather_objects(sorted(figures.items())):
             merged[name].append(value)
         self.log_dict({name: sum(values) / len(values) for name, values in merged.items()})
         total = merged.get("reward/total/mean")

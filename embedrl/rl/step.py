@@ -6,19 +6,19 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from embedrl.data.reasoning import counterpart_of, reasoning_chat, side_of
-from embedrl.models.distributed import world_size
+from embedrl.models.distributed import gather_objects
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.parse import parse
 from embedrl.tcot.prompts import Style
+from embedrl.tcot.schema import ParseResult
 from embedrl.types import Chat, Pair, Role, Side
 
 
@@ -81,15 +81,6 @@ def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: i
     ]
 
 
-def gather(own: Sequence[Any]) -> list[Any]:
-    """The items of all processes, rank by rank."""
-    if world_size() == 1:
-        return list(own)
-    everyone: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(everyone, list(own))
-    return [item for part in everyone for item in part]
-
-
 def make_step(
     pairs: Sequence[Pair],
     rollouts: Sequence[Rollout],
@@ -113,7 +104,7 @@ def make_step(
     where = [f"{pairs[r.pair].dataset}/{pairs[r.pair].id} rollout {r.id}" for r in rollouts]
     vectors = embedder.embed(sides, where, device).cpu()
     own: list[tuple[Rollout, Tensor]] = list(zip(rollouts, vectors, strict=True))
-    everything = gather(own)
+    everything = gather_objects(own)
     return RolloutStep(
         pairs,
         [rollout for rollout, _ in everything],
@@ -124,7 +115,7 @@ def make_step(
     )
 
 
-def _parsed(pair: Pair, rollout: Rollout) -> Any:
+def _parsed(pair: Pair, rollout: Rollout) -> ParseResult:
     side = side_of(pair, rollout.role)
     return parse(rollout.text, side.modality, len(side.frames) or None)
 

@@ -29,14 +29,6 @@ from embedrl.rl.rollout import RolloutOptions
 SMALL = PixelBudget(1024, 2304)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(**options):
     return EGRLModule(
         generator=QwenVLReasoner("embedrl:tiny", lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")),

@@ -14,14 +14,6 @@ from embedrl.rl.rollout import LocalRollout, RolloutOptions
 COUNTS = (4, 1, 3, 2)  # groups whose other rollouts were left out
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def weights_of(i, j, steps):
     """Any fixed weight of every token's log-probability and entropy in the loss."""
     return torch.randn(2, steps, generator=torch.Generator().manual_seed(100 * i + j))

@@ -9,14 +9,6 @@ CHATS, KEYS = list(PROMPTS.values()), list(PROMPTS)
 COORDINATES = [{"role": "user", "content": [PROMPTS["image"][0]["content"][0], {"type": "text", "text": "red star"}]}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def model():
     return policy_model().eval()
