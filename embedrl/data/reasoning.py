@@ -113,10 +113,6 @@ def tcot_lesson(pair: Pair, role: Role, style: Style) -> Lesson:
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     read = parse(side.tcot, side.modality, len(side.frames) or None).tcot
-    cues = {
-        Modality.TEXT: read.cues.text_keywords,
-        Modality.IMAGE: read.cues.boxes,
-        Modality.VIDEO: read.cues.key_frames,
-    }
-    gold = {"modality": str(side.modality), "answer": read.answer, _GOLD[side.modality]: cues[side.modality]}
+    cues = read.cues.of(side.modality)
+    gold = {"modality": str(side.modality), "answer": read.answer, _GOLD[side.modality]: cues}
     return Lesson(chat, side.tcot, f"{pair.dataset.rpartition('/')[2]}_{role}", gold)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from embedrl.inspection.drawing import thumbnail
-from embedrl.inspection.retrieval_grid import tensorboard_writer
+from embedrl.models.tensorboard import tensorboard_writer
 
 if TYPE_CHECKING:
     from embedrl.models.scoring import TaskResult

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw
 
 from embedrl.inspection.drawing import CARD, GREEN, INK, MUTED, ORANGE, PAPER, font, pixels, tcot_of, write
+from embedrl.models.tensorboard import tensorboard_writer
 from embedrl.types import Side
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from embedrl.models.scoring import TaskResult
 
 _QUERY, _CANDIDATE, _HEIGHT = 470, 196, 206  # pixels: width of a query, of a candidate, height of a row
@@ -49,12 +47,6 @@ class RetrievalGrid(Callback):
                 folder = Path(trainer.log_dir) / "retrieval_grid"
                 folder.mkdir(parents=True, exist_ok=True)
                 picture.save(folder / f"{result.task.name.replace('/', '_')}.png")
-
-
-def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
-    """The run's TensorBoard writer, if it has one."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return loggers[0].experiment if loggers else None
 
 
 def draw_grid(result: TaskResult, num_queries: int, top_k: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,9 @@ from embedrl.models.backbone import Backbone
 from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.generator import Generator
 from embedrl.models.scoring import TaskResult, TaskScorer, log_results
+from embedrl.tcot.parse import parse
 from embedrl.tcot.prompts import Style
-from embedrl.types import RetrievalTask, Role, Side
+from embedrl.types import Modality, RetrievalTask, Role, Side
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
 """How to render what a Reasoner wrote: whatever can be read of it."""
@@ -147,11 +149,28 @@ def write_tcots(
     ]
 
 
+def evidence_counts(tasks: Sequence[RetrievalTask]) -> dict[Modality, float]:
+    """Mean number of cues (keywords, boxes, key frames) of the sides of each modality; equal sides count once.
+
+    Source: Embed-RL Fig. 5.
+
+    Args:
+        tasks: The tasks, their sides with T-CoTs.
+    """
+    counts: dict[Modality, list[int]] = defaultdict(list)
+    sides = [side for task in tasks for group in (task.queries, task.candidates) for side in group]
+    for side in {(side.key, side.tcot): side for side in sides}.values():
+        cues = parse(side.tcot, side.modality, len(side.frames) or None).tcot.cues
+        counts[side.modality].append(len(cues.of(side.modality)))
+    return {modality: sum(found) / len(found) for modality, found in sorted(counts.items())}
+
+
 class ReasonedRetrieval(Callback):
     """Logs, with every validation, how well the T-CoTs of the model in training retrieve through a frozen Embedder.
 
-    Logs `val/<task>/hit@1` and so on, and their means, under the names that the Embedder's own training uses. Needs a
-    module with a `generator`; a module that has an `embedder` of its own shares it.
+    Logs `val/<task>/hit@1` and so on, and their means, under the names that the Embedder's own training uses, and
+    `val/evidence_<modality>`, the mean number of cues that its T-CoTs of such sides have. Needs a module with a
+    `generator`; a module that has an `embedder` of its own shares it.
 
     Args:
         tasks: Where the tasks come from.
@@ -161,7 +180,7 @@ class ReasonedRetrieval(Callback):
         max_new_tokens: Longest T-CoT.
 
     Attributes:
-        results: What the last validation scored.
+        results: What the last validation scored: the tasks with the T-CoTs that were written, and vectors.
     """
 
     def __init__(
@@ -194,3 +213,4 @@ class ReasonedRetrieval(Callback):
         )  # fmt: skip
         self.results = embedder.score(written, module.device, trainer.global_rank)
         log_results(module, stage, self.results)
+        module.log_dict({f"{stage}/evidence_{m}": mean for m, mean in evidence_counts(written).items()})

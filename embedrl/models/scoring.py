@@ -13,6 +13,7 @@ from embedrl.data.collate import Place
 from embedrl.errors import NonFiniteError
 from embedrl.metrics import Ranking, mean_metrics, rank
 from embedrl.models.distributed import gather_rows
+from embedrl.models.tensorboard import tensorboard_writer
 from embedrl.types import RetrievalTask
 
 LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
@@ -36,6 +37,15 @@ class TaskResult:
     candidates: Tensor
     ranking: Ranking
     metrics: Mapping[str, float]
+
+    @property
+    def delta_s(self) -> Tensor:
+        """Similarity with the best candidate minus that with the second best, `[queries that have two]`.
+
+        Exact to the grid on which `embedrl.metrics` compares scores. Source: Embed-RL Fig. 4.
+        """
+        gaps = self.ranking.scores[:, 0] - self.ranking.scores[:, 1]
+        return gaps[gaps.isfinite()]
 
 
 class TaskScorer:
@@ -102,7 +112,9 @@ class TaskScorer:
 
 
 def log_results(module: LightningModule, stage: str, results: Sequence[TaskResult]) -> None:
-    """Log `<stage>/<task>/hit@1` and so on, and each one's mean over the tasks.
+    """Log `<stage>/<task>/hit@1` and so on, `delta_s`, and each one's mean over the tasks.
+
+    To TensorBoard also goes the histogram of Δs over the queries of all tasks, so that two validations can be compared.
 
     Args:
         module: The module whose validation or test it is.
@@ -110,8 +122,18 @@ def log_results(module: LightningModule, stage: str, results: Sequence[TaskResul
         results: The scored tasks; may be empty.
     """
     for name, metric in LOGGED.items():
-        values = {result.task.name: result.metrics[metric] for result in results}
-        module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
-        if values:
-            mean = sum(values.values()) / len(values)
-            module.log(f"{stage}/{name}", mean, prog_bar=name == "hit@1", sync_dist=True)
+        _log(module, stage, name, {result.task.name: result.metrics[metric] for result in results})
+    gaps = {result.task.name: result.delta_s for result in results}
+    gaps = {task: values for task, values in gaps.items() if len(values)}
+    _log(module, stage, "delta_s", {task: values.mean().item() for task, values in gaps.items()})
+    writer = tensorboard_writer(module.trainer)
+    if writer is not None and gaps:
+        writer.add_histogram(f"{stage}/delta_s", torch.cat(list(gaps.values())), module.global_step)
+
+
+def _log(module: LightningModule, stage: str, name: str, values: Mapping[str, float]) -> None:
+    """Log one figure of every task, and their mean."""
+    module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
+    if values:
+        mean = sum(values.values()) / len(values)
+        module.log(f"{stage}/{name}", mean, prog_bar=name == "hit@1", sync_dist=True)

@@ -35,6 +35,12 @@ class Cues:
     boxes: tuple[Box, ...] = ()
     key_frames: tuple[int, ...] = ()
 
+    def of(self, modality: Modality) -> tuple[str, ...] | tuple[Box, ...] | tuple[int, ...]:
+        """The cues that a side of this modality is asked for."""
+        if modality is Modality.TEXT:
+            return self.text_keywords
+        return self.boxes if modality is Modality.IMAGE else self.key_frames
+
     def to_json(self, modality: Modality) -> str:
         """The cue object of a side of this modality, e.g. `{"bbox_2d": [[20, 40, 320, 340]]}`."""
         values: dict[Modality, list[object]] = {
