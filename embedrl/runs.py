@@ -60,8 +60,11 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write again what was written before the validation, or its scores would be unknown to a resumed run."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        """Write again what was written before the validation, or its scores would be unknown to a resumed run.
+
+        Not before the first step: a run that has done nothing starts anew.
+        """
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step:
             self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
