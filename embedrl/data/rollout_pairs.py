@@ -40,12 +40,14 @@ class RolloutDataModule(LessonDataModule):
         val: The lessons of validation: T-CoTs of a reference teacher.
         test: The lessons of `test`.
         steps_per_epoch: Steps an epoch; None takes the number of rows // batch_size.
+        block_size: Consecutive rows that are drawn together: of a source that puts pairs side by side that are hard
+            negatives of one another, such as `WorldSource(alike=…)`.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
         seed: Seed of the order of the pairs.
         num_workers: Loader processes; 0 loads in the training process.
 
     Raises:
-        ConfigError: If the mix is empty.
+        ConfigError: If the mix is empty, or the batch size is not a multiple of the block size.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class RolloutDataModule(LessonDataModule):
         val: LessonSource | None = None,
         test: LessonSource | None = None,
         steps_per_epoch: int | None = None,
+        block_size: int = 1,
         generate_batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
@@ -65,7 +68,9 @@ class RolloutDataModule(LessonDataModule):
         )  # fmt: skip
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
-        self.mix, self.steps_per_epoch = mix, steps_per_epoch
+        if block_size < 1 or batch_size % block_size:
+            raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
+        self.mix, self.steps_per_epoch, self.block_size = mix, steps_per_epoch, block_size
         self._train_loader: ResumableLoader[PairBatch] | None = None
         self._batches_seen = 0
 
@@ -78,11 +83,11 @@ class RolloutDataModule(LessonDataModule):
         assert self.trainer is not None
         names = check_labels(self.mix)
         sampler = SubBatchSampler(
-            sizes=[len(row.source) for row in self.mix],
+            sizes=[len(row.source) // self.block_size for row in self.mix],
             weights=[row.weight for row in self.mix],
             is_video=[row.is_video for row in self.mix],
-            batch_size=self.batch_size,
-            sub_batch_size=self.batch_size,
+            batch_size=self.batch_size // self.block_size,
+            sub_batch_size=self.batch_size // self.block_size,
             seed=self.seed,
             num_batches=self.steps_per_epoch,
             rank=self.trainer.global_rank,
@@ -90,7 +95,7 @@ class RolloutDataModule(LessonDataModule):
             names=names,
         )
         self._train_loader = ResumableLoader(
-            _Pairs(self.mix, names),  # type: ignore[arg-type]
+            _Blocks(self.mix, names, self.block_size),  # type: ignore[arg-type]
             sampler,
             _batch,
             seed=self.seed,
@@ -108,15 +113,16 @@ class RolloutDataModule(LessonDataModule):
         self._batches_seen = state_dict.get("batches_seen", 0)
 
 
-class _Pairs(Dataset[tuple[str, Pair]]):
-    """The pairs of a mix by key."""
+class _Blocks(Dataset[tuple[str, list[Pair]]]):
+    """The blocks of consecutive pairs of a mix by key."""
 
-    def __init__(self, mix: list[MixRow], names: list[str]) -> None:
-        self.mix, self.names = mix, names
+    def __init__(self, mix: list[MixRow], names: list[str], size: int) -> None:
+        self.mix, self.names, self.size = mix, names, size
 
-    def __getitem__(self, key: SampleKey) -> tuple[str, Pair]:
-        return self.names[key.source], self.mix[key.source].source[key.row]
+    def __getitem__(self, key: SampleKey) -> tuple[str, list[Pair]]:
+        source, first = self.mix[key.source].source, key.row * self.size
+        return self.names[key.source], [source[row] for row in range(first, first + self.size)]
 
 
-def _batch(items: list[tuple[str, Pair]]) -> PairBatch:
-    return PairBatch([pair for _, pair in items], items[0][0])
+def _batch(items: list[tuple[str, list[Pair]]]) -> PairBatch:
+    return PairBatch([pair for _, block in items for pair in block], items[0][0])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from embedrl.data.world.families import FAMILIES
 from embedrl.data.world.scene import SPLITS, Split
@@ -17,6 +19,7 @@ VERSION = "1"
 """Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
 
 TEACHERS: tuple[Teacher, ...] = ("perfect", "annotator", "none")
+_POOL = 256  # samples among which pairs that are alike are looked for
 _TRIES = 1000  # draws in a row without success after which a split is declared full
 
 
@@ -78,9 +81,11 @@ class WorldSource:
         seed: Another seed gives other pairs.
         teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
         negatives: Number of hard negatives a pair: like the target, but wrong.
+        alike: Rows come in blocks of this many pairs whose answers are alike in words, hard negatives of one another;
+            draw them together (`data.block_size`). 1 leaves every row to itself.
 
     Raises:
-        ConfigError: If a name is unknown or a number negative.
+        ConfigError: If a name is unknown or a number out of range.
     """
 
     def __init__(
@@ -91,18 +96,22 @@ class WorldSource:
         seed: int = 0,
         teacher: Teacher = "perfect",
         negatives: int = 0,
+        alike: int = 1,
     ) -> None:
         check_choice("family", family, tuple(FAMILIES))
         check_choice("split", split, SPLITS)
         check_choice("teacher", teacher, TEACHERS)
         if size < 1 or negatives < 0:
             raise ConfigError(f"size is {size}, negatives is {negatives}: give a size of 1 or more and no fewer than 0")
+        if not 1 <= alike <= _POOL // 32:
+            raise ConfigError(f"alike is {alike}: give 1 to {_POOL // 32}")
         self.family = family
         self.split = split
         self.size = size
         self.seed = seed
         self.teacher = teacher
         self.negatives = negatives
+        self.alike = alike
 
     @property
     def name(self) -> str:
@@ -126,6 +135,9 @@ class WorldSource:
         """
         if not 0 <= index < self.size:
             raise IndexError(f"{self.name} has {self.size} pairs, not a row {index}")
+        if self.alike > 1:
+            block, member = divmod(index, self.alike)
+            index = _alike(self.family, self.split, self.seed, block, self.alike)[member]
         sample = make_sample(self.family, self.split, self.seed, index)
         pair_id = f"{self.family}-{self.split}-{self.seed}-{index}"
         rng = random.Random(f"world/{VERSION}/negatives/{pair_id}")
@@ -143,6 +155,25 @@ class WorldSource:
     def __iter__(self) -> Iterator[Pair]:
         """All pairs in order."""
         return (self[index] for index in range(self.size))
+
+
+@lru_cache(maxsize=256)
+def _alike(family: str, split: Split, seed: int, block: int, count: int) -> tuple[int, ...]:
+    """Of a pool of samples, one and the `count - 1` whose answers share most words with its answer.
+
+    None is right for the query of another, as far as the pool allows.
+    """
+    fits = FAMILIES[family].fits
+    pool = {i: make_sample(family, split, seed, i) for i in range(block * _POOL, (block + 1) * _POOL)}
+    words = {i: Counter(sample.target.answer.split()) for i, sample in pool.items()}
+    first, *rest = pool
+    rest.sort(key=lambda i: -(words[i] & words[first]).total())
+    chosen, spare = [first], []
+    for i in rest:
+        rivals = (pool[j] for j in chosen)
+        wrong = not any(fits(pool[i].want, rival.have) or fits(rival.want, pool[i].have) for rival in rivals)
+        (chosen if wrong else spare).append(i)
+    return tuple((chosen + spare)[:count])
 
 
 def _hard_candidate(

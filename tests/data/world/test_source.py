@@ -146,3 +146,28 @@ def test_contact_sheet_of_one_family_and_teacher(tmp_path):
     colors = {c for _, c in Image.open(path).getcolors(1 << 22)}
     assert COLORS["perfect"] in colors
     assert COLORS["annotator"] not in colors
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_are_alike_stand_side_by_side(family):
+    """Words of the answers overlap in a block more than between blocks, and no target answers another's query."""
+    source = WorldSource(family, size=32, alike=4)
+    rows = list(source)
+    answers = [set(parse(pair.target.tcot, pair.target.modality).tcot.answer.split()) for pair in rows]
+
+    def overlap(distance):
+        return sum(len(answers[i] & answers[(i + distance) % 32]) for i in range(0, 32, 4))
+
+    assert overlap(1) > overlap(5)
+    for block in range(0, 32, 4):
+        assert len({pair.target.key for pair in rows[block : block + 4]}) == 4
+    # Another order of reading, another process: the same rows; and what retrieval needs is found by id.
+    assert pickle.loads(pickle.dumps(source))[9] == rows[9]
+    assert all(needs(pair.id) for pair in rows)
+    assert len({pair.id for pair in rows}) == 32
+
+
+@pytest.mark.parametrize("alike", [0, -1, 9])
+def test_blocks_too_small_or_too_large_are_refused(alike):
+    with pytest.raises(ConfigError, match="alike"):
+        WorldSource("vqa", alike=alike)
