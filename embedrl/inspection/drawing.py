@@ -12,8 +12,8 @@ from embedrl.tcot.schema import TCoT
 from embedrl.types import Side
 
 INK, MUTED, PAPER, CARD = (28, 32, 38), (110, 117, 128), (236, 238, 241), (255, 255, 255)
-GREEN, ORANGE = (22, 150, 72), (238, 118, 0)
-"""The right candidate; a T-CoT's cue."""
+GREEN, ORANGE, RED = (22, 150, 72), (238, 118, 0), (198, 40, 40)
+"""The right candidate; a T-CoT's cue; a wrong candidate, a problem."""
 
 _LONGEST = 2000  # characters worth laying out
 
@@ -31,7 +31,7 @@ def tcot_of(side: Side) -> TCoT | None:
 
 
 def pixels(side: Side, width: int, height: int, cues: bool = True) -> Image.Image | None:
-    """The side's pictures in a row, or its frames as a strip, with boxes and key frames in orange.
+    """The side's pictures in a row, or its frames as a strip, with numbered boxes and key frames in orange.
 
     Args:
         side: What to draw.
@@ -49,9 +49,9 @@ def pixels(side: Side, width: int, height: int, cues: bool = True) -> Image.Imag
     if not side.images:
         return None
     each = (width - 4 * (len(side.images) - 1)) // len(side.images)
-    shown = [_fit(image.load(), each, height) for image in side.images]
-    for box in found.cues.boxes if found else ():  # boxes belong to the first picture
-        _outline(shown[0], box)
+    shown = [fit(image.load(), each, height) for image in side.images]
+    for number, box in enumerate(found.cues.boxes if found else (), 1):  # boxes belong to the first picture
+        _outline(shown[0], box, number)
     return _row(shown, 4)
 
 
@@ -93,6 +93,32 @@ def write(draw: ImageDraw.ImageDraw, text: str, area: tuple[int, int, int, int],
     return top
 
 
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture as large as it fits into width and height, its shape kept."""
+    scale = min(width / image.width, height / image.height)
+    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    return image.resize(size, Image.Resampling.LANCZOS if scale < 2 else Image.Resampling.BICUBIC)
+
+
+def tag(image: Image.Image, place: tuple[int, int], text: str, height: int) -> None:
+    """Put a short white text on an orange ground, moved inside the picture if it would stick out.
+
+    Args:
+        image: Where to draw.
+        place: Its top left corner.
+        text: What it says.
+        height: Its height in pixels.
+    """
+    face = font(round(height * 0.85))
+    width = round(face.getlength(text)) + height // 2
+    left, top = (
+        max(min(at, room), 0) for at, room in zip(place, (image.width - width, image.height - height), strict=True)
+    )
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=ORANGE)
+    draw.text((left + width / 2, top + height / 2), text, CARD, face, anchor="mm")
+
+
 def _wrap(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
@@ -112,23 +138,19 @@ def _shorten(line: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return line[: max(fits, 0)].rstrip(" .") + "..."
 
 
-def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / image.width, height / image.height)
-    size = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
-    return image.resize(size, Image.Resampling.LANCZOS if scale < 2 else Image.Resampling.BICUBIC)
-
-
-def _outline(image: Image.Image, box: Sequence[float]) -> None:
+def _outline(image: Image.Image, box: Sequence[float], number: int) -> None:
     x1, x2 = (round(box[i] * (image.width - 1) / 1000) for i in (0, 2))
     y1, y2 = (round(box[i] * (image.height - 1) / 1000) for i in (1, 3))
     ImageDraw.Draw(image).rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=ORANGE, width=2)
+    height = max(12, min(22, image.height // 12))
+    tag(image, (x1, y1 - height if y1 >= height else y1), str(number), height)  # above the box if there is room
 
 
 def _strip(frames: Sequence[Image.Image], keys: set[int], width: int, height: int) -> Image.Image:
-    """Frames in reading order, as large as fits; key frames (1-based) have a thick orange border."""
+    """Frames in reading order, as large as fits; key frames (1-based) have a thick orange border and their number."""
     columns = max(range(1, len(frames) + 1), key=lambda n: min(width / n, height / -(-len(frames) // n)))
     rows = -(-len(frames) // columns)
-    shown = [_fit(frame, width // columns - 4, height // rows - 4) for frame in frames]
+    shown = [fit(frame, width // columns - 4, height // rows - 4) for frame in frames]
     cell = max(f.width for f in shown) + 4, max(f.height for f in shown) + 4
     strip = Image.new("RGB", (columns * cell[0], rows * cell[1]), CARD)
     for index, frame in enumerate(shown):
@@ -137,6 +159,7 @@ def _strip(frames: Sequence[Image.Image], keys: set[int], width: int, height: in
         if index + 1 in keys:
             outer = (x - 2, y - 2, x + frame.width + 1, y + frame.height + 1)
             ImageDraw.Draw(strip).rectangle(outer, outline=ORANGE, width=3)
+            tag(strip, outer[:2], str(index + 1), max(12, min(22, frame.height // 4)))
     return strip
 
 

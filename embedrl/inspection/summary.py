@@ -36,6 +36,10 @@ class RunSummary(Callback):
         pictures = sorted((Path(trainer.log_dir) / "retrieval_grid").glob("*.png"))
         if pictures:
             lines.append(f"  grid         {folder}/retrieval_grid/ ({len(pictures)} pictures, also under IMAGES)")
+        samples = sorted((Path(trainer.log_dir) / "reasoning_samples").glob("step_*"))
+        if samples:
+            shown = ", ".join(dict.fromkeys((samples[0].name, samples[-1].name)))
+            lines.append(f"  samples      {folder}/reasoning_samples/ ({shown}; also under IMAGES and TEXT)")
         checkpoints = _checkpoints(trainer)
         lines += [f"  checkpoint   {_shown(path)}" for path in checkpoints]
         shipped = [c.out for c in trainer.callbacks if isinstance(c, ShipCheckpoint)]  # type: ignore[attr-defined]

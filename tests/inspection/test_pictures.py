@@ -1,42 +1,15 @@
 """The retrieval grid and the projector, drawn from results whose answer is known."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from torch.nn import functional
+from toy import Plain, count, result
 
 from embedrl.inspection.drawing import GREEN, ORANGE, pixels, thumbnail, write
 from embedrl.inspection.projector import project
 from embedrl.inspection.retrieval_grid import draw_grid
-from embedrl.metrics import mean_metrics, rank
-from embedrl.models.scoring import TaskResult
 from embedrl.tcot.parse import build
-from embedrl.types import Modality, RetrievalTask, Side
-
-
-class Plain:
-    """A picture of one colour."""
-
-    def __init__(self, color: tuple[int, int, int], size: tuple[int, int] = (40, 20)) -> None:
-        self.color, self.size, self.name = color, size, f"plain/{color}/{size}"
-
-    def load(self) -> Image.Image:
-        return Image.new("RGB", self.size, self.color)
-
-
-def count(image: Image.Image, color: tuple[int, int, int]) -> int:
-    return int((np.asarray(image) == color).all(axis=2).sum())
-
-
-def result(right: int, dim: int = 8) -> TaskResult:
-    """One query; candidate `i` scores lower the larger `i`; `right` is the relevant one."""
-    candidates = torch.eye(dim)
-    query = functional.normalize(torch.arange(dim, 0, -1).float(), dim=0)[None]
-    sides = [Side(text=f"word {i}", images=(Plain((0, 0, 9 * i)),)) for i in range(dim)]
-    task = RetrievalTask("toy", [Side(text="which one?")], sides, [{right: 1.0}])
-    ranking = rank(query, candidates, task.qrels)
-    return TaskResult(task, query, candidates, ranking, mean_metrics(ranking))
+from embedrl.types import Modality, Side
 
 
 def test_the_right_candidate_is_framed_where_it_was_ranked():
