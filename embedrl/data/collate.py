@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from embedrl.data.dataset import Example
-from embedrl.data.inputs import ModelInputs, Preprocessor
+from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Chat
 
@@ -114,11 +115,41 @@ def micro_batches(
     return batches, torch.tensor(order, dtype=torch.long)
 
 
+def group_micro_batches(
+    chats: Sequence[Chat], keys: Sequence[str], names: Sequence[str], preprocessor: GroupPreprocessor, size: int
+) -> tuple[list[ModelInputs], Tensor]:
+    """As `micro_batches`, chats of one key being a group whose common beginning is computed once.
+
+    Args:
+        chats: The chats.
+        keys: The group of each chat.
+        names: Name of each chat for errors.
+        preprocessor: The preprocessor of a backbone with `shares_prefix`.
+        size: At most this many chats in a micro-batch.
+
+    Raises:
+        DataError: If a chat cannot be processed; the message names it.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    with _naming(list(zip(chats, names, strict=True)), preprocessor):
+        batches, order = preprocessor.groups([[chats[i] for i in group] for group in groups.values()], size)
+    return batches, torch.tensor([i for group in groups.values() for i in group])[order]
+
+
 def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> ModelInputs:
-    try:
+    with _naming(named, preprocessor):
         return preprocessor([chat for chat, _ in named])
+
+
+@contextmanager
+def _naming(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> Iterator[None]:
+    """Put the name of the chat whose fault it was in front of an error."""
+    try:
+        yield
     except DataError:
-        for chat, name in named:  # find out whose fault it was
+        for chat, name in named:
             try:
                 preprocessor([chat])
             except DataError as error:

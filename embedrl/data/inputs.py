@@ -30,3 +30,23 @@ class Preprocessor(Protocol):
     def length(self, chat: Chat) -> int:
         """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
         ...
+
+
+class GroupPreprocessor(Preprocessor, Protocol):
+    """A preprocessor for a backbone with `shares_prefix`."""
+
+    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[list[ModelInputs], Tensor]:
+        """Process groups of chats that begin alike, such as the rollouts of one side.
+
+        Args:
+            groups: The groups, none of them empty.
+            max_chats: At most this many chats in a micro-batch.
+
+        Returns:
+            Micro-batches that `Backbone.encode` takes, and `order` `[chats]`: row `i` of the concatenated vectors is
+            that of chat `order[i]`, the chats being counted group by group.
+
+        Raises:
+            DataError: If a chat cannot be represented.
+        """
+        ...

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from embedrl.data.inputs import ModelInputs, Preprocessor
+from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
 
-__all__ = ["Backbone", "ModelInputs", "Preprocessor"]
+__all__ = ["Backbone", "GroupPreprocessor", "ModelInputs", "Preprocessor"]
 
 
 class Backbone(nn.Module, ABC):
@@ -18,6 +18,18 @@ class Backbone(nn.Module, ABC):
     A subclass takes plain values in `__init__` (they come from YAML), stores them, and creates modules in `build`,
     which the LightningModule calls in `configure_model`. `build` must do nothing when called again.
     """
+
+    forward_methods: tuple[str, ...] = ("encode",)
+    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether chats that begin alike can be embedded with their beginning computed once.
+
+        If so, `preprocessor()` is a `GroupPreprocessor`, and `encode` takes the micro-batches that its `groups` makes
+        and returns a vector for each of their chats. The vectors are those that the chats have one by one.
+        """
+        return False
 
     @abstractmethod
     def build(self) -> None:

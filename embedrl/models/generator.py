@@ -14,8 +14,7 @@ from transformers.generation import StopStringCriteria
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import GeneratorPreprocessor
-from embedrl.errors import ConfigError
-from embedrl.models.packing import block_mask, pack, token_logprobs
+from embedrl.models.packing import pack, token_logprobs
 from embedrl.models.preprocess import IGNORE
 from embedrl.models.qwen_vl import QwenVL
 from embedrl.models.sampling import Sample, SamplingOptions, draw
@@ -171,19 +170,8 @@ class QwenVLReasoner(QwenVL, Generator):
             ConfigError: If several replies share a row and the attention implementation takes no mask of blocks.
         """
         network, labels = self.network, inputs["labels"]
-        tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
-        if "segments" in inputs:
-            if self.attn_implementation not in ("sdpa", "eager"):
-                raise ConfigError(
-                    f"attn_implementation={self.attn_implementation} cannot keep replies in one row apart: "
-                    "use sdpa, or shared_prefix=false"
-                )
-            kind, dtype = labels.device.type, network.get_input_embeddings().weight.dtype
-            if torch.is_autocast_enabled(kind):
-                dtype = torch.get_autocast_dtype(kind)
-            tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
         kept = labels != IGNORE
-        hidden = self.hidden_states(tensors).flatten(0, 1)[inputs["sources"][kept]]
+        hidden = self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][kept]]
         found = token_logprobs(
             network.get_output_embeddings(),
             hidden,
@@ -207,11 +195,10 @@ class QwenVLReasoner(QwenVL, Generator):
             For each prompt the log-probabilities of its choices, float32.
         """
         tokenizer, device = self.processor.tokenizer, self.network.get_input_embeddings().weight.device
-        shared = self.attn_implementation in ("sdpa", "eager")
         rows = [
             (chat, [text + tokenizer.eos_token for text in group])
             for chat, texts in zip(prompts, choices, strict=True)
-            for group in ([texts] if shared else [[text] for text in texts])
+            for group in ([texts] if self.takes_blocks else [[text] for text in texts])
         ]
         replies = [tokenizer(group, add_special_tokens=False)["input_ids"] for _, group in rows]
         inputs = pack(self.preprocessor().prompts([chat for chat, _ in rows]), replies)

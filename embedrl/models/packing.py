@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from embedrl.data.inputs import ModelInputs
+from embedrl.models.blocks import SHARED
 from embedrl.models.preprocess import IGNORE
 
 LOGITS = 2**25  # logits computed at once (128 MiB in float32): of a large vocabulary, a few hundred tokens
-PROMPT = 1  # the segment of the prompt; padding is 0, replies are 2, 3, ...
 
 
 def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> ModelInputs:
@@ -47,12 +47,12 @@ def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> Mo
     }
     packed["input_ids"][:, :length] = ids
     packed["position_ids"][..., :length] = positions
-    packed["segments"][:, :length] = mask * PROMPT
+    packed["segments"][:, :length] = mask * SHARED
     first = positions.amax((0, 2)) + 1
     number = 0
     for row, group in enumerate(replies):
         at = length
-        for segment, reply in enumerate(group, start=PROMPT + 1):
+        for segment, reply in enumerate(group, start=SHARED + 1):
             tokens, end = torch.tensor(reply), at + len(reply) - 1
             packed["input_ids"][row, at:end] = tokens[:-1]
             packed["position_ids"][:, row, at:end] = first[row] + torch.arange(len(reply) - 1)
@@ -65,22 +65,6 @@ def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> Mo
         packed["attention_mask"] = (packed.pop("segments") > 0).to(mask.dtype)
     visual = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
     return packed | {name: prompts[name] for name in visual if name in prompts}
-
-
-def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """What may be seen, to be added to the attention scores: earlier places of the prompt and of the own segment.
-
-    Args:
-        segments: `[rows, width]`: 0 padding, 1 prompt, 2 and up replies.
-        dtype: That of the attention scores.
-
-    Returns:
-        `[rows, 1, width, width]`: 0 where a place is seen, else the lowest number.
-    """
-    query, key = segments[:, None, :, None], segments[:, None, None, :]
-    # Padding sees padding, so that no row of the softmax is empty.
-    seen = ((key == PROMPT) | (key == query)).tril()
-    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def token_logprobs(

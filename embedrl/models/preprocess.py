@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from transformers.video_utils import VideoMetadata
 
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.render import EMB_TOKEN
 from embedrl.errors import ConfigError, DataError
+from embedrl.models.grouping import group_inputs
 from embedrl.types import Chat, Lesson
 
 IGNORE = -100  # the label of a token that carries no loss
@@ -47,6 +50,7 @@ class QwenVLPreprocessor:
         frames: Budget of one video frame.
         max_length: Longest sequence in tokens; a longer chat is an error, never cut.
         padding_side: Where shorter rows are padded.
+        balance: Tokens in a row at which the model's attention costs as much as its linear layers; see `groups`.
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class QwenVLPreprocessor:
         frames: PixelBudget,
         max_length: int,
         padding_side: Literal["left", "right"] = "right",
+        balance: float = math.inf,
     ) -> None:
         self.processor = processor
         self.images, self.evidence, self.frames = images, evidence, frames
         self.max_length = max_length
         self.padding_side = padding_side
+        self.balance = balance
         self.factor = processor.image_processor.patch_size * processor.image_processor.merge_size
         self.placeholders = (processor.image_token, processor.video_token)
 
@@ -72,6 +78,29 @@ class QwenVLPreprocessor:
             DataError: If a chat is empty, too long, or its text holds a visual placeholder token.
         """
         return self._process(chats, [self._text(chat) for chat in chats], self.padding_side)
+
+    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[list[ModelInputs], Tensor]:
+        """Process groups of chats that begin alike: what a group shares comes once a row, pictures included.
+
+        A group takes as many rows as cost least (`grouping.plan`).
+
+        Args:
+            groups: The groups.
+            max_chats: At most this many chats in a micro-batch.
+
+        Returns:
+            Micro-batches of rows of like length, and `order` `[chats]`: vector `i` is that of chat `order[i]`, the
+            chats being counted group by group.
+
+        Raises:
+            DataError: As for one chat, or if a chat holds no `<emb>`.
+        """
+        numbers = iter(range(sum(map(len, groups))))
+        members = [[next(numbers) for _ in group] for group in groups]
+        token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
+        merge = self.processor.image_processor.merge_size
+        inputs = self([chat for group in groups for chat in group])
+        return group_inputs(inputs, members, token, merge, self.balance, max_chats)
 
     def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""

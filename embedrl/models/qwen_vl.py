@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from embedrl.errors import ConfigError
 from embedrl.models.backbone import Backbone, ModelInputs
+from embedrl.models.blocks import block_mask
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.pooling import pool_at_token
 from embedrl.models.preprocess import PixelBudget, QwenVLPreprocessor
@@ -124,11 +125,34 @@ class QwenVL(nn.Module):
     def preprocessor(self) -> QwenVLPreprocessor:
         """The preprocessor that fits this model; needs no weights."""
         images, evidence, frames = self._budgets(self.processor)
-        return QwenVLPreprocessor(self.processor, images, evidence, frames, self.max_length, self.padding_side)
+        balance = attention_balance(load_config(self.path).text_config)
+        return QwenVLPreprocessor(self.processor, images, evidence, frames, self.max_length, self.padding_side, balance)
+
+    @property
+    def takes_blocks(self) -> bool:
+        """Whether several texts in one row can be kept apart by a mask of blocks."""
+        return self.attn_implementation in ("sdpa", "eager")
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
-        """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
-        tensors = {name: value for name, value in inputs.items() if name != "labels"}
+        """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run.
+
+        Args:
+            inputs: The network's inputs, or packed ones with `segments` (see `block_mask`) in place of a mask.
+
+        Raises:
+            ConfigError: If several texts share a row and the attention implementation takes no mask of blocks.
+        """
+        tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
+        if "segments" in inputs:
+            if not self.takes_blocks:
+                raise ConfigError(
+                    f"attn_implementation={self.attn_implementation} cannot keep texts in one row apart: "
+                    "use sdpa, or shared_prefix=false"
+                )
+            kind, dtype = inputs["segments"].device.type, self.network.get_input_embeddings().weight.dtype
+            if torch.is_autocast_enabled(kind):
+                dtype = torch.get_autocast_dtype(kind)
+            tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
         hidden: Tensor = self.core(**tensors, use_cache=False).last_hidden_state
         if isinstance(self, FSDPModule) and torch.is_grad_enabled() and not any("pixel" in name for name in tensors):
             hidden = hidden + self._idle_vision()
@@ -201,16 +225,26 @@ class QwenVLBackbone(QwenVL, Backbone):
         if head.weight is not embedding.weight:
             head.requires_grad_(False)
 
+    @property
+    def shares_prefix(self) -> bool:
+        """See `Backbone.shares_prefix`; flash attention takes no mask of blocks."""
+        return self.takes_blocks
+
     def encode(self, inputs: ModelInputs) -> Tensor:
         """Embed one micro-batch.
 
         Returns:
-            Unit vectors, float32, `[batch, dim]`.
+            Unit vectors, float32, one a chat: `[chats, dim]`.
 
         Raises:
+            ConfigError: If several chats share a row and the attention implementation takes no mask of blocks.
             DataError: If a row holds no `<emb>`.
         """
-        vectors = pool_at_token(self.hidden_states(inputs), inputs["input_ids"], self.emb_token_id)
+        hidden = self.hidden_states(inputs)
+        if "sources" in inputs:
+            vectors = hidden.flatten(0, 1)[inputs["sources"]]
+        else:
+            vectors = pool_at_token(hidden, inputs["input_ids"], self.emb_token_id)
         return functional.normalize(vectors.float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
@@ -218,3 +252,15 @@ class QwenVLBackbone(QwenVL, Backbone):
         super().export(out, merge)
         if merge:
             write_layout(out, self.core.config.text_config.hidden_size)
+
+
+def attention_balance(config: Any) -> float:
+    """The row length in tokens at which attention takes as many operations as the linear layers.
+
+    Args:
+        config: A `Qwen3VLTextConfig`.
+    """
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    weights = 2 * config.hidden_size * (heads + key_heads) * config.head_dim
+    weights += 3 * config.hidden_size * config.intermediate_size
+    return float(weights / (2 * heads * config.head_dim))

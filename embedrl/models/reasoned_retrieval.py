@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from embedrl.data.collate import EncodeCollator, micro_batches
+from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.encode import EncodeDataset
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.reasoning import reasoning_chat
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.source import TaskSource
 from embedrl.errors import NonFiniteError
-from embedrl.models.backbone import Backbone
+from embedrl.models.backbone import Backbone, GroupPreprocessor
 from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.generator import Generator
 from embedrl.models.scoring import TaskResult, TaskScorer, log_results
@@ -37,10 +37,19 @@ class FrozenEmbedder:
         backbone: The Embedder, such as a `QwenVLBackbone` on an exported folder.
         render: What it sees of a side and its T-CoT.
         micro_batch_size: Sides that go through it at once.
+        shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
+            on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
     """
 
-    def __init__(self, backbone: Backbone, render: RenderOptions = LENIENT, micro_batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        render: RenderOptions = LENIENT,
+        micro_batch_size: int = 32,
+        shared_prefix: bool = True,
+    ) -> None:
         self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
+        self.shared_prefix = shared_prefix
 
     def build(self, device: torch.device) -> Backbone:
         """Load the weights, freeze them, move them."""
@@ -64,8 +73,13 @@ class FrozenEmbedder:
         unique = {(side.key, side.tcot): i for i, side in reversed(list(enumerate(sides)))}
         rows = {key: row for row, key in enumerate(unique)}
         chats = [render(sides[i], self.render, where=where[i]) for i in unique.values()]
-        count = -(-len(chats) // self.micro_batch_size)
-        batches, order = micro_batches(chats, [where[i] for i in unique.values()], backbone.preprocessor(), count)
+        names, preprocessor = [where[i] for i in unique.values()], backbone.preprocessor()
+        if self.shared_prefix and backbone.shares_prefix:
+            keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
+            batches, order = group_micro_batches(chats, keys, names, grouping, self.micro_batch_size)
+        else:
+            count = -(-len(chats) // self.micro_batch_size)
+            batches, order = micro_batches(chats, names, preprocessor, count)
         vectors = _encode(backbone, batches, order, device)
         vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()

@@ -1,0 +1,24 @@
+"""The attention mask that keeps several texts in one row apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SHARED = 1  # the segment of what all texts of a row begin with; padding is 0, their own parts are 2, 3, ...
+
+
+def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """What may be seen, to be added to the attention scores: earlier places of the shared part and of the own segment.
+
+    Args:
+        segments: `[rows, width]`: 0 padding, 1 (`SHARED`) what all see, 2 and up what sees it and itself.
+        dtype: That of the attention scores.
+
+    Returns:
+        `[rows, 1, width, width]`: 0 where a place is seen, else the lowest number.
+    """
+    query, key = segments[:, None, :, None], segments[:, None, None, :]
+    # Padding sees padding, so that no row of the softmax is empty.
+    seen = ((key == SHARED) | (key == query)).tril()
+    return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -1,0 +1,181 @@
+"""Chats that begin alike in one row, `[beginning, end 1, end 2, ...]`, so that the beginning is computed once.
+
+The rollouts of one side share its pictures and its text and differ in their T-CoTs and crops. A row holds what they
+share and, one after another, what each has of its own, with the positions it has in a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from embedrl.data.inputs import ModelInputs
+from embedrl.errors import DataError
+from embedrl.models.blocks import SHARED
+
+MAX_TOKENS = 4096  # a longer row is spread over several: the mask of blocks grows with the square of it
+_VISUAL = {1: ("image_grid_thw", "pixel_values"), 2: ("video_grid_thw", "pixel_values_videos")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture or video: its first token, 1 or 2 (`_VISUAL`), its grid and its patches."""
+
+    start: int
+    kind: int
+    grid: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A chat as the network reads it, up to `<emb>`: `ids` `[n]`, `positions` `[3, n]`."""
+
+    ids: Tensor
+    positions: Tensor
+    pictures: list[_Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Chats that go into one row.
+
+    Attributes:
+        chats: Their numbers.
+        shared: How many tokens they share at the beginning.
+        width: Tokens in the row.
+    """
+
+    chats: list[int]
+    shared: int
+    width: int
+
+
+def group_inputs(
+    inputs: ModelInputs, groups: Sequence[Sequence[int]], token: int, merge: int, balance: float, max_chats: int
+) -> tuple[list[ModelInputs], Tensor]:
+    """Pack the rows of a batch group by group.
+
+    Args:
+        inputs: The chats, one a row.
+        groups: Numbers of the chats that may begin alike; each chat is in one group.
+        token: The id of `<emb>`; what follows its last occurrence is left out.
+        merge: The vision tower's spatial merge size.
+        balance: See `plan`.
+        max_chats: At most this many chats in a micro-batch.
+
+    Returns:
+        The micro-batches, rows of like length together: inputs of the network with `segments` `[rows, width]` in place
+        of an attention mask (or `attention_mask`, if no row has two chats) and `sources` `[chats]`: where in the
+        flattened rows the hidden states at `<emb>` lie. And `order` `[chats]`: output `i` is that of chat `order[i]`.
+
+    Raises:
+        DataError: If a chat holds no `<emb>`.
+    """
+    readings = _read(inputs, token, merge)
+    rows: list[Row] = []
+    for group in groups:
+        shared = common_length([readings[i] for i in group])
+        rows += plan(list(group), shared, [len(readings[i].ids) - shared for i in group], balance, max_chats)
+    rows.sort(key=lambda row: row.width)
+    parts: list[list[Row]] = [[]]
+    for row in rows:
+        if parts[-1] and sum(len(r.chats) for r in parts[-1]) + len(row.chats) > max_chats:
+            parts.append([])
+        parts[-1].append(row)
+    order = [i for row in rows for i in row.chats]
+    return [_pack(part, readings) for part in parts], torch.tensor(order)
+
+
+def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[Row]:
+    """Spread a group over the number of rows that costs least.
+
+    Every row computes the beginning again, but attention is computed for all pairs of tokens of a row, whatever the
+    mask says: a row of `w` tokens costs `w * (balance + w)`.
+
+    Args:
+        chats: Their numbers.
+        shared: Tokens they share.
+        own: Tokens that each has of its own.
+        balance: At this many tokens a row, attention costs as much as the linear layers.
+        max_chats: At most this many chats a row.
+    """
+    found: list[tuple[float, list[Row]]] = []
+    for count in range(-(-len(chats) // max_chats), len(chats) + 1):
+        cuts = [len(chats) * i // count for i in range(count + 1)]
+        rows = [Row(chats[a:b], shared, shared + sum(own[a:b])) for a, b in pairwise(cuts)]
+        if count == len(chats) or max(row.width for row in rows) <= MAX_TOKENS:
+            found.append((sum(row.width * (balance + row.width) for row in rows), rows))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def common_length(readings: Sequence[_Reading]) -> int:
+    """How many tokens the chats share at the beginning, with the same pictures; `<emb>` stays each one's own."""
+    first = readings[0]
+    shared = min(len(reading.ids) for reading in readings) - 1
+    for other in readings[1:]:
+        differ = (first.ids[:shared] != other.ids[:shared]).nonzero()
+        shared = int(differ[0]) if len(differ) else shared
+        for mine, its in zip(first.pictures, other.pictures, strict=False):
+            if mine.start >= shared:
+                break
+            if not (torch.equal(mine.grid, its.grid) and torch.equal(mine.pixels, its.pixels)):
+                shared = mine.start
+    return shared
+
+
+def _read(inputs: ModelInputs, token: int, merge: int) -> list[_Reading]:
+    """The rows of a batch one by one, each with its own pictures."""
+    queues = {}
+    for kind, names in _VISUAL.items():
+        if names[0] in inputs:
+            grids, pixels = (inputs[name] for name in names)
+            queues[kind] = zip(grids, torch.split(pixels, grids.prod(1).tolist()), strict=True)
+    readings = []
+    for row, mask in enumerate(inputs["attention_mask"].bool()):
+        ids, kinds = inputs["input_ids"][row, mask], inputs["mm_token_type_ids"][row, mask]
+        found = (ids == token).nonzero()
+        if not len(found):
+            raise DataError(f"row {row} holds no <emb> token (id {token}): render the chat with one")
+        end = int(found[-1]) + 1
+        places, pictures = kinds.nonzero()[:, 0].tolist(), []
+        at = 0
+        while at < len(places):
+            kind = int(kinds[places[at]])
+            grid, patches = next(queues[kind])
+            pictures.append(_Picture(places[at], kind, grid, patches))
+            at += len(patches) // merge**2
+        readings.append(_Reading(ids[:end], inputs["position_ids"][:, row, mask][:, :end], pictures))
+    return readings
+
+
+def _pack(rows: Sequence[Row], readings: Sequence[_Reading]) -> ModelInputs:
+    """One micro-batch; its pictures in the order of their tokens."""
+    ids, positions, segments, ends, pictures = [], [], [], [], []
+    width = max(row.width for row in rows)
+    for number, row in enumerate(rows):
+        first = readings[row.chats[0]]
+        parts = [(first, 0, row.shared), *((readings[i], row.shared, len(readings[i].ids)) for i in row.chats)]
+        ids.append(torch.cat([reading.ids[a:b] for reading, a, b in parts]))
+        positions.append(torch.cat([reading.positions[:, a:b] for reading, a, b in parts], dim=1).T)
+        lengths = torch.tensor([b - a for _, a, b in parts])
+        segments.append(torch.arange(SHARED, SHARED + len(parts)).repeat_interleave(lengths))
+        ends.append(number * width + lengths.cumsum(0)[1:] - 1)
+        pictures += [p for reading, a, b in parts for p in reading.pictures if a <= p.start < b]
+    packed = {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
+        "segments": pad_sequence(segments, batch_first=True),
+        "sources": torch.cat(ends),
+    }
+    if all(len(row.chats) == 1 for row in rows):
+        packed["attention_mask"] = (packed.pop("segments") > 0).long()
+    for kind, (grids, pixels) in _VISUAL.items():
+        if own := [p for p in pictures if p.kind == kind]:
+            packed |= {grids: torch.stack([p.grid for p in own]), pixels: torch.cat([p.pixels for p in own])}
+    return packed
