@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "test": Command("Score a checkpoint on the test tasks", "embedrl.training_cli:run"),
     "predict": Command("Embed the test tasks with a checkpoint", "embedrl.training_cli:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.exporting:export"),
+    "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.reasoning_cli:reason"),
     "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
 }
 """The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
