@@ -112,7 +112,8 @@ def _observe(view: View, shown: list[Item]) -> str:
     if view.modality is Modality.TEXT:
         return f"the text names {' and '.join(item.name for item in shown)} ."
     subject = "video" if view.clip is not None else "picture"
-    return f"the {subject} shows {' and '.join(dict.fromkeys(f'the {item.name} {item.where}' for item in shown))} ."
+    # The place first, as in the captions that the base learned from: it says where to look before what is there.
+    return f"the {subject} shows {' and '.join(dict.fromkeys(f'{item.where} the {item.name}' for item in shown))} ."
 
 
 def _vague(view: View) -> str:

@@ -109,7 +109,7 @@ def test_elsewhere_is_true_of_the_side_and_the_answer_follows():
         (item,) = [item for item in view.items if item.name == tcot.answer]
         assert item.name != view.answer
         assert tcot.cues.boxes == (round_box(item.box),)
-        assert f"the {item.name} {item.where}" in tcot.thinking
+        assert f"{item.where} the {item.name}" in tcot.thinking
 
 
 def test_loose_frames_are_one_late_and_whole_ones_are_spread():
