@@ -1,13 +1,15 @@
-"""The policy pass with a shared prompt against the naive one, which computes the prompt for every reply.
+"""What G replies to a prompt, or G T-CoTs of a side, cost with their beginning computed once, and G times.
 
-    python benchmarks/shared_prefix.py              # 64/64, 512/128 and 1024/256 tokens, G = 8, a few minutes
+    python benchmarks/shared_prefix.py              # policy pass and frozen Embedder, G = 8, a few minutes
     python benchmarks/shared_prefix.py --smallest   # seconds
 
-Forward and backward pass of one group on the tiny Qwen3-VL with LoRA and one picture. Both passes run in turn in one
-process, on one thread, so that each ratio is one of neighbours; the figures are medians over the repeats. Times are CPU
-seconds of the process, which leave out what other processes take. Memory is what the forward pass keeps for the
-backward pass: bytes of all tensors that autograd saved, each storage once, without the parameters; that does not depend
-on the allocator, as the process's resident set would.
+The policy: forward and backward pass of one group on the tiny Qwen3-VL with LoRA and one picture, at 64/64, 512/128 and
+1024/256 tokens. The frozen Embedder: all that it does to embed 8 sides of the built-in world with G T-CoTs each, those
+of other pairs with crops where they point: rendering, preprocessing, forward pass; and one side with a large picture,
+of 512 tokens. Both passes run in turn in one process, on one thread, so that each ratio is one of neighbours;
+the figures are medians over the repeats. CPU seconds of the process leave out what other processes take. Memory is what
+the forward pass keeps for the backward pass: bytes of all tensors that autograd saved, each storage once, without the
+parameters; that does not depend on the allocator, as the process's resident set would.
 """
 
 from __future__ import annotations
@@ -21,11 +23,18 @@ from PIL import Image
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from embedrl.data.world import WorldSource
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.lora import LoRAOptions
+from embedrl.models.preprocess import PixelBudget
+from embedrl.models.qwen_vl import QwenVLBackbone
+from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.rl.policy import Group, Policy, PolicyBatch, PolicyOptions
 
 SIZES = ((64, 64), (512, 128), (1024, 256))
+LARGE = PixelBudget(512 * 16**2, 540 * 16**2)  # a picture of 512 to 540 tokens
+SIDES = (("grounding", 8, None), ("moment", 8, None), ("t2i", 8, None), ("grounding", 1, LARGE))
+"""Queries with a picture, with a video, with neither, and their number; with a large picture."""
 
 
 def build(checkpointing: bool) -> QwenVLReasoner:
@@ -80,30 +89,21 @@ def run(policy: Policy, batches: list[PolicyBatch]) -> tuple[float, float, Tenso
     return seconds, largest / 2**20, torch.stack([found[name] for name in sorted(found)]), gradients.clone()
 
 
-def main() -> None:
-    """Measure every size and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smallest", action="store_true", help="the first size alone, once")
-    parser.add_argument("--group", type=int, default=8, help="replies to a prompt (G)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
-    parser.add_argument("--max-tokens-per-row", type=int, default=PolicyOptions().max_tokens_per_row)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def measure_policy(options: argparse.Namespace, repeats: int) -> None:
+    """Print the table of the policy pass."""
     model = build(options.checkpointing)
     whole = 10**9  # one forward pass for all rows
     policies = {
         "naive": Policy(model, PolicyOptions(shared_prefix=False, max_tokens=whole)),
         "shared": Policy(model, PolicyOptions(max_tokens_per_row=options.max_tokens_per_row, max_tokens=whole)),
     }
-    print(f"G = {options.group}, torch {torch.__version__}, {vars(options)}")
     print(f"{'prompt/reply':>12}{'naive s':>9}{'shared s':>10}{'ratio':>7}", end="")
     print(f"{'naive MiB':>11}{'shared MiB':>12}{'ratio':>7}{'log-probs':>11}{'gradients':>11}")
     for prompt, response in SIZES[:1] if options.smallest else SIZES:
         group = group_of(model, prompt, response, options.group)
         batches = {name: policy.batches([group]) for name, policy in policies.items()}
         results = []
-        for _ in range(1 + (1 if options.smallest else options.repeats)):
+        for _ in range(1 + repeats):
             results.append({name: run(policy, batches[name]) for name, policy in policies.items()})
         del results[0]  # warm-up
         naive, shared = ([pair[name] for pair in results] for name in policies)
@@ -117,6 +117,50 @@ def main() -> None:
             f"{memory[0]:>11.1f}{memory[1]:>12.1f}{memory[0] / memory[1]:>6.2f}x{off:>11.1e}{gradient:>11.1e}",
             flush=True,
         )
+
+
+def measure_embedder(options: argparse.Namespace, repeats: int) -> None:
+    """Print the table of the frozen Embedder."""
+    print(f"{'sides':>12}{'naive s':>9}{'shared s':>10}{'CPU':>7}{'time':>8}{'vectors':>10}")
+    for family, count, pixels in SIDES[:1] if options.smallest else SIDES:
+        source = WorldSource(family, size=count + options.group, teacher="perfect")
+        queries = [source[i].query for i in range(len(source))]
+        sides = [queries[i].with_tcot(queries[i + j].tcot) for i in range(count) for j in range(options.group)]
+        backbone = QwenVLBackbone("embedrl:world_base", None, False, pixels, PixelBudget(2304, 6912))
+        embedders = [FrozenEmbedder(backbone, shared_prefix=shared) for shared in (False, True)]
+        results = []
+        for _ in range(1 + repeats):
+            pair = []
+            for embedder in embedders:
+                cpu, wall = time.process_time(), time.perf_counter()
+                vectors = embedder.embed(sides, [family] * len(sides), torch.device("cpu"))
+                pair.append((time.process_time() - cpu, time.perf_counter() - wall, vectors))
+            results.append(pair)
+        del results[0]  # warm-up
+        seconds = [median(pair[k][0] for pair in results) for k in (0, 1)]
+        ratios = [median(naive[k] / shared[k] for naive, shared in results) for k in (0, 1)]
+        off = (results[0][0][2] - results[0][1][2]).abs().max()
+        print(f"{family if pixels is None else 'large':>12}{seconds[0]:>9.3f}{seconds[1]:>10.3f}", end="")
+        print(f"{ratios[0]:>6.2f}x{ratios[1]:>7.2f}x{off:>10.1e}", flush=True)
+
+
+def main() -> None:
+    """Measure every size and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smallest", action="store_true", help="the first size alone, once")
+    parser.add_argument("--group", type=int, default=8, help="replies to a prompt, T-CoTs of a side (G)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
+    parser.add_argument("--max-tokens-per-row", type=int, default=PolicyOptions().max_tokens_per_row)
+    parser.add_argument("--only", choices=["policy", "embedder"], help="one table alone")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    repeats = 1 if options.smallest else options.repeats
+    print(f"torch {torch.__version__}, {vars(options)}")
+    if options.only != "embedder":
+        measure_policy(options, repeats)
+    if options.only != "policy":
+        measure_embedder(options, repeats)
 
 
 if __name__ == "__main__":

@@ -83,11 +83,12 @@ def group_inputs(
         shared = common_length([readings[i] for i in group])
         rows += plan(list(group), shared, [len(readings[i].ids) - shared for i in group], balance, max_chats)
     rows.sort(key=lambda row: row.width)
-    parts: list[list[Row]] = [[]]
-    for row in rows:
-        if parts[-1] and sum(len(r.chats) for r in parts[-1]) + len(row.chats) > max_chats:
-            parts.append([])
-        parts[-1].append(row)
+    chats = [len(row.chats) for row in rows]
+    for count in range(-(-sum(chats) // max_chats), len(rows) + 1):
+        cuts = [len(rows) * i // count for i in range(count + 1)]
+        if max(sum(chats[a:b]) for a, b in pairwise(cuts)) <= max_chats:
+            break
+    parts = [rows[a:b] for a, b in pairwise(cuts)]
     order = [i for row in rows for i in row.chats]
     return [_pack(part, readings) for part in parts], torch.tensor(order)
 
