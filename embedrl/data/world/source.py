@@ -168,7 +168,8 @@ def _alike(family: str, split: Split, seed: int, block: int, count: int) -> tupl
     words = {i: Counter(sample.target.answer.split()) for i, sample in pool.items()}
     first, *rest = pool
     rest.sort(key=lambda i: -(words[i] & words[first]).total())
-    chosen, spare = [first], []
+    chosen: list[int] = [first]
+    spare: list[int] = []
     for i in rest:
         rivals = (pool[j] for j in chosen)
         wrong = not any(fits(pool[i].want, rival.have) or fits(rival.want, pool[i].have) for rival in rivals)

@@ -12,8 +12,8 @@ from embedrl.rl.types import Reward, RewardResult, RolloutStep
 class PermutedReward:
     """R_perm(o_i) = R(o_π(i)), π a permutation of the rollouts of o_i's group, drawn from `RolloutStep.seed`.
 
-    Size and spread of the advantages stay as they are, but they say nothing about the rollouts: whatever a training with
-    this gains, it does not gain by its rewards. Rewards of one step are permuted alike.
+    Size and spread of the advantages stay as they are, but they say nothing about the rollouts: whatever a training
+    with this gains, it does not gain by its rewards. Rewards of one step are permuted alike.
 
     Args:
         reward: The reward whose values are dealt out.
