@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.loader import Loader, ResumableLoader
@@ -139,7 +139,7 @@ class LessonCollator:
         # About four characters a token, as in `length`.
         order = sorted(lessons, key=lambda x: self.preprocessor.length(x.chat) + len(x.reply) // 4 * self.train)
         count = -(-len(order) // self.micro_batch_size)
-        cuts = [len(order) * i // count for i in range(count + 1)]
+        cuts = [len(order) * i // max(count, 1) for i in range(count + 1)]
         try:
             micro_batches = [self._process(order[a:b]) for a, b in pairwise(cuts)]
         except DataError as error:
@@ -226,10 +226,12 @@ class LessonDataModule(LightningDataModule):
         if source is None:
             return []
         # Neighbours have like length and kind; rank r takes rows r, r + world_size, ...
-        rows = _Rows(source, range(self.trainer.global_rank, len(source), self.trainer.world_size))
+        rows = range(self.trainer.global_rank, len(source), self.trainer.world_size)
+        size = self.generate_batch_size
         loader: Loader[LessonBatch] = Loader(
-            rows,
-            batch_size=self.generate_batch_size,
+            source,  # type: ignore[arg-type]
+            # An empty batch for a rank without rows: Lightning refuses a loader that has none.
+            batch_sampler=[list(rows[i : i + size]) for i in range(0, len(rows), size)] or [[]],
             collate_fn=LessonCollator(self._preprocessor(), self.generate_batch_size, False, source.name),
             generator=torch.Generator(),  # torch would draw from the global one, which the model uses
             num_workers=self.num_workers,
@@ -241,16 +243,3 @@ class LessonDataModule(LightningDataModule):
         module: Any = self.trainer.lightning_module
         preprocessor: GeneratorPreprocessor = module.generator.preprocessor()
         return preprocessor
-
-
-class _Rows(Dataset[Any]):
-    """The given rows of a source."""
-
-    def __init__(self, source: LessonSource, rows: range) -> None:
-        self.source, self.rows = source, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Lesson:
-        return self.source[self.rows[index]]

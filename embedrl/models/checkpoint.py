@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from lightning import LightningModule
 from torch import nn
 
 from embedrl.errors import CheckpointError, ConfigError
@@ -99,6 +100,30 @@ def check_keys(module: nn.Module, saved: Iterable[str]) -> None:
                 f"the checkpoint does not fit: the model {what} {len(keys)} keys ({some}); "
                 "build the model with the options it was trained with (backbone, LoRA scope)"
             )
+
+
+class TrainedWeights(LightningModule):
+    """A module whose checkpoints hold what training changes; frozen weights come from the model's own checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strict_loading = False  # `load_state_dict` checks the keys that must be there
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what training changes."""
+        keep = trained_keys(self)
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load trained weights.
+
+        Raises:
+            CheckpointError: If a key is unknown, or a trained one is missing.
+        """
+        check_keys(self, state_dict)
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        result.missing_keys.clear()  # frozen
+        return result
 
 
 def _path(cls: type) -> str:

@@ -28,6 +28,15 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     return int(tensor.item())
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over ranks of a tensor that every rank holds, without a gradient."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / world_size()
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """The rows of all ranks in rank order; ranks may hold different numbers of rows.
 

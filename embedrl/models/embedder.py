@@ -7,9 +7,7 @@ import warnings
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -17,9 +15,9 @@ from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.backbone import Backbone
-from embedrl.models.checkpoint import check_keys, hyperparameters, trained_keys
+from embedrl.models.checkpoint import TrainedWeights, hyperparameters
 from embedrl.models.distributed import GradientSync, gather_rows, max_over_ranks, world_size
-from embedrl.models.fsdp import FSDP2Strategy
+from embedrl.models.fsdp import shard_if_asked
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.losses import ContrastiveLoss, PairKeys, key_hashes
 from embedrl.models.randomness import StepRandomness
@@ -29,7 +27,7 @@ from embedrl.models.scoring import TaskResult, TaskScorer, log_results
 warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
 
 
-class EmbedderModule(LightningModule):
+class EmbedderModule(TrainedWeights):
     """Trains a backbone so that a query's vector finds its target's. Source: Embed-RL §3.1, Eq. 1, B.1.
 
     Optimisation is Lightning's automatic one: gradient caching lives in `training_step` (first pass and loss) and
@@ -73,7 +71,6 @@ class EmbedderModule(LightningModule):
         )
         if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
             raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
-        self.strict_loading = False  # frozen weights are not in our checkpoints; `load_state_dict` checks the rest
         self.backbone = backbone
         self.loss = loss
         self.optimizer = optimizer
@@ -91,11 +88,7 @@ class EmbedderModule(LightningModule):
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
         self.backbone.build()
-        strategy = None if self._trainer is None else self._trainer.strategy
-        if isinstance(strategy, FSDP2Strategy):
-            strategy.shard(self.backbone)
-        elif isinstance(strategy, ModelParallelStrategy):
-            raise ConfigError("trainer.strategy: use class_path embedrl.models.fsdp.FSDP2Strategy, which shards")
+        shard_if_asked(self.backbone, None if self._trainer is None else self._trainer.strategy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the learning rate of every step up to the end of the run."""
@@ -248,24 +241,6 @@ class EmbedderModule(LightningModule):
             `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU.
         """
         return {"items": batch.items, "vectors": self._embed(batch).cpu()}
-
-    # ---------------------------------------------------------------- checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes."""
-        keep = trained_keys(self)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights.
-
-        Raises:
-            CheckpointError: If a key is unknown, or a trained one is missing.
-        """
-        check_keys(self, state_dict)
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        result.missing_keys.clear()  # frozen: they come from the backbone's own checkpoint
-        return result
 
 
 def _some(names: list[str]) -> str:

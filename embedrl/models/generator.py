@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from embedrl.models.packing import pack, token_logprobs
 from embedrl.models.preprocess import IGNORE
 from embedrl.models.qwen_vl import QwenVL
 from embedrl.models.sampling import Sample, SamplingOptions, draw
+from embedrl.models.sharding import is_whole
 from embedrl.types import Chat
 
 
 class Generator(nn.Module, ABC):
     """A model that reads a chat and writes a reply. Constructing one is cheap; `build` loads the weights."""
+
+    forward_methods: tuple[str, ...] = ("loss", "generate")
+    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
 
     @abstractmethod
     def build(self) -> None:
@@ -62,6 +67,10 @@ class Generator(nn.Module, ABC):
         """Same as `loss`, so that wrappers with hooks on `forward` (FSDP, DDP) work."""
         return self.loss(inputs)
 
+    def shard_units(self) -> list[nn.Module]:
+        """The modules to shard and checkpoint one by one under FSDP2, inner ones first."""
+        return []
+
     @abstractmethod
     def export(self, out: Path, merge: bool = True) -> None:
         """Write a checkpoint that other libraries load: merged weights, or the adapter alone."""
@@ -71,7 +80,6 @@ class QwenVLReasoner(QwenVL, Generator):
     """A Qwen3-VL that writes; takes the same arguments as `QwenVLBackbone`."""
 
     forward_methods = ("generate", "sample", "reply_logprobs")
-    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
 
     @property
     def suppressed(self) -> list[int]:
@@ -119,6 +127,7 @@ class QwenVLReasoner(QwenVL, Generator):
                 suppress_tokens=self.suppressed,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
+                synced_gpus=not is_whole(self),  # transformers would always wait for other processes under FSDP2
                 **options,
             )
         finally:
@@ -139,10 +148,11 @@ class QwenVLReasoner(QwenVL, Generator):
             The replies of each prompt.
         """
         tokenizer, device = self.processor.tokenizer, inputs["input_ids"].device
-        stop = StopStringCriteria(tokenizer, list(options.stop)) if options.stop else None
+        stop = _stop_criteria(tokenizer, options.stop) if options.stop else None
+        eos = tokenizer.eos_token_id
 
         def ends(tokens: Tensor) -> Tensor:
-            last: Tensor = tokens[:, -1] == tokenizer.eos_token_id
+            last: Tensor = tokens[:, -1] == eos
             return last if stop is None else last | stop(tokens, None)
 
         head, suppressed = self.network.get_output_embeddings(), torch.tensor(self.suppressed, device=device)
@@ -208,5 +218,12 @@ class QwenVLReasoner(QwenVL, Generator):
     def _text(self, row: Sequence[int]) -> str:
         """The text of a reply up to its end of turn."""
         tokenizer = self.processor.tokenizer
-        end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
-        return str(tokenizer.decode([t for t in row[:end] if t != tokenizer.pad_token_id]))
+        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id  # looked up anew at every access
+        end = row.index(eos) if eos in row else len(row)
+        return str(tokenizer.decode([token for token in row[:end] if token != pad]))
+
+
+@cache
+def _stop_criteria(tokenizer: Any, stop: tuple[str, ...]) -> StopStringCriteria:
+    """Made once: it goes through the whole vocabulary."""
+    return StopStringCriteria(tokenizer, list(stop))

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import LessonBatch
 from embedrl.errors import ConfigError, NonFiniteError
-from embedrl.models.checkpoint import check_keys, hyperparameters, trained_keys
-from embedrl.models.distributed import gather_objects
+from embedrl.models.checkpoint import TrainedWeights, hyperparameters
+from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, mean_over_ranks, world_size
+from embedrl.models.fsdp import shard_if_asked
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
 from embedrl.models.preprocess import IGNORE
 from embedrl.models.randomness import StepRandomness
+from embedrl.models.sharding import unsharded
 
 
-class ReasonerModule(LightningModule):
+class ReasonerModule(TrainedWeights):
     """Supervised training of a generator. Source: Embed-RL §3.2 (T-CoTs as labels).
 
     Args:
@@ -62,7 +63,6 @@ class ReasonerModule(LightningModule):
                 seed=seed,
             )
         )
-        self.strict_loading = False  # frozen weights are not in our checkpoints; `load_state_dict` checks the rest
         self.generator = generator
         self.optimizer = optimizer
         self.schedule = schedule
@@ -72,21 +72,19 @@ class ReasonerModule(LightningModule):
         self.seed = seed
         self._random = StepRandomness(seed)
         self.replies: list[tuple[Any, str, dict[str, float]]] = []
+        self._scoring = ExitStack()
 
     def configure_model(self) -> None:
-        """Load the weights.
-
-        Raises:
-            ConfigError: If the strategy would shard: the Reasoner trains on one device or under DDP.
-        """
-        if self._trainer is not None and isinstance(self._trainer.strategy, ModelParallelStrategy):
-            raise ConfigError("trainer.strategy: this module is not sharded yet; use auto or ddp")
+        """Load the weights, and shard them if the strategy does."""
         self.generator.build()
+        shard_if_asked(self.generator, None if self._trainer is None else self._trainer.strategy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the learning rate of every step up to the end of the run."""
         from transformers import get_scheduler
 
+        # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
+        # checkpoint goes from one number of ranks to another.
         optimizer = self.optimizer(self.parameters())
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
@@ -109,23 +107,38 @@ class ReasonerModule(LightningModule):
         self._started = time.perf_counter()
 
     def training_step(self, batch: LessonBatch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy over the reply tokens of the whole batch, however it is cut into micro-batches.
+        """Mean cross-entropy over the reply tokens of the whole batch, however it is cut into micro-batches and ranks.
 
         Raises:
             NonFiniteError: If the loss is NaN or infinite.
         """
         counts = [int((inputs["labels"] != IGNORE).sum()) for inputs in batch.micro_batches]
-        self._tokens = sum(counts)
-        parts = [
-            self.generator(self._move(inputs)) * (count / self._tokens)
-            for inputs, count in zip(batch.micro_batches, counts, strict=True)
-        ]
-        total = torch.stack(parts).sum()
-        if not torch.isfinite(total):
+        tokens = torch.tensor(float(sum(counts)), dtype=torch.float64, device=self.device)
+        share = float(mean_over_ranks(tokens))
+        self._tokens = share * world_size()
+        # A rank with fewer micro-batches than another goes through its last one again, with a weight of zero.
+        spare = max_over_ranks(len(counts), self.device) - len(counts)
+        micro_batches = [*batch.micro_batches, *[batch.micro_batches[-1]] * spare]
+        self._parts = [self.generator(self._move(inputs)) for inputs in micro_batches]
+        weights = torch.tensor([count / share for count in counts] + [0.0] * spare, device=self.device)
+        self._losses = torch.stack(self._parts).detach().requires_grad_()
+        loss = (self._losses * weights).sum()  # the mean over ranks is that of the batch, as for the gradients
+        mean = mean_over_ranks(loss)
+        if not torch.isfinite(mean):
             raise NonFiniteError(f"step {self.global_step}: the loss is not finite; lower the learning rate")
-        self.log("train/loss", total.detach(), prog_bar=True)
+        self._sync = GradientSync(self.trainer.strategy.model, self.generator)
+        self._sync.hold()
+        self.log("train/loss", mean, prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return total
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        """From the loss to the micro-batches' losses, from each of them to the parameters."""
+        torch.autograd.backward(loss)
+        assert self._losses.grad is not None
+        for i, weight in enumerate(self._losses.grad, start=1):
+            output = self._parts.pop(0) * weight  # its graph is freed with it
+            torch.autograd.backward(self._sync.release(output) if i == len(self._losses) else output)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before clipping.
@@ -133,10 +146,15 @@ class ReasonerModule(LightningModule):
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = self._gradient_norm()
         if not torch.isfinite(norm):
             raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; lower the learning rate")
         self.log("train/grad_norm", norm)
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient, sharded or not."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        return norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
 
     def on_train_batch_end(self, outputs: Any, batch: LessonBatch, batch_idx: int) -> None:
         """Log the speed of the step, loading left out."""
@@ -145,8 +163,13 @@ class ReasonerModule(LightningModule):
     # ---------------------------------------------------------------- scoring
 
     def on_validation_epoch_start(self) -> None:
-        """Start collecting replies."""
+        """Start collecting replies; a sharded model is whole until the scores are logged.
+
+        So ranks may write different numbers of replies, of different lengths, and so may callbacks at the end of the
+        epoch, which come before `on_validation_epoch_end`.
+        """
         self.replies = []
+        self._scoring.enter_context(unsharded(self.generator))
 
     def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
         """Write the replies of one batch of prompts, greedily."""
@@ -178,6 +201,7 @@ class ReasonerModule(LightningModule):
         self._score("test")
 
     def _score(self, stage: str) -> None:
+        self._scoring.close()
         mine = [(lesson.kind, scores) for lesson, _, scores in self.replies]
         values: dict[tuple[str, str], list[float]] = defaultdict(list)
         problems: Counter[str] = Counter()
@@ -195,21 +219,3 @@ class ReasonerModule(LightningModule):
             self.log(f"{stage}/{kind}/{name}", means[name][-1])
         for name, found in means.items():
             self.log(f"{stage}/{name}", sum(found) / len(found), prog_bar=True)
-
-    # ---------------------------------------------------------------- checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes."""
-        keep = trained_keys(self)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights.
-
-        Raises:
-            CheckpointError: If a key is unknown, or a trained one is missing.
-        """
-        check_keys(self, state_dict)
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        result.missing_keys.clear()  # frozen: they come from the generator's own checkpoint
-        return result

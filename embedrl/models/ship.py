@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
+
+from embedrl.models.fsdp import whole_copy
 
 
 class ShipCheckpoint(Callback):
@@ -33,16 +36,19 @@ class ShipCheckpoint(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
-        if not trainer.is_global_zero:
-            return
+        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
         module: Any = pl_module
         model = module.generator if hasattr(module, "generator") else module.backbone
+        if isinstance(model, FSDPModule):
+            model = whole_copy(model)  # type: ignore[arg-type]  # by all ranks together
+        if not trainer.is_global_zero:
+            return
         model.export(self.out)
         for file in self.out.glob("*.safetensors") if self.half else ():
             halves = {name: tensor.half() for name, tensor in load_file(file).items()}
             save_file(halves, file, metadata={"format": "pt"})
-        config = Path(trainer.log_dir or "") / "config.yaml"
-        if trainer.log_dir and config.is_file():
+        config = Path(log_dir or "") / "config.yaml"
+        if log_dir and config.is_file():
             shutil.copyfile(config, self.out / "recipe.yaml")
         scores: dict[str, dict[str, float]] = defaultdict(dict)
         for name, value in sorted(trainer.callback_metrics.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.rollout_pairs import PairBatch
-from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.errors import NonFiniteError
 from embedrl.models.checkpoint import hyperparameters
-from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, world_size
+from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, mean_over_ranks
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.models.reasoner import ReasonerModule
+from embedrl.models.sharding import unsharded
 from embedrl.rl.advantage import group_advantages
 from embedrl.rl.loss import GRPOLoss
 from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
@@ -35,7 +37,9 @@ warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual opt
 class EGRLModule(ReasonerModule):
     """Trains a Reasoner by what its T-CoTs are worth to the frozen Embedder. Source: Embed-RL §3.3, Eq. 3-7, B.2.
 
-    Optimisation is manual: a training step is a rollout, its rewards, and `inner_epochs` optimizer steps. Validation is
+    Optimisation is manual: a training step is a rollout, its rewards, and `inner_epochs` optimizer steps. On several
+    processes the pairs of a step are shared out, and rewards see the rollouts of all; under FSDP2 the policy is sharded
+    in its own passes and whole on every process meanwhile, as the frozen Embedder always is. Validation is
     the Reasoner's: greedy T-CoTs, scored against those of a reference teacher; add the callback `ReasonedRetrieval` to
     see how well they retrieve.
 
@@ -119,13 +123,7 @@ class EGRLModule(ReasonerModule):
         return self._reference[0]
 
     def configure_model(self) -> None:
-        """Load the weights.
-
-        Raises:
-            ConfigError: If there is more than one process.
-        """
-        if self._trainer is not None and self._trainer.world_size > 1:
-            raise ConfigError("EG-RL runs on one process in this version: set trainer.devices: 1")
+        """Load the weights, and shard the policy if the strategy does."""
         super().configure_model()
         if self.reference is not None:
             self.reference.build()
@@ -134,6 +132,11 @@ class EGRLModule(ReasonerModule):
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
         self._engine = LocalRollout(self.generator, self.rollout)
         bind_scorer(self.rewards, ReferenceScorer(self._policy))
+
+    def on_fit_start(self) -> None:
+        """Put the reference beside the policy."""
+        if self.reference is not None:
+            self.reference.to(self.device)
 
     # ---------------------------------------------------------------- the step
 
@@ -147,11 +150,13 @@ class EGRLModule(ReasonerModule):
         clock = PhaseClock()
         pairs = gather_objects(batch.pairs)
         prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
-        rollouts = roll_out(self._engine, prompts, self.group_size, number)
-        clock.lap("rollout")
-        step = make_step(pairs, rollouts, self.embedder, self.device, step_seed(self.seed, number))
-        rewards = total_rewards(self.rewards, step)
-        clock.lap("reward")
+        # Whole, because processes write and judge as much as they have to, each at its own pace.
+        with unsharded(self.generator):
+            rollouts = roll_out(self._engine, prompts, self.group_size, number)
+            clock.lap("rollout")
+            step = make_step(pairs, rollouts, self.embedder, self.device, step_seed(self.seed, number))
+            rewards = total_rewards(self.rewards, step)
+            clock.lap("reward")
         groups = {rollout.id: rollout.group for rollout in rollouts}
         advantages = group_advantages(rewards.totals, groups, self.std_floor)
         figures = rewards.metrics | rollout_figures(step, rollouts, self.group_size)
@@ -178,15 +183,20 @@ class EGRLModule(ReasonerModule):
             spare = batches or self._policy.batches(kept_groups(prompts, rollouts)[0])
             batches += [spare[0]] * (calls - real)
         count = self._count(sum(map(len, kept)), sum(len(r.tokens) for row in kept for r in row))
+        references = self._references(batches)
         old: list[Tensor | None] = [None] * calls
         optimizer: Any = self.optimizers()
         figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        losses: list[float] = []
         sync = GradientSync(self.trainer.strategy.model, self.generator)
         for epoch in range(self.inner_epochs):
             optimizer.zero_grad()
             for i, batch in enumerate(batches):
                 weight = 1.0 if i < real else 0.0
-                loss, metrics, old[i], size = self._batch_loss(batch, kept, advantages, old[i], weight, count)
+                loss, metrics, old[i], size = self._batch_loss(
+                    batch, kept, advantages, references[i], old[i], weight, count
+                )
+                losses.append(float(loss.detach()))
                 if i == 0 and calls > 1:
                     sync.hold()
                 if i == calls - 1:
@@ -194,6 +204,8 @@ class EGRLModule(ReasonerModule):
                 self.manual_backward(loss)
                 for name, value in metrics.items():
                     figures[name].append((float(value), size * weight))
+            if not math.isfinite(sum(losses)):  # not before: the other processes wait for the gradients of this one
+                raise NonFiniteError(f"step {self.global_step}: the policy loss is not finite; lower the learning rate")
             if calls:
                 figures["grad_norm"].append((self._norm(epoch), 1.0))
                 self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
@@ -201,6 +213,8 @@ class EGRLModule(ReasonerModule):
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+        if calls:
+            figures["loss"] = [(sum(losses) / self.inner_epochs, 1.0)]  # the mean over processes is the step's
         return {
             f"policy/{name}": sum(v * w for v, w in found) / total
             for name, found in figures.items()
@@ -209,24 +223,28 @@ class EGRLModule(ReasonerModule):
 
     def _count(self, rollouts: int, tokens: int) -> float:
         """What the losses of all micro-batches are divided by, so that the ranks' mean gradient is the step's."""
-        own = torch.tensor([rollouts, tokens], dtype=torch.float64, device=self.device)
-        if world_size() > 1:
-            torch.distributed.all_reduce(own)
-        mean = own / world_size()
+        mean = mean_over_ranks(torch.tensor([rollouts, tokens], dtype=torch.float64, device=self.device))
         return max(float(mean[0] if self.policy_loss.aggregation == "sequence_mean" else mean[1]), 1e-8)
+
+    def _references(self, batches: Sequence[PolicyBatch]) -> list[Tensor | None]:
+        """Log-probabilities of the batches' tokens under the reference, which no inner epoch changes."""
+        if not self.policy_loss.kl_coefficient:
+            return [None] * len(batches)
+        with unsharded(self.generator):
+            return [self._policy.reference_log_probs(batch).logprobs for batch in batches]
 
     def _batch_loss(
         self,
         batch: PolicyBatch,
         kept: Sequence[Sequence[Rollout]],
         advantages: dict[str, float],
+        reference: Tensor | None,
         old: Tensor | None,
         weight: float,
         count: float,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, float]:
         """Loss and figures of one micro-batch of the policy pass."""
         found = self._policy.log_probs(batch)
-        reference = self._policy.reference_log_probs(batch).logprobs if self.policy_loss.kl_coefficient else None
         old = found.logprobs.detach() if old is None else old
         members = [kept[group][i] for group, i in batch.replies] if weight else []
         values = torch.tensor([advantages[r.id] for r in members] or [0.0] * len(batch.replies), device=self.device)
@@ -236,8 +254,6 @@ class EGRLModule(ReasonerModule):
         loss, metrics = self.policy_loss(
             found.logprobs, old, values, found.mask, reference, behaviour if members else old, count
         )
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"step {self.global_step}: the policy loss is not finite; lower the learning rate")
         size = float(found.mask.sum())
         metrics |= {"entropy": found.entropy.detach().sum() / max(size, 1.0)}
         if members:
@@ -246,8 +262,7 @@ class EGRLModule(ReasonerModule):
         return loss * weight, metrics, old, size
 
     def _norm(self, epoch: int) -> float:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        norm = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+        norm = self._gradient_norm()
         if not torch.isfinite(norm):
             raise NonFiniteError(f"step {self.global_step} (inner epoch {epoch}): the gradient is not finite")
         return float(norm)
@@ -261,6 +276,10 @@ class EGRLModule(ReasonerModule):
         total = merged.get("reward/total/mean")
         if total:
             self.log("reward", sum(total) / len(total), prog_bar=True, logger=False)
+
+    def backward(self, loss: Tensor) -> None:
+        """One micro-batch at a time, not the Reasoner's way."""
+        torch.autograd.backward(loss)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The step logs its own speed."""

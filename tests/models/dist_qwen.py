@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 
 from embedrl.models.distributed import GradientSync
-from embedrl.models.fsdp import shard_backbone
+from embedrl.models.fsdp import shard_model
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.qwen_vl import QwenVLBackbone
 
@@ -40,7 +40,7 @@ def step(path, chats, train_vision, mesh=None):
     """One SGD step on a loss that is linear in the vectors; returns the weights."""
     backbone = build(path, train_vision)
     if mesh is not None:
-        shard_backbone(backbone, mesh)
+        shard_model(backbone, mesh)
     batches = [backbone.preprocessor()([chat]) for chat in chats]
     cache = GradientCache(backbone, batches, torch.device("cpu"), len(batches))
     vectors = cache.forward()

@@ -27,9 +27,9 @@ PROMPTS = {
 }
 
 
-def policy_model(lora=True, path="embedrl:tiny", dropout=0.0, **options):
+def policy_model(lora=True, path="embedrl:tiny", dropout=0.0, scope="language", **options):
     """A tiny policy in training mode whose adapter, if any, does something."""
-    lora = LoRAOptions(r=4, alpha=8, dropout=dropout) if lora else None
+    lora = LoRAOptions(r=4, alpha=8, dropout=dropout, scope=scope) if lora else None
     model = QwenVLReasoner(path, lora=lora, **options)
     with torch.random.fork_rng():
         torch.manual_seed(3)
