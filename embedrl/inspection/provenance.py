@@ -37,10 +37,14 @@ class SaveRun(SaveConfigCallback):
         super().__init__(*args, **kwargs)
         self._resumed_from = resumed_from
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save on rank 0, as Lightning does; every process asks for the folder, for rank 0 tells the others."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "provenance.json"
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add this start to `provenance.json`."""
         self._clock = time.monotonic()
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "provenance.json"
         self._starts: list[dict[str, Any]] = []
         if self._path.is_file():
             self._starts = json.loads(self._path.read_text())["starts"]

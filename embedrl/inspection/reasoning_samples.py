@@ -54,6 +54,7 @@ class ReasoningSamples(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the samples."""
+        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
         if trainer.sanity_checking or not trainer.is_global_zero or self._scored is None:
             return
         results = self._scored.results
@@ -68,8 +69,8 @@ class ReasoningSamples(Callback):
             if writer is not None:
                 writer.add_image(f"reasoning/{name}", np.asarray(picture), step, dataformats="HWC")
                 writer.add_text(f"reasoning/{name}", describe(result, row), step)
-            if trainer.log_dir:
-                folder = Path(trainer.log_dir) / "reasoning_samples" / f"step_{step:06d}"
+            if log_dir:
+                folder = Path(log_dir) / "reasoning_samples" / f"step_{step:06d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 picture.save(folder / f"{name.replace('/', '_')}.png")
 

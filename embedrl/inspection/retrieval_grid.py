@@ -34,6 +34,7 @@ class RetrievalGrid(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what the module scored."""
+        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         results: list[TaskResult] = getattr(pl_module, "validation", [])
@@ -43,8 +44,8 @@ class RetrievalGrid(Callback):
             if writer is not None:
                 tag = f"retrieval/{result.task.name}"
                 writer.add_image(tag, np.asarray(picture), trainer.global_step, dataformats="HWC")
-            if trainer.log_dir:
-                folder = Path(trainer.log_dir) / "retrieval_grid"
+            if log_dir:
+                folder = Path(log_dir) / "retrieval_grid"
                 folder.mkdir(parents=True, exist_ok=True)
                 picture.save(folder / f"{result.task.name.replace('/', '_')}.png")
 

@@ -21,22 +21,22 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print."""
-        if trainer.is_global_zero and trainer.log_dir and not trainer.barebones:
-            sys.stdout.write(self.text(trainer) + "\n")
+        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
+        if trainer.is_global_zero and log_dir and not trainer.barebones:
+            sys.stdout.write(self.text(trainer, Path(log_dir)) + "\n")
             sys.stdout.flush()
 
-    def text(self, trainer: Trainer) -> str:
+    def text(self, trainer: Trainer, log_dir: Path) -> str:
         """The summary."""
-        assert trainer.log_dir is not None
-        folder = _shown(Path(trainer.log_dir))
+        folder = _shown(log_dir)
         minutes, seconds = divmod(round(time.monotonic() - self._clock), 60)
         lines = [f"\nDone: {trainer.global_step} steps in {minutes} min {seconds:02d} s, run folder {folder}"]
         lines += _table({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
         lines.append(f"  curves       tensorboard --logdir {_shown(Path(trainer.default_root_dir))}")
-        pictures = sorted((Path(trainer.log_dir) / "retrieval_grid").glob("*.png"))
+        pictures = sorted((log_dir / "retrieval_grid").glob("*.png"))
         if pictures:
             lines.append(f"  grid         {folder}/retrieval_grid/ ({len(pictures)} pictures, also under IMAGES)")
-        samples = sorted((Path(trainer.log_dir) / "reasoning_samples").glob("step_*"))
+        samples = sorted((log_dir / "reasoning_samples").glob("step_*"))
         if samples:
             shown = ", ".join(dict.fromkeys((samples[0].name, samples[-1].name)))
             lines.append(f"  samples      {folder}/reasoning_samples/ ({shown}; also under IMAGES and TEXT)")
