@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,7 @@ class QwenVLReasoner(QwenVL, Generator):
         return str(tokenizer.decode([token for token in row[:end] if token != pad]))
 
 
-@cache
+@lru_cache(maxsize=8)
 def _stop_criteria(tokenizer: Any, stop: tuple[str, ...]) -> StopStringCriteria:
     """Made once: it goes through the whole vocabulary."""
     return StopStringCriteria(tokenizer, list(stop))
