@@ -1,48 +1,15 @@
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import dist_qwen
 import pytest
 import torch
 from dist_embedder import STEPS, summary, train
+from processes import WORLD, finish, launch
 from qwen_helpers import write_checkpoint
 
 from embedrl.models.distributed import gather_rows, max_over_ranks, world_size
 
 HERE = Path(__file__).parent
-WORLD = 2
-
-
-def launch(script, *args):
-    """Start a script once per rank."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(WORLD), "GROUP_RANK": "0"}
-    return [
-        subprocess.Popen(
-            [sys.executable, HERE / script, *args],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-
-
-def finish(processes):
-    """Wait for all ranks; none outlives the test."""
-    try:
-        logs = [p.communicate(timeout=250)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    assert all(p.returncode == 0 for p in processes), "\n".join(logs)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +17,9 @@ def runs(tmp_path_factory):
     """One process trains here; two under DDP and FSDP2, from scratch and from a checkpoint of one."""
     out = tmp_path_factory.mktemp("ranks")
     train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
-    processes = launch("dist_embedder.py", out, out / "one-at-2.ckpt")
+    processes = launch(HERE / "dist_embedder.py", out, out / "one-at-2.ckpt", log=out)
     one = summary(*train("auto", 1, save=out / "one.ckpt"))
-    finish(processes)
+    finish(processes, out)
     return out, one
 
 
@@ -110,13 +77,13 @@ def test_info_nce_equals_clip_loss_over_two_processes(runs):
 def test_a_rank_without_a_picture_trains_as_one(tmp_path):
     """FSDP2 waits for ever for a rank that skips a sharded module, and reduces only the gradients that a rank has."""
     checkpoint = write_checkpoint(tmp_path / "tiny")
-    processes = launch("dist_qwen.py", checkpoint, tmp_path)
+    processes = launch(HERE / "dist_qwen.py", checkpoint, tmp_path, log=tmp_path)
     one = {
         vision: dist_qwen.step(checkpoint, [*dist_qwen.CHATS[0], *dist_qwen.CHATS[1]], vision)
         for vision in (True, False)
     }
     before = dist_qwen.weights(dist_qwen.build(checkpoint, True))
-    finish(processes)
+    finish(processes, tmp_path)
     for vision, expected in one.items():
         got = weights(tmp_path / f"{vision}.pt")
         moved = [name for name, value in expected.items() if not torch.equal(value, before[name])]

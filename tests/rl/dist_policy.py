@@ -1,4 +1,4 @@
-"""Run by test_rl_distributed.py once per rank: one step of a policy under FSDP2.
+"""Run by test_policy_distributed.py once per rank: one step of a policy under FSDP2.
 
 python dist_policy.py OUT
 """

@@ -1,41 +1,17 @@
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from dist_policy import KEYS, step
 from policy_helpers import policy_model
-
-WORLD = 2
+from processes import WORLD, finish, launch
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two processes under FSDP2 found."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).parent / "dist_policy.py", out],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        logs = [p.communicate(timeout=250)[0] for p in processes]
-    finally:
-        for p in processes:
-            p.kill()
-    assert all(p.returncode == 0 for p in processes), "\n".join(logs)
+    finish(launch(Path(__file__).parent / "dist_policy.py", out, log=out), out)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
