@@ -10,7 +10,6 @@ import inspect
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -91,15 +90,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Make every process a data-parallel one; Lightning's default shards nothing on a single node."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-
-    def setup(self, trainer: Trainer) -> None:
-        """Set up as Lightning does; validation runs without inference mode.
-
-        What is gathered first in inference mode could not be trained afterwards.
-        """
-        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
-            loop.inference_mode = False
-        super().setup(trainer)
 
     def shard(self, model: Backbone | Generator) -> None:
         """Shard a built model in place; does nothing when called again."""

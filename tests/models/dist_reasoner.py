@@ -75,11 +75,7 @@ def train(strategy, devices, steps=STEPS, save=None, ckpt_path=None, exam=1, **o
     if save:
         trainer.save_checkpoint(save)
     figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_per_s")}
-    return {
-        "figures": figures,
-        "replies": [reply for _, reply, _ in module.replies],
-        "inference_mode": trainer.fit_loop.epoch_loop.val_loop.inference_mode,
-    }
+    return {"figures": figures, "replies": [reply for _, reply, _ in module.replies]}
 
 
 def main(out):
