@@ -25,6 +25,7 @@ TRAINER = {
 MODEL = {
     "generator": {"init_args": {"path": "embedrl:tiny", "lora": {"r": 4, "alpha": 8}}},
     "embedder": FROZEN,
+    "rewards": str(CONFIGS / "parts/reward/paper.yaml"),
     "group_size": 3,
     "rollout": {"max_new_tokens": 6, "max_sequences": 3},
     "max_new_tokens": 3,
@@ -32,6 +33,8 @@ MODEL = {
 }
 DATA = {
     "batch_size": 2,
+    "mix": str(CONFIGS / "parts/mix/world.yaml"),
+    "block_size": 1,
     "steps_per_epoch": 4,
     "val": {"init_args": {"limit": 1}},
 }

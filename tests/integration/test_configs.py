@@ -82,7 +82,7 @@ EGRL = {
             "max_new_tokens": 4,
         }
     },
-    "data": {"init_args": {"batch_size": 2, "mix": str(CONFIGS / "parts/mix/world.yaml")}},
+    "data": {"init_args": {"batch_size": 2, "block_size": 1, "mix": str(CONFIGS / "parts/mix/world.yaml")}},
 }
 SMALLER = {"EmbedderModule": EMBEDDER, "ReasonerModule": REASONER, "EGRLModule": EGRL}
 PICTURES = {
