@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from embedrl.data.world.families import FAMILIES
+from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample
 from embedrl.data.world.scene import SPLITS, Split
 from embedrl.data.world.teachers import Teacher, annotator, perfect
 from embedrl.data.world.views import Needs, Sample, View
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, RetrievalTask, Side
 
-VERSION = "1"
-"""Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
-
 TEACHERS: tuple[Teacher, ...] = ("perfect", "annotator", "none")
-_POOL = 256  # samples among which pairs that are alike are looked for
 _TRIES = 1000  # draws in a row without success after which a split is declared full
 
 
@@ -31,11 +26,6 @@ def check_choice(flag: str, value: str, known: Sequence[str]) -> None:
     """
     if value not in known:
         raise ConfigError(f"{flag} is {value!r}: give one of {', '.join(known)}")
-
-
-def make_sample(family: str, split: Split, seed: int, index: int) -> Sample:
-    """A pair before anybody wrote it up: a pure function of its arguments."""
-    return FAMILIES[family].make(random.Random(f"world/{VERSION}/{family}/{split}/{seed}/{index}"), split)
 
 
 def write_up(view: View, teacher: Teacher, seed: int = 0) -> Side:
@@ -103,8 +93,8 @@ class WorldSource:
         check_choice("teacher", teacher, TEACHERS)
         if size < 1 or negatives < 0:
             raise ConfigError(f"size is {size}, negatives is {negatives}: give a size of 1 or more and no fewer than 0")
-        if not 1 <= alike <= _POOL // 32:
-            raise ConfigError(f"alike is {alike}: give 1 to {_POOL // 32}")
+        if not 1 <= alike <= LARGEST_BLOCK:
+            raise ConfigError(f"alike is {alike}: give 1 to {LARGEST_BLOCK}")
         self.family = family
         self.split = split
         self.size = size
@@ -137,7 +127,7 @@ class WorldSource:
             raise IndexError(f"{self.name} has {self.size} pairs, not a row {index}")
         if self.alike > 1:
             block, member = divmod(index, self.alike)
-            index = _alike(self.family, self.split, self.seed, block, self.alike)[member]
+            index = alike_samples(self.family, self.split, self.seed, block, self.alike)[member]
         sample = make_sample(self.family, self.split, self.seed, index)
         pair_id = f"{self.family}-{self.split}-{self.seed}-{index}"
         rng = random.Random(f"world/{VERSION}/negatives/{pair_id}")
@@ -155,26 +145,6 @@ class WorldSource:
     def __iter__(self) -> Iterator[Pair]:
         """All pairs in order."""
         return (self[index] for index in range(self.size))
-
-
-@lru_cache(maxsize=256)
-def _alike(family: str, split: Split, seed: int, block: int, count: int) -> tuple[int, ...]:
-    """Of a pool of samples, one and the `count - 1` whose answers share most words with its answer.
-
-    None is right for the query of another, as far as the pool allows.
-    """
-    fits = FAMILIES[family].fits
-    pool = {i: make_sample(family, split, seed, i) for i in range(block * _POOL, (block + 1) * _POOL)}
-    words = {i: Counter(sample.target.answer.split()) for i, sample in pool.items()}
-    first, *rest = pool
-    rest.sort(key=lambda i: -(words[i] & words[first]).total())
-    chosen: list[int] = [first]
-    spare: list[int] = []
-    for i in rest:
-        rivals = (pool[j] for j in chosen)
-        wrong = not any(fits(pool[i].want, rival.have) or fits(rival.want, pool[i].have) for rival in rivals)
-        (chosen if wrong else spare).append(i)
-    return tuple((chosen + spare)[:count])
 
 
 def _hard_candidate(

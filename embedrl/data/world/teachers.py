@@ -26,8 +26,8 @@ Teacher = Literal["perfect", "annotator", "none"]
 class Rates:
     """How often the annotator goes astray; each is a probability.
 
-    The defaults stand for one who sees well and does not know what its T-CoT is for: it seldom names the wrong thing, but
-    often restates in general terms and often points at the whole picture.
+    The defaults stand for one who sees well and does not know what its T-CoT is for: it seldom names the wrong thing,
+    but often restates in general terms, and often points at the whole picture.
 
     Attributes:
         elsewhere: A needed item is passed over for another one on the side, and the answer follows it. Where there is

@@ -1,0 +1,52 @@
+"""The pairs of the world before anybody wrote them up, one by one or in blocks that are hard for one another."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from functools import lru_cache
+
+from embedrl.data.world.families import FAMILIES
+from embedrl.data.world.scene import Split
+from embedrl.data.world.views import Sample
+
+VERSION = "1"
+"""Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
+
+POOL = 256
+"""Samples among which those of a block are looked for."""
+
+LARGEST_BLOCK = 8
+
+
+def make_sample(family: str, split: Split, seed: int, index: int) -> Sample:
+    """A pair before anybody wrote it up: a pure function of its arguments."""
+    return FAMILIES[family].make(random.Random(f"world/{VERSION}/{family}/{split}/{seed}/{index}"), split)
+
+
+@lru_cache(maxsize=256)
+def alike_samples(family: str, split: Split, seed: int, block: int, count: int) -> tuple[int, ...]:
+    """Indices of a block of samples that are hard for one another.
+
+    Of a pool of samples, the first, and the `count - 1` whose answers share most words with its answer. None is right
+    for the query of another, as far as the pool allows.
+
+    Args:
+        family: The task family.
+        split: Its split.
+        seed: Another seed gives other samples.
+        block: Number of the block; each has a pool of its own.
+        count: Samples in the block, at most `LARGEST_BLOCK`.
+    """
+    fits = FAMILIES[family].fits
+    pool = {i: make_sample(family, split, seed, i) for i in range(block * POOL, (block + 1) * POOL)}
+    words = {i: Counter(sample.target.answer.split()) for i, sample in pool.items()}
+    first, *rest = pool
+    rest.sort(key=lambda i: -(words[i] & words[first]).total())
+    chosen: list[int] = [first]
+    spare: list[int] = []
+    for i in rest:
+        rivals = (pool[j] for j in chosen)
+        wrong = not any(fits(pool[i].want, rival.have) or fits(rival.want, pool[i].have) for rival in rivals)
+        (chosen if wrong else spare).append(i)
+    return tuple((chosen + spare)[:count])
