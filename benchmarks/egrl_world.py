@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,6 +24,7 @@ from typing import Any
 
 import torch
 import yaml
+from command import embedrl
 from jsonargparse import ArgumentParser, auto_cli
 
 from embedrl.data.render import RenderOptions
@@ -60,22 +58,6 @@ RAW, PERFECT = "raw input, Embedder trained on it", "perfect teacher"
 EVIDENCE = ("format", "answer", "iou", "f1", "keyword_f1")
 
 
-def embedrl(folder: Path, *arguments: str) -> None:
-    """Run the command line with one thread, in a folder; its output goes to `log.txt` there.
-
-    Raises:
-        RuntimeError: If it fails; its last lines are the message.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "embedrl", *arguments, "--trainer.enable_progress_bar", "false"]
-    with (folder / "log.txt").open("a") as log:
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, check=False
-        )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} (in {folder})\n{(folder / 'log.txt').read_text()[-2000:]}")
-
-
 def train(folder: Path, recipe: str, *flags: str) -> Path:
     """Train a recipe in a folder, unless that is done.
 
@@ -85,40 +67,41 @@ def train(folder: Path, recipe: str, *flags: str) -> Path:
     model = folder / f"runs/quickstart_{recipe}/model"
     if not (model / "seconds.json").exists():
         start = time.monotonic()
-        embedrl(folder, "fit", "--config", str(QUICKSTART / f"{recipe}.yaml"), *flags)
+        folder.mkdir(parents=True, exist_ok=True)
+        quiet = ["--trainer.enable_progress_bar", "false"]
+        embedrl("fit", "--config", str(QUICKSTART / f"{recipe}.yaml"), *quiet, *flags, folder=folder)
         (model / "seconds.json").write_text(json.dumps(round(time.monotonic() - start)))
     return model
 
 
-def frozen(model: Path, render: RenderOptions = LENIENT) -> FrozenEmbedder:
+def load_embedder(model: Path) -> Backbone:
     """The Embedder that a run left behind, as EG-RL's recipe reads it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Backbone, "backbone")
     part = yaml.safe_load((CONFIGS / "parts/backbone/quickstart_embedder.yaml").read_text())
     part["init_args"]["path"] = str(model)
-    return FrozenEmbedder(parser.instantiate(parser.parse_object({"backbone": part})).backbone, render)
+    backbone: Backbone = parser.instantiate(parser.parse_object({"backbone": part})).backbone
+    return backbone
 
 
-def score(tasks: Sequence[RetrievalTask], gold: Sequence[RetrievalTask], embedder: FrozenEmbedder) -> dict[str, Any]:
-    """Rank, and compare the T-CoTs with those of the perfect teacher.
+def score(tasks: Sequence[RetrievalTask], embedder: FrozenEmbedder) -> dict[str, list[float]]:
+    """For every task, 0 or 1 a query: whether a right candidate comes first."""
+    results = embedder.score(tasks, torch.device("cpu"))
+    return {r.task.name: (r.ranking.relevance[:, 0] > 0).float().tolist() for r in results}
 
-    Returns:
-        `hits`: for every task 0 or 1 a query; the means over all sides of what `EVIDENCE` names.
-    """
+
+def evidence_means(tasks: Sequence[RetrievalTask], gold: Sequence[RetrievalTask]) -> dict[str, float]:
+    """What `EVIDENCE` names: means over all sides of how their T-CoTs compare with the perfect teacher's."""
     found: dict[str, list[float]] = defaultdict(list)
     for task, perfect in zip(tasks, gold, strict=True):
         for side, right in zip([*task.queries, *task.candidates], [*perfect.queries, *perfect.candidates], strict=True):
             for name, value in evidence(side, right).items():
                 found[name].append(value)
-    results = embedder.score(tasks, torch.device("cpu"))
-    hits = {r.task.name: (r.ranking.relevance[:, 0] > 0).float().tolist() for r in results}
-    return {"hits": hits, **{name: statistics.mean(values) for name, values in found.items()}}
+    return {name: statistics.mean(values) for name, values in found.items()}
 
 
 def evidence(side: Side, right: Side) -> dict[str, float]:
     """How a side's T-CoT compares with the perfect teacher's."""
-    if not side.tcot:
-        return {}
     frames = len(side.frames) or None
     read, gold = parse(side.tcot, side.modality, frames), parse(right.tcot, right.modality, frames).tcot
     cues = read.tcot.cues
@@ -148,7 +131,10 @@ def evaluate(
         generator = QwenVLReasoner(str(model))
         generator.build()
         tasks = write_tcots(gold, generator, torch.device("cpu"), style="brief", batch_size=64, max_new_tokens=96)
-    scores = {name: score(tasks, gold, frozen(embedder, render)) for name, render in rows.items()}
+    figures, backbone = evidence_means(tasks, gold), load_embedder(embedder)
+    scores = {
+        name: {"hits": score(tasks, FrozenEmbedder(backbone, render)), **figures} for name, render in rows.items()
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(scores))
 

@@ -10,14 +10,12 @@ repeated, so a benchmark that was stopped goes on.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
+from command import embedrl
 from jsonargparse import auto_cli
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -31,20 +29,6 @@ ROWS: dict[str, list[str]] = {
     "answer only (`tcot: answer_only`)": [f"{RENDER}.tcot", "answer_only"],
     "raw input (`tcot: none`)": [f"{RENDER}.tcot", "none"],
 }
-
-
-def embedrl(*arguments: str) -> None:
-    """Run the command line with one thread.
-
-    Raises:
-        RuntimeError: If it fails; its last lines are the message.
-    """
-    command = [sys.executable, "-m", "embedrl", *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
 
 
 def measure(folder: Path, seed: int, switches: list[str], extra: list[str]) -> dict[str, float]:

@@ -81,3 +81,11 @@ def finish(processes: list[ForkServerProcess], log: Path) -> None:
             p.kill()
     told = "\n".join(path.read_text()[-4000:] for path in sorted(log.glob("*.log")))
     assert codes == [0] * len(codes), f"{codes}\n{told}"
+
+
+def weights(path: Path) -> dict:
+    """The weights in a file that a rank wrote: a checkpoint's, or those themselves."""
+    import torch
+
+    saved = torch.load(path, weights_only=True)
+    return saved.get("state_dict", saved)

@@ -24,14 +24,6 @@ ADAMW = functools.partial(torch.optim.AdamW, lr=1e-3)
 BASE = ["--checkpoint", "embedrl:world_base", "--style", "brief", "--device", "cpu", "--max_new_tokens", "16"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def base():
     generator = QwenVLReasoner("embedrl:world_base")

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -71,6 +72,12 @@ def gather_objects(own: Sequence[T]) -> list[T]:
     everyone: list[Any] = [None] * world_size()
     distributed.all_gather_object(everyone, list(own))
     return [item for part in everyone for item in part]
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """The norm of a module's whole gradient, sharded or not."""
+    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class GradientSync:

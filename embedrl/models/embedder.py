@@ -16,7 +16,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import TrainedWeights, hyperparameters
-from embedrl.models.distributed import GradientSync, gather_rows, max_over_ranks, world_size
+from embedrl.models.distributed import GradientSync, gather_rows, gradient_norm, max_over_ranks, world_size
 from embedrl.models.fsdp import shard_if_asked
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.losses import ContrastiveLoss, PairKeys, key_hashes
@@ -178,9 +178,7 @@ class EmbedderModule(TrainedWeights):
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+        norm = gradient_norm(self)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; last batch: {_some(self._ids)}")
         self.log("train/grad_norm", norm)

@@ -16,7 +16,14 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.data.lessons import LessonBatch
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.models.checkpoint import TrainedWeights, hyperparameters
-from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, mean_over_ranks, world_size
+from embedrl.models.distributed import (
+    GradientSync,
+    gather_objects,
+    gradient_norm,
+    max_over_ranks,
+    mean_over_ranks,
+    world_size,
+)
 from embedrl.models.fsdp import shard_if_asked
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
@@ -146,15 +153,10 @@ class ReasonerModule(TrainedWeights):
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
-        norm = self._gradient_norm()
+        norm = gradient_norm(self)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; lower the learning rate")
         self.log("train/grad_norm", norm)
-
-    def _gradient_norm(self) -> Tensor:
-        """The norm of the whole gradient, sharded or not."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        return norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
 
     def on_train_batch_end(self, outputs: Any, batch: LessonBatch, batch_idx: int) -> None:
         """Log the speed of the step, loading left out."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from embedrl.data.rollout_pairs import PairBatch
 from embedrl.errors import NonFiniteError
 from embedrl.models.checkpoint import hyperparameters
-from embedrl.models.distributed import GradientSync, gather_objects, max_over_ranks, mean_over_ranks
+from embedrl.models.distributed import GradientSync, gather_objects, gradient_norm, max_over_ranks, mean_over_ranks
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.models.reasoner import ReasonerModule
@@ -262,7 +262,7 @@ class EGRLModule(ReasonerModule):
         return loss * weight, metrics, old, size
 
     def _norm(self, epoch: int) -> float:
-        norm = self._gradient_norm()
+        norm = gradient_norm(self)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"step {self.global_step} (inner epoch {epoch}): the gradient is not finite")
         return float(norm)

@@ -29,9 +29,7 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     texts: dict[str, set[str]] = defaultdict(set)
     for rollout in rollouts:
         modality = side_of(step.pairs[rollout.pair], rollout.role).modality
-        cues = step.parsed[rollout.id].tcot.cues
-        found = {Modality.TEXT: cues.text_keywords, Modality.IMAGE: cues.boxes, Modality.VIDEO: cues.key_frames}
-        evidence[modality].append(len(found[modality]))
+        evidence[modality].append(len(step.parsed[rollout.id].tcot.cues.of(modality)))
         texts[rollout.group].add(rollout.text)
     figures = {
         "rollout/length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),

@@ -12,12 +12,9 @@ KINDS = {"describe": 1.0, "watch": 1.0, "where": 1.0, "story": 1.0}
 
 @pytest.fixture(scope="module")
 def model():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     reasoner = QwenVLReasoner("embedrl:tiny")
     reasoner.build()
-    yield reasoner.eval()
-    torch.set_num_threads(threads)
+    return reasoner.eval()
 
 
 @pytest.fixture(scope="module")

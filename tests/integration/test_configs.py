@@ -5,7 +5,6 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from cli_process import logged
 
@@ -94,14 +93,6 @@ PICTURES = {
     },
     "checkpoint": {"monitor": "val/hit@1"},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def name(path: Path) -> str:

@@ -26,14 +26,6 @@ def entries(run, kind: str, read: str) -> dict[str, list[int]]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_curves_and_pictures_begin_at_step_0(resumed, tmp_path, monkeypatch, capsys):

@@ -47,10 +47,7 @@ def fit(tmp_path_factory):
         saved = torch.load(version / "checkpoints" / "last.ckpt", weights_only=True)
         return version, set(saved["state_dict"])
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import dist_qwen
 import pytest
 import torch
 from dist_embedder import STEPS, summary, train
-from processes import WORLD, finish, launch
+from processes import WORLD, finish, launch, weights
 from qwen_helpers import write_checkpoint
 
 from embedrl.models.distributed import gather_rows, max_over_ranks, world_size
@@ -21,11 +21,6 @@ def runs(tmp_path_factory):
     one = summary(*train("auto", 1, save=out / "one.ckpt"))
     finish(processes, out)
     return out, one
-
-
-def weights(path):
-    saved = torch.load(path, weights_only=True)
-    return saved.get("state_dict", saved)
 
 
 @pytest.mark.dist

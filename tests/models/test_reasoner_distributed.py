@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from dist_reasoner import train
-from processes import finish, launch
+from processes import finish, launch, weights
 from transformers import AutoModelForImageTextToText
 
 from embedrl.exporting import export
@@ -19,10 +19,6 @@ def runs(tmp_path_factory):
     one = train("auto", 1, save=out / "one.ckpt", exam=3)
     finish(processes, out)
     return out, one
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 @pytest.mark.dist

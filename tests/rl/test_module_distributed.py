@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from dist_egrl import SaveAt, build, run
-from processes import finish, launch
+from processes import finish, launch, weights
 
 from embedrl.exporting import export
 from embedrl.models.generator import QwenVLReasoner
@@ -24,10 +24,6 @@ def runs(tmp_path_factory):
     }
     finish(processes, out)
     return out, one
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def found(out, name):

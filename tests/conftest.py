@@ -2,8 +2,9 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
+    """Two test processes share two cores, and sums are the same everywhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
