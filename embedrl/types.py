@@ -125,6 +125,10 @@ class RetrievalTask:
             None ranks every query against the whole pool (global ranking).
         main_metric: The figure to report, e.g. `hit@1`.
         version: Version of the data, so that a figure can name what it belongs to.
+        instruction: What the task asks for, in the words that its queries' texts already carry; empty if each query has
+            its own.
+        query_ids: A name for each query, as its data set names it; None means positions.
+        candidate_ids: A name for each candidate, as its data set names it; None means positions.
     """
 
     name: str
@@ -134,6 +138,9 @@ class RetrievalTask:
     pools: Sequence[Sequence[int]] | None = None
     main_metric: str = "hit@1"
     version: str = "1"
+    instruction: str = ""
+    query_ids: Sequence[str] | None = None
+    candidate_ids: Sequence[str] | None = None
 
 
 Message = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The public benchmarks: their data sets as data, readers, averages, published figures."""
