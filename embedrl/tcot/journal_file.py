@@ -1,0 +1,148 @@
+"""An append-only file of JSON objects with keys: what one line holds is never asked for twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from embedrl.errors import DataError
+
+
+class JournalFile:
+    """JSON lines, each an object with a `key`; of several lines with one key the last counts.
+
+    A line is written in one go and synced before `put` returns, so a killed process loses nothing that it had put. A
+    last line without its newline was never finished: it is dropped, and cut off when the file is opened for writing.
+    Only the lines' places are kept in memory. One process writes at a time, several may read.
+
+    Args:
+        path: The file; its folder is made, and the file when it is first opened for writing.
+        read_only: Open an existing file to look things up; lines that are added later are not seen.
+
+    Raises:
+        DataError: If a finished line is broken, another process writes to the file, or there is no file to read.
+    """
+
+    def __init__(self, path: str | Path, read_only: bool = False) -> None:
+        self.path, self.read_only = Path(path), read_only
+        self._places: dict[str, tuple[int, int]] = {}
+        self._file = -1
+        try:
+            if read_only:
+                self._file = os.open(self.path, os.O_RDONLY)
+            else:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._end = self._index()
+            if not read_only:
+                os.ftruncate(self._file, self._end)
+        except BlockingIOError as error:
+            self.close()
+            raise DataError(f"{self.path}: another process writes to it: wait for it, or give another file") from error
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.path}: no such journal: check the path, or write it with embedrl annotate"
+            ) from error
+        except OSError as error:
+            self.close()
+            raise DataError(f"{self.path}: cannot be opened as a journal ({error.strerror}): give a file") from error
+        except DataError:
+            self.close()
+            raise
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a line has this key."""
+        return key in self._places
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._places)
+
+    def __enter__(self) -> Self:
+        """The journal itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The object with this key; None if there is none."""
+        place = self._places.get(key)
+        return None if place is None else self._read(*place)
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        """Append an object; it is on the disk when this returns.
+
+        Args:
+            row: What `json` can write, with a text `key`.
+
+        Raises:
+            DataError: If the journal is open for reading only, or the disk refuses.
+        """
+        if self.read_only or self._file < 0:
+            raise DataError(f"{self.path}: the journal is not open for writing")
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                os.ftruncate(self._file, self._end)
+                raise DataError(f"{self.path}: only a part of a line could be written: is the disk full?")
+            os.fsync(self._file)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written ({error.strerror}): make room, then start again"
+            ) from error
+        self._places[row["key"]] = (self._end, len(line))
+        self._end += len(line)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The objects that count, in the order in which they were written."""
+        for place in sorted(self._places.values()):
+            yield self._read(*place)
+
+    def close(self) -> None:
+        """Close the file and let other processes write; closing twice does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _read(self, start: int, length: int) -> dict[str, Any]:
+        row: dict[str, Any] = json.loads(os.pread(self._file, length, start))
+        return row
+
+    def _index(self) -> int:
+        """Note every finished line's place; returns where the last one ends."""
+        end = 0
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                self._places[self._key(line, number)] = (end, len(line))
+                end += len(line)
+        return end
+
+    def _key(self, line: bytes, number: int) -> str:
+        try:
+            row = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
+            row = None
+        problem = "not a JSON object with a text 'key'"
+        if isinstance(row, dict) and isinstance(row.get("key"), str):
+            problem = self.problem(row)
+        if problem:
+            raise DataError(f"{self.path}: line {number}: {problem}: mend or delete the line")
+        return str(row["key"])
+
+    def problem(self, row: dict[str, Any]) -> str:
+        """What is wrong with an object besides its key; empty if nothing. Subclasses check their own fields."""
+        return ""
