@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from embedrl.evaluation.table import check_benchmark, read_data
 
 
 @dataclass(frozen=True)
@@ -13,9 +16,10 @@ class Published:
     Attributes:
         model: The model's name.
         source: Where the figures were read: a paper's table or a score file.
-        sets: Figures of single data sets, by public name; empty where none were found.
+        sets: Figures of single data sets, by public name; not every data set need be there.
         means: Averages as they were printed, by the names that `embedrl.evaluation.averages.averages` uses.
         version: Version of the data that the figures belong to.
+        errata: Averages that do not follow from `sets`, each with what is known about it.
     """
 
     model: str
@@ -23,6 +27,7 @@ class Published:
     sets: Mapping[str, float]
     means: Mapping[str, float]
     version: str
+    errata: Mapping[str, str] = field(default_factory=dict)
 
 
 def published(benchmark: str) -> dict[str, Published]:
@@ -34,4 +39,6 @@ def published(benchmark: str) -> dict[str, Published]:
     Raises:
         ConfigError: If there is no such benchmark.
     """
-    raise NotImplementedError
+    check_benchmark(benchmark)
+    found = json.loads(read_data(f"published_{benchmark}.json"))
+    return {model: Published(model=model, **figures) for model, figures in found.items()}
