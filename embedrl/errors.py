@@ -25,3 +25,7 @@ class NonFiniteError(EmbedRLError):
 
 class RewardError(EmbedRLError):
     """A reward cannot be had. The message names the reward (or the endpoint it asks), the causes and the cure."""
+
+
+class EndpointError(EmbedRLError):
+    """A model behind an endpoint does not answer. The message names the endpoint, the cause and the cure."""
