@@ -7,19 +7,34 @@ them (torchmetrics' retrieval metrics leave ties to the sort; without ties the f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from embedrl.errors import DataError, NonFiniteError
 
 KS = (1, 5, 10)
 GRID = 1e-7  # scores are rounded to this step: equal vectors tie however the matrix product was tiled
-ROWS, COLUMNS = 1024, 4096  # queries and candidates whose scores are held at once
+ROWS, COLUMNS = 512, 4096  # queries and candidates whose scores are held at once
+
+Ties = Literal["pessimistic", "optimistic"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Candidate vectors that are read block by block, for pools that do not fit into memory.
+
+    Attributes:
+        rows: Number of candidates.
+        read: Starts at the first block each time it is called; blocks are `[any number, dim]`, in order.
+    """
+
+    rows: int
+    read: Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,8 @@ class Ranking:
     """The best candidates of every query.
 
     Attributes:
-        indices: Positions of the best candidates, best first, `[queries, k]`; -1 where a pool is smaller than k.
+        indices: Positions of the best candidates, best first, equal ones by position, `[queries, k]`; -1 where a pool
+            is smaller than k.
         scores: Their scores, `[queries, k]`; `-inf` where there is none.
         relevance: Their relevance, `[queries, k]`; 0 where there is none.
         ideal: The query's relevances, largest first, `[queries, k]`; padded with 0.
@@ -40,14 +56,23 @@ class Ranking:
     ideal: Tensor
     num_relevant: Tensor
 
+    @property
+    def delta_s(self) -> Tensor:
+        """Similarity with the best candidate minus that with the second best, `[queries]`; NaN where there is one.
+
+        Exact to the grid on which scores are compared. Source: Embed-RL Fig. 4.
+        """
+        gaps = self.scores[:, 0] - self.scores[:, 1]
+        return gaps.where(gaps.isfinite(), torch.nan)
+
 
 def rank(
     queries: Tensor,
-    candidates: Tensor,
+    candidates: Tensor | Blocks,
     qrels: Sequence[Mapping[int, float]],
     pools: Sequence[Sequence[int]] | None = None,
     k: int = max(KS),
-    ties: Literal["pessimistic", "optimistic"] = "pessimistic",
+    ties: Ties = "pessimistic",
 ) -> Ranking:
     """Rank candidates by dot product, exactly, without ever holding all scores at once.
 
@@ -63,29 +88,19 @@ def rank(
         NonFiniteError: If a vector holds NaN or infinity.
         DataError: If a query has no relevant candidate, or one outside its pool or the candidates.
     """
-    for what, vectors in (("query", queries), ("candidate", candidates)):
-        bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
-        if bad:
-            raise NonFiniteError(f"non-finite vectors of {what} {bad[:5]} ({len(bad)} in all): the encoder diverged")
-    _check(len(queries), len(candidates), qrels, pools)
-    levels = {value: i for i, value in enumerate(sorted({v for judged in qrels for v in judged.values() if v > 0}), 1)}
-    # A tie is broken by less than the grid's step, so that only equal scores are affected.
-    step = (-1 if ties == "pessimistic" else 1) * GRID / (2 * len(levels) + 2)
-    ranks = [{col: step * levels[value] for col, value in judged.items() if value > 0} for judged in qrels]
-    if pools is None:
-        keys, indices = _best_of_all(queries, candidates, ranks, k)
-    else:
-        keys, indices = _best_of_pools(queries, candidates, ranks, pools, k)
-    relevance = torch.tensor(
-        [[judged.get(col, 0.0) for col in row] for judged, row in zip(qrels, indices.tolist(), strict=True)],
-        dtype=torch.float64,
-    ).clamp(min=0)
-    ideal = torch.zeros(len(queries), k, dtype=torch.float64)
-    for row, judged in enumerate(qrels):
-        gains = sorted((value for value in judged.values() if value > 0), reverse=True)[:k]
-        ideal[row, : len(gains)] = torch.tensor(gains, dtype=torch.float64)
-    num_relevant = torch.tensor([sum(value > 0 for value in judged.values()) for judged in qrels])
-    return Ranking(indices, _rounded(keys), relevance, ideal, num_relevant)
+    return _rank(queries, candidates, qrels, pools, k, (ties,))[0]
+
+
+def rank_both(
+    queries: Tensor,
+    candidates: Tensor | Blocks,
+    qrels: Sequence[Mapping[int, float]],
+    pools: Sequence[Sequence[int]] | None = None,
+    k: int = max(KS),
+) -> tuple[Ranking, Ranking]:
+    """As `rank`, the pessimistic and the optimistic ranking from one pass over the candidates."""
+    pessimistic, optimistic = _rank(queries, candidates, qrels, pools, k, ("pessimistic", "optimistic"))
+    return pessimistic, optimistic
 
 
 def metrics(ranking: Ranking, ks: Sequence[int] = KS) -> dict[str, Tensor]:
@@ -128,6 +143,74 @@ def mean_metrics(ranking: Ranking, ks: Sequence[int] = KS) -> dict[str, float]:
     return {name: values.mean().item() for name, values in metrics(ranking, ks).items()}
 
 
+def _rank(
+    queries: Tensor,
+    candidates: Tensor | Blocks,
+    qrels: Sequence[Mapping[int, float]],
+    pools: Sequence[Sequence[int]] | None,
+    k: int,
+    ties: Sequence[Ties],
+) -> list[Ranking]:
+    """One ranking for each way to treat ties."""
+    _check_finite("query", queries, 0)
+    blocks = candidates if isinstance(candidates, Blocks) else _in_memory(candidates)
+    _check(len(queries), blocks.rows, qrels, pools)
+    levels = {value: i for i, value in enumerate(sorted({v for judged in qrels for v in judged.values() if v > 0}), 1)}
+    # A tie is broken by less than the grid's step, so that only equal scores are affected.
+    step = GRID / (2 * len(levels) + 2)
+    ranks = [{col: step * levels[value] for col, value in judged.items() if value > 0} for judged in qrels]
+    best = [_Best(len(queries), k, -1 if how == "pessimistic" else 1, queries.device) for how in ties]
+    ordered = None if pools is None else [sorted(pool) for pool in pools]
+    norm = queries.float().norm(dim=1).max().item()
+    left = 0
+    for block in blocks.read():
+        _check_finite("candidate", block, left)
+        if ordered is None:
+            for start in range(0, len(block), COLUMNS):
+                _best_of_all(best, queries, block[start : start + COLUMNS], left + start, ranks, norm)
+        else:
+            _best_of_pools(best, queries, block, left, ranks, ordered)
+        left += len(block)
+    if left != blocks.rows:
+        raise DataError(f"{left} candidate vectors came, not {blocks.rows}: compute the vectors again")
+    return [_ranking(found, qrels, k) for found in best]
+
+
+def _in_memory(candidates: Tensor) -> Blocks:
+    return Blocks(len(candidates), lambda: [candidates])
+
+
+class _Best:
+    """The best candidates so far: keys (rounded scores, shifted by relevance) and positions, `[queries, k]`."""
+
+    def __init__(self, queries: int, k: int, sign: int, device: torch.device) -> None:
+        self.sign, self.k = sign, k
+        self.keys = torch.full((queries, k), -torch.inf, dtype=torch.float64, device=device)
+        self.indices = torch.full((queries, k), -1, device=device)
+
+    def add(self, rows: slice, scores: Tensor, shifts: Tensor, columns: Tensor) -> None:
+        """Let candidates `columns` compete in some rows; equal keys stay in the order of their positions."""
+        new = scores + self.sign * shifts
+        keys = torch.cat([self.keys[rows], new], 1)
+        indices = torch.cat([self.indices[rows], columns.expand(len(new), -1)], 1)
+        keys, order = keys.sort(dim=1, descending=True, stable=True)
+        self.keys[rows], self.indices[rows] = keys[:, : self.k], indices.gather(1, order[:, : self.k])
+
+
+def _ranking(best: _Best, qrels: Sequence[Mapping[int, float]], k: int) -> Ranking:
+    indices = best.indices.cpu()
+    relevance = torch.tensor(
+        [[judged.get(col, 0.0) for col in row] for judged, row in zip(qrels, indices.tolist(), strict=True)],
+        dtype=torch.float64,
+    ).clamp(min=0)
+    ideal = torch.zeros(len(qrels), k, dtype=torch.float64)
+    for row, judged in enumerate(qrels):
+        gains = sorted((value for value in judged.values() if value > 0), reverse=True)[:k]
+        ideal[row, : len(gains)] = torch.tensor(gains, dtype=torch.float64)
+    num_relevant = torch.tensor([sum(value > 0 for value in judged.values()) for judged in qrels])
+    return Ranking(indices, _rounded(best.keys).cpu(), relevance, ideal, num_relevant)
+
+
 def _check(
     num_queries: int, num_candidates: int, qrels: Sequence[Mapping[int, float]], pools: Sequence[Sequence[int]] | None
 ) -> None:
@@ -144,57 +227,77 @@ def _check(
             raise DataError(f"query {row}: give it at least one relevant candidate, all of them inside its pool")
 
 
+def _check_finite(what: str, vectors: Tensor, start: int) -> None:
+    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        some = [start + row for row in bad[:5]]
+        raise NonFiniteError(f"non-finite vectors of {what} {some} ({len(bad)} in all): the encoder diverged")
+
+
 def _rounded(scores: Tensor) -> Tensor:
     """Scores on the grid."""
     return (scores / GRID).round() * GRID
 
 
-def _best_of_all(queries: Tensor, candidates: Tensor, ranks: list[dict[int, float]], k: int) -> tuple[Tensor, Tensor]:
-    """Keys and positions of the k best candidates of every query, `[queries, k]`, block by block."""
-    parts = []
+def _best_of_all(
+    best: Sequence[_Best], queries: Tensor, block: Tensor, left: int, ranks: list[dict[int, float]], norm: float
+) -> None:
+    """Let a block of candidates, the first at position `left`, compete in every row."""
+    shifted = [  # the block's judgements
+        (row, col - left, shift)
+        for row, shifts in enumerate(ranks)
+        for col, shift in shifts.items()
+        if left <= col < left + len(block)
+    ]
+    margin = _margin(block, norm)
     for top in range(0, len(queries), ROWS):
-        rows = queries[top : top + ROWS].double()
-        keys = rows.new_empty(len(rows), 0)
-        indices = keys.long()
-        for left in range(0, len(candidates), COLUMNS):
-            block = candidates[left : left + COLUMNS].double()
-            new = _rounded(rows @ block.T)
-            for i, shifts in enumerate(ranks[top : top + ROWS]):
-                for col, shift in shifts.items():
-                    if left <= col < left + len(block):
-                        new[i, col - left] += shift
-            columns = torch.arange(left, left + len(block), device=rows.device).expand(len(rows), -1)
-            keys, indices = torch.cat([keys, new], 1), torch.cat([indices, columns], 1)
-            keys, order = keys.topk(min(k, keys.shape[1]), dim=1)
-            indices = indices.gather(1, order)
-        parts.append(_padded(keys, indices, k))
-    return _stacked(parts, k)
+        rows = slice(top, min(top + ROWS, len(queries)))
+        floor = torch.stack([found.keys[rows, -1] for found in best]).amin(0)
+        columns = _worth_scoring(queries[rows], block, floor - margin)
+        scores = _rounded(queries[rows].double() @ block[columns].double().T)
+        shifts = torch.zeros_like(scores)
+        places = {col: i for i, col in enumerate(columns.tolist())}
+        for row, col, shift in shifted:
+            if rows.start <= row < rows.stop and col in places:
+                shifts[row - top, places[col]] = shift
+        for found in best:
+            found.add(rows, scores, shifts, columns + left)
+
+
+def _margin(block: Tensor, norm: float) -> float:
+    """More than a score in float32 can be off the key: `(dim + 16) · 2^-24` of the norms, and the grid.
+
+    Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, §3.1 (`|error| <= γ_n · |x|ᵀ|y|`).
+    """
+    if block.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest":
+        return torch.inf  # products may be rounded to fewer bits
+    longest = float(block.float().norm(dim=1).max())
+    return 1.01 * (block.shape[1] + 16) * 2.0**-24 * norm * longest + 20 * GRID
+
+
+def _worth_scoring(queries: Tensor, block: Tensor, floor: Tensor) -> Tensor:
+    """Positions in the block that float32 does not rule out for every query: double precision takes twice as long."""
+    if floor.min() == -torch.inf:
+        return torch.arange(len(block), device=block.device)
+    rough = queries.float() @ block.float().T
+    return (rough >= floor.float()[:, None]).any(0).nonzero().flatten()
 
 
 def _best_of_pools(
-    queries: Tensor, candidates: Tensor, ranks: list[dict[int, float]], pools: Sequence[Sequence[int]], k: int
-) -> tuple[Tensor, Tensor]:
-    """Keys and positions of the k best candidates of every query's own pool, `[queries, k]`."""
-    parts = []
-    for query, shifts, pool in zip(queries, ranks, pools, strict=True):
-        columns = torch.tensor(pool, dtype=torch.long, device=queries.device)
-        keys = _rounded(candidates[columns].double() @ query.double())
-        place = {col: i for i, col in enumerate(pool)}
-        for col, shift in shifts.items():
-            keys[place[col]] += shift
-        keys, order = keys.topk(min(k, len(keys)))
-        parts.append(_padded(keys[None], columns[order][None], k))
-    return _stacked(parts, k)
-
-
-def _padded(keys: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Widen `[rows, <= k]` to `[rows, k]` with -1 at key `-inf`."""
-    missing = (0, k - keys.shape[1])
-    return functional.pad(keys, missing, value=-torch.inf).cpu(), functional.pad(indices, missing, value=-1).cpu()
-
-
-def _stacked(parts: list[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The rows of all parts."""
-    if not parts:
-        return torch.empty(0, k, dtype=torch.float64), torch.empty(0, k, dtype=torch.long)
-    return torch.cat([keys for keys, _ in parts]), torch.cat([indices for _, indices in parts])
+    best: Sequence[_Best],
+    queries: Tensor,
+    block: Tensor,
+    left: int,
+    ranks: list[dict[int, float]],
+    pools: list[list[int]],
+) -> None:
+    """Let a block of candidates, the first at position `left`, compete in the rows whose pools they are in."""
+    for row, (pool, judged) in enumerate(zip(pools, ranks, strict=True)):
+        mine = pool[bisect_left(pool, left) : bisect_left(pool, left + len(block))]
+        if not mine:
+            continue
+        columns = torch.tensor(mine, device=queries.device)
+        scores = _rounded(block[columns - left].double() @ queries[row].double())
+        shifts = torch.tensor([judged.get(col, 0.0) for col in mine], dtype=torch.float64, device=queries.device)
+        for found in best:
+            found.add(slice(row, row + 1), scores[None], shifts[None], columns)

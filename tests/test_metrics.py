@@ -153,3 +153,59 @@ def test_refuses_judgements_that_cannot_be_scored(qrels, pools, message):
 def test_needs_enough_candidates_kept():
     with pytest.raises(ValueError, match="k >= 5"):
         m.metrics(m.rank(unit(1, 4), unit(5, 4), [{0: 1.0}], k=3), ks=(5,))
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+@pytest.mark.parametrize("dim", [4, 96])
+def test_ruling_out_in_float32_loses_nothing(dim, ties, monkeypatch):
+    """Near ties, closer than float32 tells apart, and copies; against all scores in double precision."""
+    monkeypatch.setattr(m, "ROWS", 7)
+    monkeypatch.setattr(m, "COLUMNS", 50)
+    base = unit(400, dim, seed=dim)
+    near = base[:100] + 3e-8 * torch.randn(100, dim, generator=torch.Generator().manual_seed(1))
+    candidates = torch.cat([base, near, base[50:150], unit(400, dim, seed=9)])
+    queries = torch.cat([base[:20], unit(10, dim, seed=3)])
+    qrels = [{400 + q: 1.0, q + 5: 2.0} for q in range(30)]
+    found = m.rank(queries, candidates, qrels, k=20, ties=ties)
+    grid = ((queries.double() @ candidates.double().T) / m.GRID).round() * m.GRID
+    sign = -1 if ties == "pessimistic" else 1
+    for q, judged in enumerate(qrels):
+        order = sorted(range(1000), key=lambda c: (-round(grid[q, c].item(), 9), -sign * judged.get(c, 0.0), c))[:20]
+        assert found.indices[q].tolist() == order
+        assert found.scores[q].tolist() == pytest.approx(grid[q, order].tolist(), abs=1e-12)
+
+
+def test_few_columns_need_double_precision(monkeypatch):
+    """What the float32 pass is for: a later block's candidates are scored twice only if they may be among the best."""
+    scored = []
+    real = m._worth_scoring
+    monkeypatch.setattr(m, "_worth_scoring", lambda *args: scored.append(len(found := real(*args))) or found)
+    monkeypatch.setattr(m, "COLUMNS", 100)
+    m.rank(unit(5, 64), unit(2000, 64, seed=1), [{0: 1.0}] * 5)
+    assert scored[0] == 100
+    assert sum(scored[1:]) < 500
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("sizes", [(60,), (7, 30, 1, 22)])
+def test_blocks_rank_like_one_tensor(sizes, local):
+    queries, candidates = unit(9, 8), unit(60, 8, seed=4)
+    qrels = [{q: 1.0, q + 40: 2.0} for q in range(9)]
+    pools = [[59, q + 40, q, *range(20, 25)] for q in range(9)] if local else None
+    blocks = m.Blocks(60, lambda: candidates.split(list(sizes)))
+    expected = m.rank(queries, candidates, qrels, pools, k=12)
+    found, other = m.rank_both(queries, blocks, qrels, pools, k=12)
+    for name in ("indices", "scores", "relevance", "ideal", "num_relevant"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert torch.equal(other.indices, m.rank(queries, candidates, qrels, pools, k=12, ties="optimistic").indices)
+
+
+def test_blocks_that_deliver_too_few_rows_are_refused():
+    with pytest.raises(DataError, match="5 candidate vectors came, not 6"):
+        m.rank(unit(1, 4), m.Blocks(6, lambda: [unit(5, 4)]), [{0: 1.0}])
+
+
+def test_both_ways_to_treat_ties_from_one_pass():
+    queries, candidates = on_axis(0.5, 0.5, 0.5, 0.4)
+    worst, best = m.rank_both(queries, candidates, [{1: 1.0}], k=3)
+    assert (worst.indices.tolist(), best.indices.tolist()) == ([[0, 2, 1]], [[1, 0, 2]])

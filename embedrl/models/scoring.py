@@ -40,12 +40,9 @@ class TaskResult:
 
     @property
     def delta_s(self) -> Tensor:
-        """Similarity with the best candidate minus that with the second best, `[queries that have two]`.
-
-        Exact to the grid on which `embedrl.metrics` compares scores. Source: Embed-RL Fig. 4.
-        """
-        gaps = self.ranking.scores[:, 0] - self.ranking.scores[:, 1]
-        return gaps[gaps.isfinite()]
+        """`Ranking.delta_s` of the queries that have two candidates. Source: Embed-RL Fig. 4."""
+        gaps = self.ranking.delta_s
+        return gaps[~gaps.isnan()]
 
 
 class TaskScorer:
