@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-import embedrl
-
-_PACKAGES = ("torch", "torchvision", "lightning", "transformers", "peft", "torchmetrics", "open_clip_torch", "datasets")
+from embedrl.versions import environment
 
 
 class SaveRun(SaveConfigCallback):
@@ -51,16 +45,10 @@ class SaveRun(SaveConfigCallback):
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self._starts.append(
             {
-                "command": sys.argv,
+                **environment(),
                 "stage": stage,
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "resumed_from": self._resumed_from,
                 "seed": config.get("seed_everything"),
-                "embedrl": embedrl.__version__,
-                "git": git_state(),
-                "python": platform.python_version(),
-                "packages": package_versions(),
-                "platform": platform.platform(),
                 "device": device_name(trainer),
                 "processes": trainer.world_size,
                 "threads": torch.get_num_threads(),
@@ -82,34 +70,6 @@ class SaveRun(SaveConfigCallback):
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps({"starts": self._starts}, indent=1))
         part.replace(self._path)
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it was changed; None outside a repository."""
-    here = Path(embedrl.__file__).parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository: only ours tracks this file.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def device_name(trainer: Trainer) -> str:
