@@ -92,7 +92,7 @@ def rows_of(text: str, benchmark: str) -> list[SetRow]:
     for block in yaml.safe_load(text):
         shared = {key: value for key, value in block.items() if key != "sets"}
         for item in block["sets"]:
-            own = {"name": item} if isinstance(item, str) else item
+            own: dict[str, Any] = {"name": item} if isinstance(item, str) else item
             values: dict[str, Any] = {**shared, **own, "benchmark": benchmark}
             for key in ("paths", "options"):
                 values[key] = {**shared.get(key, {}), **own.get(key, {})}

@@ -1,0 +1,187 @@
+"""Rows, pictures and frames of a local copy, checked as they are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from embedrl.data.json_rows import iter_rows
+from embedrl.data.media import ImageFile, list_frames, natural_key, resolve, sample_frames
+from embedrl.data.record_table import get
+from embedrl.errors import DataError
+from embedrl.evaluation.readers.build import UnusableError
+
+NUM_FRAMES = 8
+_SUFFIXES = (".parquet", ".jsonl", ".json")
+
+
+class Row:
+    """A row of a file, whose values are checked when they are asked for.
+
+    Args:
+        values: What the row holds; anything but an object is found unusable at the first question.
+        where: The file and the row, for errors.
+        file: Name of the file without its suffix.
+    """
+
+    def __init__(self, values: Any, where: str, file: str) -> None:
+        self.values, self.where, self.file = values, where, file
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text; a default makes the key optional, and null the same as absent.
+
+        Raises:
+            UnusableError: If it is missing or no text.
+        """
+        try:
+            return str(get(self.values, key, str, default))
+        except DataError as error:
+            raise UnusableError("unreadable row", str(error)) from error
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts; a single text is a list of one.
+
+        Raises:
+            UnusableError: If it is missing, empty, or no list of texts.
+        """
+        try:
+            value = self.values.get(key) if isinstance(self.values, dict) else None
+            found = [get(self.values, key, str)] if isinstance(value, str) else list(get(self.values, key, list))
+        except DataError as error:
+            raise UnusableError("unreadable row", str(error)) from error
+        if not found:
+            raise UnusableError("unreadable row", f"{key!r} is an empty list: complete the row")
+        return found
+
+    def name(self, key: str) -> str:
+        """A name: a text, or a whole number written out.
+
+        Raises:
+            UnusableError: If it is missing or anything else.
+        """
+        value = self.values.get(key) if isinstance(self.values, dict) else None
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(key)
+
+    def number(self, key: str) -> float:
+        """A number, also one that is written as a text.
+
+        Raises:
+            UnusableError: If it is missing or no number.
+        """
+        value = self.values.get(key) if isinstance(self.values, dict) else None
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise UnusableError(
+                "unreadable row", f"{key!r} is {value!r:.60}, not a number: check the format"
+            ) from error
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of a Parquet, JSON lines or JSON file, or of all such files of a folder in natural order.
+
+    A line of a JSON lines file that is not JSON yields a row that is found unusable when its values are asked for.
+
+    Args:
+        path: The file or folder. Of a folder with files for several splits (`test-*.parquet`), `test` is read.
+        columns: Read only these of a Parquet file.
+
+    Raises:
+        DataError: If there is no such file, or it cannot be read.
+    """
+    files = _files(path)
+    for file in files:
+        if file.suffix == ".parquet":
+            values = _parquet(file, columns)
+        elif file.suffix == ".jsonl":
+            values = _lines(file)
+        else:
+            values = (row for _, row in iter_rows(file))
+        for index, row in enumerate(values):
+            yield Row(row, f"{file.name}, row {index}", file.stem)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = [file for file in path.iterdir() if file.suffix in _SUFFIXES] if path.is_dir() else []
+    if not found:
+        raise DataError(f"{path} holds no rows ({', '.join(_SUFFIXES)}): put the local copy of the data set there")
+    found.sort(key=lambda file: natural_key(file.name))
+    return [file for file in found if file.stem.split("-")[0] == "test"] or found
+
+
+def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
+    try:
+        with pq.ParquetFile(path) as file:
+            present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=256, columns=present):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {path} ({error}): fetch the file again") from error
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:  # not JSON, or not UTF-8
+                    yield f"not JSON ({error})"
+
+
+def picture(root: Path, name: str) -> ImageFile:
+    """A picture of the local copy.
+
+    Args:
+        root: The root of the local copy; the picture's own name is relative to it.
+        name: Its path below the root.
+
+    Raises:
+        UnusableError: If it is not there, or its path leaves the root.
+    """
+    try:
+        path, relative = resolve(root, name)
+    except DataError as error:
+        raise UnusableError("unreadable row", str(error)) from error
+    if not Path(path).is_file():
+        raise UnusableError("missing picture", f"picture {path} does not exist: unpack the pictures there")
+    return ImageFile(path, relative)
+
+
+def frames(root: Path, name: str, limit: int | None = NUM_FRAMES) -> tuple[ImageFile, ...]:
+    """The frames of a video, in natural order, spread evenly over it.
+
+    A video of fewer frames than the limit keeps those it has, as the public evaluation does.
+
+    Args:
+        root: The root of the local copy.
+        name: The folder of the frames below the root.
+        limit: Number of frames; None takes all that are there.
+
+    Raises:
+        UnusableError: If the folder is missing or holds no picture, or its path leaves the root.
+    """
+    try:
+        folder, relative = resolve(root, name)
+    except DataError as error:
+        raise UnusableError("unreadable row", str(error)) from error
+    try:
+        names = list_frames(folder)
+    except DataError as error:
+        cause = "frame folder without frames" if Path(folder).is_dir() else "missing frame folder"
+        raise UnusableError(cause, str(error)) from error
+    if limit is not None and len(names) > limit:
+        names = [names[place] for place in sample_frames(len(names), limit)]
+    return tuple(ImageFile(f"{folder}/{frame}", f"{relative}/{frame}") for frame in names)
+
+
+def joined(*parts: str) -> str:
+    """Texts with one blank between them; empty ones are left out."""
+    return " ".join(part.strip() for part in parts if part.strip())

@@ -1,0 +1,55 @@
+"""Video classification: a video's frames against labels."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import yaml
+
+from embedrl.evaluation.readers.build import TaskBuilder
+from embedrl.evaluation.readers.files import frames, read_rows
+from embedrl.evaluation.table import read_data
+from embedrl.types import Side
+
+
+def read(build: TaskBuilder, root: Path) -> None:
+    """Read rows of `video_id`, `pos_text` and, where each row has its own labels, `neg_text[]`.
+
+    A set that is ranked globally is ranked against its full list of labels (`data/video_labels.yaml`), not only those
+    that its rows happen to hold.
+
+    Args:
+        build: Takes the queries and candidates.
+        root: The root of the local copy.
+
+    Raises:
+        DataError: As `read_task`.
+    """
+    local = build.row.ranking == "local"
+    for index, row in enumerate(read_rows(root / build.row.paths["rows"])):
+        with build.unless_bad(row.where):
+            video = Side(build.row.instruction.strip(), frames=frames(root, _folder(build, row.name("video_id"))))
+            label = row.text("pos_text")
+            labels = row.texts("neg_text") if local else []
+            pool = labels if label in labels else [label, *labels]
+            for text in pool:
+                build.candidate(text, partial(Side, text))
+            build.query(str(index), video, {label: 1.0}, pool)
+    if not local:
+        for text in labels_of(build.row.name):
+            build.candidate(text, partial(Side, text))
+
+
+def labels_of(name: str) -> list[str]:
+    """All labels of a data set that is ranked globally."""
+    return list(_labels()[name])
+
+
+@cache
+def _labels() -> dict[str, list[str]]:
+    return {name: text.split() for name, text in yaml.safe_load(read_data("video_labels.yaml")).items()}
+
+
+def _folder(build: TaskBuilder, video: str) -> str:
+    return f"{build.row.paths['frames']}/{video}"
