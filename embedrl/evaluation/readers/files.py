@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,12 @@ class Row:
         """
         value = self.values.get(key) if isinstance(self.values, dict) else None
         try:
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise UnusableError(
-                "unreadable row", f"{key!r} is {value!r:.60}, not a number: check the format"
-            ) from error
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UnusableError("unreadable row", f"{key!r} is {value!r:.60}, not a number: check the format")
+        return number
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
