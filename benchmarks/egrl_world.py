@@ -32,7 +32,8 @@ from embedrl.data.world import WorldTasks
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.lesson_scores import f1, matched_iou
-from embedrl.models.reasoned_retrieval import LENIENT, FrozenEmbedder, write_tcots
+from embedrl.models.reasoned_retrieval import LENIENT, FrozenEmbedder
+from embedrl.models.tcot_writing import write_tcots
 from embedrl.tcot.parse import parse
 from embedrl.types import Modality, RetrievalTask, Side
 

@@ -15,8 +15,8 @@ from embedrl.models.embedder import EmbedderModule
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.losses import InfoNCE
 from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import write_tcots
 from embedrl.models.reasoner import ReasonerModule
+from embedrl.models.tcot_writing import write_tcots
 from embedrl.tcot.parse import build, parse
 from embedrl.types import Modality, RetrievalTask, Side
 

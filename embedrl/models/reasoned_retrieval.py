@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,17 +13,16 @@ from torch import Tensor
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.encode import EncodeDataset
 from embedrl.data.inputs import ModelInputs
-from embedrl.data.reasoning import reasoning_chat
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.source import TaskSource
 from embedrl.errors import NonFiniteError
 from embedrl.models.backbone import Backbone, GroupPreprocessor
-from embedrl.models.distributed import gather_objects, world_size
-from embedrl.models.generator import Generator
+from embedrl.models.distributed import world_size
 from embedrl.models.scoring import TaskResult, TaskScorer, log_results
+from embedrl.models.tcot_writing import write_tcots
 from embedrl.tcot.parse import parse
 from embedrl.tcot.prompts import Style
-from embedrl.types import Modality, RetrievalTask, Role, Side
+from embedrl.types import Modality, RetrievalTask, Side
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
 """How to render what a Reasoner wrote: whatever can be read of it."""
@@ -80,7 +78,7 @@ class FrozenEmbedder:
         else:
             count = -(-len(chats) // self.micro_batch_size)
             batches, order = micro_batches(chats, names, preprocessor, count)
-        vectors = _encode(backbone, batches, order, device)
+        vectors = encode(backbone, batches, order, device)
         vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
         if bad:
@@ -102,65 +100,14 @@ class FrozenEmbedder:
         scorer = TaskScorer(tasks)
         for index in range(len(sides)):
             batch = collate(sides[index])
-            scorer.add(batch.items, _encode(backbone, batch.micro_batches, batch.order, device))
+            scorer.add(batch.items, encode(backbone, batch.micro_batches, batch.order, device))
         return scorer.results()
 
 
-def _encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
+def encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
     """Vectors of the micro-batches, in the order before they were sorted by length."""
     moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
     return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
-
-
-@torch.no_grad()
-def write_tcots(
-    tasks: Sequence[RetrievalTask],
-    generator: Generator,
-    device: torch.device,
-    style: Style = "full",
-    batch_size: int = 32,
-    max_new_tokens: int = 512,
-    rank: int = 0,
-) -> list[RetrievalTask]:
-    """The tasks with T-CoTs that a Reasoner writes greedily; equal sides are written up once, shared out over ranks.
-
-    Args:
-        tasks: The tasks; T-CoTs they have are replaced.
-        generator: The Reasoner.
-        device: Where it is.
-        style: Style of the prompts it knows.
-        batch_size: Prompts that are answered at once.
-        max_new_tokens: Longest T-CoT.
-        rank: This process.
-    """
-    wanted: dict[tuple[str, Role], tuple[Side, Any]] = {}
-    for task in tasks:
-        for role, sides, others in (
-            (Role.QUERY, task.queries, task.candidates),
-            (Role.TARGET, task.candidates, task.queries),
-        ):
-            for side in sides:
-                wanted.setdefault((side.key, role), (side, others[0].modality))
-    keys = sorted(wanted, key=lambda key: (wanted[key][0].modality, key))[rank :: world_size()]
-    preprocessor = generator.preprocessor()
-    written: dict[tuple[str, Role], str] = {}
-    was_training = generator.training
-    generator.eval()
-    for start in range(0, len(keys), batch_size):
-        part = keys[start : start + batch_size]
-        chats = [reasoning_chat(wanted[key][0], key[1], wanted[key][1], style) for key in part]
-        inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
-        written.update(zip(part, generator.generate(inputs, max_new_tokens), strict=True))
-    generator.train(was_training)
-    written = dict(gather_objects(list(written.items())))
-    return [
-        replace(
-            task,
-            queries=[side.with_tcot(written[side.key, Role.QUERY]) for side in task.queries],
-            candidates=[side.with_tcot(written[side.key, Role.TARGET]) for side in task.candidates],
-        )
-        for task in tasks
-    ]
 
 
 def evidence_counts(tasks: Sequence[RetrievalTask]) -> dict[Modality, float]:
