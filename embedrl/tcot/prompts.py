@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -141,5 +142,20 @@ def prompt(situation: Situation, style: Style = "full") -> str:
             f"- Inside <thinking>, exactly one JSON object with the only key {CUE_KEY[modality]}: {_CUE[modality]}",
             "- No other JSON and no other tags.",
             f"Adapt to the task. {_HINTS[role]}",
+        ]
+    )
+
+
+def correction(problems: Sequence[str]) -> str:
+    """What a model is told whose T-CoT departs from the template.
+
+    Args:
+        problems: What is wrong, one line each.
+    """
+    return "\n".join(
+        [
+            "Your answer does not follow the rules:",
+            *(f"- {problem}" for problem in problems[:10]),
+            "Write all three parts again, with these mended and nothing else changed.",
         ]
     )

@@ -1,0 +1,1 @@
+"""Data construction: sample → annotate → filter → split. Source: Embed-RL §3.2, C."""

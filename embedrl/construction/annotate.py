@@ -1,0 +1,238 @@
+"""`embedrl annotate`: sample pairs and have a VLM write the T-CoT of both sides. Source: Embed-RL §3.2, C."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedrl.construction.jobs import OnError, carry_out
+from embedrl.construction.report_table import print_report
+from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, write_mix, write_report
+from embedrl.construction.sample import Caps, sample
+from embedrl.construction.vlm import VLM
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.reasoning import counterpart_of, reasoning_chat, side_of
+from embedrl.errors import ConfigError, DataError
+from embedrl.tcot.journal import Record, TCoTJournal, tcot_key
+from embedrl.tcot.parse import parse
+from embedrl.tcot.prompts import Style, correction, situation
+from embedrl.types import Chat, Modality, Pair, Role, Side
+
+
+def annotate(
+    mix: list[MixRow],
+    vlm: VLM,
+    out: Path,
+    journal: Path | None = None,
+    caps: Caps = Caps(),  # noqa: B008  # jsonargparse shows its fields as options; it is never changed
+    style: Style = "full",
+    attempts: int = 3,
+    keep_existing: bool = True,
+    retry_failed: bool = False,
+    on_error: OnError = "raise",
+    patience: int = 20,
+    seed: int = 0,
+) -> None:
+    """Sample pairs of every data set and have a model write the T-CoT of both sides.
+
+    Every answer goes to a journal at once. Started again, the command asks only for what is not there, whatever stopped
+    it. It writes to `out`: one JSONL file of pairs with T-CoTs a data set; `mix.yaml`, which `embedrl fit` and
+    `embedrl filter` read; `report.json`; and `left_out.jsonl`, the pairs without a T-CoT and why.
+
+    Args:
+        mix: The data sets: a file with a list of {source, weight}, or the list.
+        vlm: Who writes.
+        out: The folder to write to.
+        journal: The file that keeps T-CoTs; None takes `tcots.jsonl` in `out`. Several runs may share one, one after
+            another.
+        caps: The most pairs of a data set.
+        style: The prompt: `full` tells the format; `brief` is for models that were taught it.
+        attempts: Times a side is asked for until its T-CoT follows the template; what is wrong is told in between.
+        keep_existing: Keep T-CoTs that the pairs have already.
+        retry_failed: Ask again for sides whose T-CoTs failed in an earlier run.
+        on_error: A broken row or picture, or a question that gets no answer: stop, or leave the pair out and count it.
+        patience: Questions in a row without an answer after which the endpoint is given up even so.
+        seed: Seed of the sample.
+
+    Raises:
+        ConfigError: If an option is out of its range.
+        DataError: If a row or a picture is broken and `on_error` is `raise`.
+        EndpointError: If the endpoint does not answer; what it answered before is kept.
+    """
+    if attempts < 1 or patience < 1:
+        raise ConfigError(f"--attempts {attempts}, --patience {patience}: give 1 or more")
+    names = check_labels(mix)
+    check_slugs(names)
+    unknown = [name for name in caps.documents or () if name not in names]
+    if unknown:
+        raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")
+    report: Report = {}
+    rows = []
+    with TCoTJournal(journal or out / "tcots.jsonl") as store:
+        left_out = LeftOut(out / "left_out.jsonl")
+        run = _Run(vlm, store, style, attempts, keep_existing, retry_failed, on_error, patience, left_out)
+        for row in mix:
+            picked = sample(row.source, caps.of(row.label, row.source.modality), seed, row.label)
+            written, report[row.label] = run.data_set(row, picked, out)
+            rows.append(written)
+            write_report(out / "report.json", report)
+        left_out.close()
+    print_report(report, "annotated")
+    write_mix(out / "mix.yaml", rows)
+
+
+@dataclass
+class _Job:
+    """One side to write up."""
+
+    pair: Pair
+    role: Role
+    key: str
+
+    @property
+    def side(self) -> Side:
+        return side_of(self.pair, self.role)
+
+    @property
+    def counterpart(self) -> Modality:
+        return counterpart_of(self.pair, self.role)
+
+
+@dataclass
+class _Run:
+    """What stays the same from data set to data set."""
+
+    vlm: VLM
+    store: TCoTJournal
+    style: Style
+    attempts: int
+    keep_existing: bool
+    retry_failed: bool
+    on_error: OnError
+    patience: int
+    left_out: LeftOut
+    asked: set[str] = field(default_factory=set)
+    causes: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def data_set(self, row: MixRow, picked: list[int], out: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Annotate the picked rows of a data set; returns its mix row and its report."""
+        keys: dict[int, tuple[str, str] | str] = {}
+        carry_out(
+            self.vlm, self._jobs(row, picked, keys), self._ask, self._failed,
+            title=row.label, total=2 * len(picked), on_error=self.on_error, patience=self.patience,
+        )  # fmt: skip
+        causes: Counter[str] = Counter()
+        writer = PairWriter(out, row.label, row.source, row.weight)
+        for index in picked:
+            cause = self._write(row, index, keys[index], writer)
+            if cause:
+                causes[cause] += 1
+        report = {"rows": len(row.source), "sampled": len(picked), "annotated": writer.count, "left_out": dict(causes)}
+        return writer.close(), report
+
+    def _jobs(self, row: MixRow, picked: list[int], keys: dict[int, tuple[str, str] | str]) -> Iterator[_Job | None]:
+        """The sides that nobody has written up yet; notes the keys of all."""
+        for index in picked:
+            try:
+                pair = row.source[index]
+                jobs = [_Job(pair, role, self._key(pair, role)) for role in Role]
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                keys[index] = str(error)
+                yield from (None, None)
+                continue
+            keys[index] = (jobs[0].key, jobs[1].key)
+            for job in jobs:
+                yield job if self._is_needed(job.key) else None
+
+    def _key(self, pair: Pair, role: Role) -> str:
+        side = side_of(pair, role)
+        if self.keep_existing and side.tcot.strip():
+            return ""
+        return tcot_key(side, situation(side.modality, role, counterpart_of(pair, role)), self.style, self.vlm.name)
+
+    def _is_needed(self, key: str) -> bool:
+        if not key or key in self.asked:
+            return False
+        known = self.store.get(key)
+        if known is not None and (known.ok or not self.retry_failed):
+            return False
+        self.asked.add(key)
+        return True
+
+    async def _ask(self, job: _Job) -> str:
+        try:
+            chat = await asyncio.to_thread(reasoning_chat, job.side, job.role, job.counterpart, self.style)
+        except DataError as error:
+            raise DataError(f"{job.pair.dataset}/{job.pair.id} {job.role}: {error}") from error
+        record = await write_tcot(self.vlm, chat, job.side, job.key, self.attempts)
+        self.store.put(record)
+        return "ok" if record.ok else "failed"
+
+    def _failed(self, job: _Job, cause: str, detail: str) -> None:
+        self.causes[job.key] = (cause, detail)
+
+    def _write(self, row: MixRow, index: int, keys: tuple[str, str] | str, writer: PairWriter) -> str:
+        """Write a pair if both of its T-CoTs are there; returns why not."""
+        if isinstance(keys, str):
+            self.left_out.add(row.label, f"row {index}", "", "broken_row", keys)
+            return "broken_row"
+        pair = row.source[index]
+        sides = []
+        for role, key in zip(Role, keys, strict=True):
+            side = side_of(pair, role)
+            if not key:
+                sides.append(side)
+                continue
+            record = self.store.get(key)
+            if record is None or not record.ok:
+                cause, detail = self.causes.get(key, ("no_answer", ""))
+                if record is not None:
+                    cause, detail = (record.problems or ("failed",))[0], record.tcot[:200]
+                self.left_out.add(row.label, pair.id, str(role), cause, detail)
+                return cause
+            sides.append(side.with_tcot(record.tcot))
+        try:
+            writer.write(Pair(sides[0], sides[1], row.label, pair.id, pair.negatives))
+        except DataError as error:
+            if self.on_error == "raise":
+                raise
+            self.left_out.add(row.label, pair.id, "", "broken_picture", str(error))
+            return "broken_picture"
+        return ""
+
+
+async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, attempts: int) -> Record:
+    """Have a T-CoT written; a bad one is asked for again, with what is wrong with it.
+
+    Args:
+        vlm: Who writes, in a session.
+        chat: The prompt.
+        side: The side, for its modality and number of frames.
+        key: Key of the record.
+        attempts: Times to ask.
+
+    Returns:
+        The first T-CoT that follows the template, or the last one that does not.
+
+    Raises:
+        NoAnswer: If the model does not answer.
+    """
+    for attempt in range(1, attempts + 1):
+        answer = await vlm.write(chat)
+        text = answer.text.strip()
+        problems = parse(text, side.modality, len(side.frames) or None).problems
+        codes = tuple(str(problem.code) for problem in problems)
+        told = [problem.message for problem in problems]
+        if answer.truncated:
+            codes, told = ("truncated", *codes), ["the answer is too long and was cut off", *told]
+        if not codes:
+            return Record(key, text, ok=True, attempts=attempt)
+        turns = (("assistant", text), ("user", correction(told)))
+        chat = [*chat, *({"role": role, "content": [{"type": "text", "text": words}]} for role, words in turns)]
+    return Record(key, text, ok=False, problems=codes, attempts=attempts)

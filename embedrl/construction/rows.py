@@ -1,0 +1,191 @@
+"""What every step writes: pairs in the project's own format, a mix of them, and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from embedrl.data.media import MAX_PIXELS
+from embedrl.data.mix import MixRow
+from embedrl.data.source import PairSource
+from embedrl.errors import ConfigError, DataError
+from embedrl.types import ImageSource, Pair, Side
+
+Report = dict[str, dict[str, Any]]
+"""What happened to each data set: `rows`, `sampled`, `annotated`, `kept`, and `left_out` by cause."""
+
+
+class PairWriter:
+    """Writes the pairs of a data set as JSON lines; the file appears when all of them are written.
+
+    Pictures of files that the source reads from its `root` stay where they are. Any other picture (drawn, or made
+    elsewhere) is saved under `pictures/` beside the JSON lines.
+
+    Args:
+        folder: Where the file goes.
+        name: Name of the data set.
+        source: Where the pairs come from.
+        weight: Its weight in the mix.
+
+    Raises:
+        ConfigError: If two data sets would have one file.
+    """
+
+    def __init__(self, folder: Path, name: str, source: PairSource, weight: float) -> None:
+        self.folder, self.name, self.weight = folder, name, weight
+        self.slug = re.sub(r"[^\w.-]+", "_", name)
+        self.path = folder / f"{self.slug}.jsonl"
+        root = getattr(source, "root", None)
+        self.root = None if root is None else Path(root).resolve()
+        self.max_pixels: int = getattr(source, "max_pixels", MAX_PIXELS)
+        self.count = 0
+        self._part = self.path.with_suffix(".part")
+        self._stack = ExitStack()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = self._stack.enter_context(self._part.open("w", encoding="utf-8"))
+
+    def write(self, pair: Pair) -> None:
+        """Add a pair.
+
+        Raises:
+            DataError: If a picture that must be saved is broken; nothing is added.
+        """
+        row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
+        if pair.negatives:
+            row["negatives"] = [self._side(side) for side in pair.negatives]
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.count += 1
+
+    def close(self) -> dict[str, Any] | None:
+        """Put the file in its place.
+
+        Returns:
+            The mix row that reads it; None if there is no pair.
+        """
+        self._stack.close()
+        self._part.replace(self.path)
+        if not self.count:
+            return None
+        options: dict[str, Any] = {"path": str(self.path.resolve()), "root": str(self.root or self.folder.resolve())}
+        if self.max_pixels != MAX_PIXELS:
+            options["max_pixels"] = self.max_pixels
+        source = {"class_path": "embedrl.data.records.JsonlSource", "init_args": {**options, "dataset": self.name}}
+        return {"source": source, "weight": self.weight}
+
+    def _side(self, side: Side) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "text": side.text,
+            "images": [self._picture(source) for source in side.images],
+            "frames": [self._picture(source) for source in side.frames],
+            "tcot": side.tcot,
+        }
+        row = {key: value for key, value in row.items() if value}
+        return row | ({"fps": side.fps} if side.frames else {})
+
+    def _picture(self, source: ImageSource) -> str:
+        path = getattr(source, "path", None)
+        if path is not None and self.root is not None:
+            return Path(path).resolve().relative_to(self.root).as_posix()
+        name = hashlib.sha256(source.name.encode("utf-8", "replace")).hexdigest()[:24]
+        out = self.folder / "pictures" / self.slug / f"{name}.png"
+        if not out.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            part = out.with_suffix(".part")
+            source.load().save(part, "png")
+            part.replace(out)
+        return out.relative_to(self.folder).as_posix()
+
+
+def check_slugs(names: Iterable[str]) -> None:
+    """See that no two data sets would be written into one file.
+
+    Raises:
+        ConfigError: If two would.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        slug = re.sub(r"[^\w.-]+", "_", name)
+        if slug in seen:
+            raise ConfigError(f"--mix: {seen[slug]} and {name} would both be written to {slug}.jsonl: give a `name`")
+        seen[slug] = name
+
+
+def write_mix(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:
+    """Write a mix that training, and every step of construction, reads.
+
+    Args:
+        path: The YAML file.
+        rows: What `PairWriter.close` returned.
+
+    Raises:
+        DataError: If no data set has a pair left.
+    """
+    kept = [dict(row) for row in rows if row is not None]
+    if not kept:
+        raise DataError(f"{path.parent}: no pair is left of any data set: {path.parent / 'report.json'} says why")
+    _replace(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write what happened to each data set."""
+    _replace(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def earlier_report(row: MixRow) -> dict[str, Any]:
+    """What the step that wrote a data set said about it; empty if it was not written by one.
+
+    Raises:
+        DataError: If there is a report that cannot be read.
+    """
+    path = getattr(row.source, "path", None)
+    report = Path(path).parent / "report.json" if path is not None else None
+    if report is None or not report.is_file():
+        return {}
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        return dict(found.get(row.label, {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{report}: not a report of construction: delete it, or run the step again") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+class LeftOut:
+    """Pairs that a step leaves out: one JSON line each, in `left_out.jsonl`, and counts by cause.
+
+    Args:
+        path: The file; an earlier one is written anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+
+    def add(self, dataset: str, pair: str, side: str, cause: str, detail: str = "") -> None:
+        """Note a pair.
+
+        Args:
+            dataset: Name of its data set.
+            pair: Its id, or its row if it cannot be read.
+            side: `query`, `target`, or empty if it is about both.
+            cause: The kind of failure, for counting.
+            detail: One line more.
+        """
+        row = {"dataset": dataset, "id": pair, "side": side, "cause": cause, "detail": detail}
+        self._file.write(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

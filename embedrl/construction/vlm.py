@@ -1,0 +1,182 @@
+"""The models that construction asks: behind an endpoint, or in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import math
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx2
+
+from embedrl.endpoint import ChatEndpoint, Completion
+from embedrl.errors import ConfigError
+from embedrl.types import Chat
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+YES_NO = ("Yes", "No")
+
+
+class VLM(ABC):
+    """A model that reads chats with pictures.
+
+    Attributes:
+        name: Name of the model: a part of the key of everything that it writes.
+        where: What to call it in errors, e.g. its address.
+        concurrency: Number of questions that may be under way at once.
+    """
+
+    name: str
+    where: str
+    concurrency: int
+
+    @abstractmethod
+    def session(self) -> AbstractAsyncContextManager[None]:
+        """Connect to it, or load it: to be entered before it is asked."""
+
+    @abstractmethod
+    async def write(self, chat: Chat) -> Completion:
+        """Answer a chat.
+
+        Raises:
+            NoAnswer: If there is no answer.
+        """
+
+    @abstractmethod
+    async def yes_or_no(self, chat: Chat) -> tuple[str, float | None]:
+        """Answer a chat with Yes or No.
+
+        Returns:
+            What it said, and the probability of Yes against No; None if the model does not tell.
+
+        Raises:
+            NoAnswer: If there is no answer.
+        """
+
+
+class EndpointVLM(VLM):
+    """A model behind an OpenAI-compatible endpoint; pictures travel as data URLs, the frames of a video as pictures.
+
+    Args:
+        base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.
+        model: Name of the model there.
+        name: Name of the model in keys; None takes `model`. Keep it when the same model is served under another name.
+        max_tokens: Longest answer in tokens.
+        temperature: 0 takes the likeliest answer.
+        concurrency: Requests under way at once.
+        timeout: Seconds for one attempt, the whole answer included.
+        retries: Further attempts after a time-out, a refused connection, status 429 or 5xx.
+        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most.
+        image_format: `png` keeps every pixel; `jpeg` is smaller for photographs.
+        max_pixels: Larger pictures are shrunk to this many before they are sent; boxes are relative and stay right.
+        extra: Further fields of every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`.
+        api_key_env: Environment variable that holds the key; without it no key is sent.
+
+    Raises:
+        ConfigError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        name: str | None = None,
+        max_tokens: int = 1024,
+        temperature: float = 0.0,
+        concurrency: int = 32,
+        timeout: float = 300.0,
+        retries: int = 5,
+        backoff: float = 1.0,
+        image_format: Literal["png", "jpeg"] = "png",
+        max_pixels: int = 786_432,
+        extra: dict[str, Any] | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+    ) -> None:
+        self._endpoint = ChatEndpoint(base_url, model, timeout, retries, backoff, concurrency, api_key_env, "vlm")
+        if max_tokens < 1 or max_pixels < 1 or not temperature >= 0:
+            raise ConfigError(
+                f"vlm.max_tokens is {max_tokens}, max_pixels {max_pixels}, temperature {temperature}: "
+                "give 1 or more, 1 or more, and 0 or more"
+            )
+        self.name, self.where, self.concurrency = name or model, self._endpoint.name, concurrency
+        self.max_tokens, self.temperature = max_tokens, temperature
+        self.image_format, self.max_pixels = image_format, max_pixels
+        self.extra = extra or {}
+        self._client: httpx2.AsyncClient | None = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """See `VLM`."""
+        async with self._endpoint.client() as self._client:
+            yield
+
+    async def write(self, chat: Chat) -> Completion:
+        """See `VLM`."""
+        return await self._ask(chat, max_tokens=self.max_tokens)
+
+    async def yes_or_no(self, chat: Chat) -> tuple[str, float | None]:
+        """See `VLM`; the probability comes from the first token's, if the endpoint gives them."""
+        answer = await self._ask(chat, max_tokens=min(8, self.max_tokens), logprobs=True, top_logprobs=10)
+        return answer.text, p_yes(answer.first)
+
+    async def _ask(self, chat: Chat, **options: Any) -> Completion:
+        if self._client is None:
+            raise RuntimeError("enter EndpointVLM.session() before asking")
+        messages = await asyncio.to_thread(to_messages, chat, self.image_format, self.max_pixels)
+        return await self._endpoint.complete(
+            self._client, messages, temperature=self.temperature, **options, **self.extra
+        )
+
+
+def p_yes(first: Mapping[str, float] | None) -> float | None:
+    """Probability of Yes against No as an answer's first token.
+
+    >>> round(p_yes({"Yes": -0.7, " yes": -2.0, "No": -1.5, "Maybe": -3.0}), 3)
+    0.739
+    """
+    mass = {
+        word: sum(math.exp(value) for token, value in (first or {}).items() if token.strip().lower() == word.lower())
+        for word in YES_NO
+    }
+    total = sum(mass.values())
+    return mass["Yes"] / total if total > 0 else None
+
+
+def to_messages(chat: Chat, image_format: str, max_pixels: int) -> list[dict[str, Any]]:
+    """A chat in OpenAI's form: pictures as data URLs, the frames of a video as pictures in order.
+
+    Args:
+        chat: The chat in Hugging Face's form.
+        image_format: `png` or `jpeg`.
+        max_pixels: Larger pictures are shrunk.
+    """
+    messages = []
+    for message in chat:
+        content: list[dict[str, Any]] = []
+        for part in message["content"]:
+            pictures: Sequence[Image] = [part["image"]] if part["type"] == "image" else part.get("video", [])
+            content += [
+                {"type": "image_url", "image_url": {"url": _data_url(picture, image_format, max_pixels)}}
+                for picture in pictures
+            ]
+            if part["type"] == "text":
+                content.append({"type": "text", "text": part["text"]})
+        # Servers take a plain text for an assistant's turn; not all take a list of parts there.
+        plain = message["role"] != "user"
+        messages.append({"role": message["role"], "content": content[0]["text"] if plain else content})
+    return messages
+
+
+def _data_url(picture: Image, image_format: str, max_pixels: int) -> str:
+    if picture.width * picture.height > max_pixels:
+        scale = math.sqrt(max_pixels / (picture.width * picture.height))
+        picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+    buffer = io.BytesIO()
+    picture.save(buffer, image_format, **({"quality": 92} if image_format == "jpeg" else {}))
+    return f"data:image/{image_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
