@@ -90,7 +90,7 @@ class TaskBuilder:
             query_id: Its name.
             side: The query.
             relevance: The relevance of candidates, each by its own name; 0 or less is not relevant.
-            pool: Names of the candidates it is ranked against, if the data set is ranked locally.
+            pool: Names of the candidates it is ranked against; needed if the data set is ranked locally.
 
         Raises:
             UnusableError: If it is empty, its name occurred before, or no relevant candidate is left.
@@ -102,12 +102,7 @@ class TaskBuilder:
         judged: dict[int, float] = {}
         for name, value in relevance.items():
             with self.unless_bad(f"query {query_id}"):
-                if name not in self._places:
-                    raise UnusableError(
-                        "qrel to an unknown candidate",
-                        f"its relevant candidate {name!r:.200} is not in the corpus: complete the corpus or the qrels",
-                    )
-                place = self._places[name]
+                place = self._place(name, "qrel to an unknown candidate")
                 if place is not None and value > 0:
                     judged[place] = float(value)
         if not judged:
@@ -115,11 +110,22 @@ class TaskBuilder:
                 "query without a relevant candidate",
                 "no relevant candidate is left: complete the qrels or the files of its candidates",
             )
-        places = [self._places[name] for name in dict.fromkeys(pool or ())]
+        places = []
+        for name in dict.fromkeys(pool or ()):
+            with self.unless_bad(f"query {query_id}"):
+                places.append(self._place(name, "pool with an unknown candidate"))
         self._queries.append(side)
         self._query_ids[query_id] = None
         self._qrels.append(judged)
         self._pools.append([place for place in places if place is not None])
+
+    def _place(self, name: str, cause: str) -> int | None:
+        """The position of a candidate; None if it was left out."""
+        if name not in self._places:
+            raise UnusableError(
+                cause, f"its candidate {name!r:.200} is unknown: complete the corpus, or correct the row"
+            )
+        return self._places[name]
 
     def finish(self) -> tuple[RetrievalTask, Mapping[str, int]]:
         """The task, and what was left out, by cause.

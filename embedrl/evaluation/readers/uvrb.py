@@ -34,11 +34,11 @@ def read(build: TaskBuilder, root: Path) -> None:
     for row in read_rows(root / folder / "jsonl" / "instances.jsonl"):
         with build.unless_bad(row.where):
             query, right = row.name("qid"), row.texts("pos")
-            relevance.setdefault(query, {}).update(dict.fromkeys(right, 1.0))
             if build.row.ranking == "local" and query in pools:
                 raise UnusableError("repeated query", f"query {query} has two rows of candidates: join them")
             if build.row.ranking == "local":
                 pools[query] = _pool(build, row, right)
+            relevance.setdefault(query, {}).update(dict.fromkeys(right, 1.0))
     asked = set()
     for row in read_rows(root / folder / "jsonl" / "queries.jsonl"):
         with build.unless_bad(row.where):

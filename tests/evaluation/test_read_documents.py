@@ -1,0 +1,105 @@
+"""Document sets in BEIR's three tables, with graded relevance."""
+
+import math
+
+import pytest
+import torch
+from local_copies import judged, set_row, write_lines, write_parquet, write_picture
+
+from embedrl.errors import DataError
+from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.readers.beir import page_name
+from embedrl.metrics import mean_metrics, rank
+
+GRADES = {f"page-{number}": 1 + number % 3 for number in range(12)}
+
+
+def write_set(root, folder, pages, qrels, queries=((1, "what ?"),), images=None):
+    data = root / "visdoc-tasks/data" / folder
+    write_parquet(data / "queries/test-00000-of-00001.parquet", [{"query-id": i, "query": q} for i, q in queries])
+    write_parquet(data / "corpus/test-00000-of-00001.parquet", [{"corpus-id": p, "image": b"png"} for p in pages])
+    rows = [{"query-id": q, "corpus-id": p, "score": s} for q, p, s in qrels]
+    write_parquet(data / "qrels/test-00000-of-00001.parquet", rows)
+    for page in pages:
+        write_picture(root / "visdoc-tasks" / (images or folder) / f"{page}.png")
+
+
+def test_graded_relevance_stays_with_its_page(tmp_path):
+    """A published evaluator pairs `set(labels)` with the scores: whoever reads so fails here."""
+    pages = [*GRADES, "other-1", "other-2"]
+    qrels = [(1, page, grade) for page, grade in GRADES.items()]
+    qrels += [(1, "other-1", 0), (1, "page-3", 3), (1, "page-3", 2)]  # no relevance; of duplicates the largest
+    write_set(tmp_path, "MMLongBench-doc", pages, qrels)
+    task, skipped = read_task(set_row("mmeb_v2", "MMLongBench-doc"), tmp_path)
+    assert skipped == {}
+    assert judged(task, 0) == {**GRADES, "page-3": 3}
+    assert task.candidate_ids == pages
+    assert task.pools is None
+    # The whole way to the figure: pages in the order of the corpus, each a little less similar than the one before.
+    angles = torch.linspace(0.1, 1.0, len(pages), dtype=torch.float64)
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    ranking = rank(torch.tensor([[1.0, 0.0]], dtype=torch.float64), vectors, task.qrels)
+    grades = [judged(task, 0).get(page, 0) for page in pages]
+    gains = [grade / math.log2(place + 2) for place, grade in enumerate(grades[:5])]
+    ideal = [grade / math.log2(place + 2) for place, grade in enumerate(sorted(grades, reverse=True)[:5])]
+    assert mean_metrics(ranking)["ndcg_linear@5"] == pytest.approx(sum(gains) / sum(ideal), abs=1e-12)
+
+
+def test_ids_texts_and_pictures(tmp_path):
+    queries = [(3, "water use ?"), (4, "who ?")]
+    qrels = [(3, 10, 1), (4, 11, 1)]
+    write_set(tmp_path, "esg_reports_v2", [10, 11], qrels, queries, "esg_reports_v2_multilingual")
+    task, _ = read_task(set_row("mmeb_v2", "ViDoRe_esg_reports_v2_multilingual"), tmp_path)
+    assert task.query_ids == ["3", "4"]
+    assert task.queries[0].text == "Find a document image that matches the given query: water use ?"
+    assert task.candidates[1].text == "Understand the content of the provided document image."
+    assert task.candidates[1].images[0].name == "visdoc-tasks/esg_reports_v2_multilingual/11.png"
+    assert (task.main_metric, task.version) == ("ndcg_linear@5", "vidore/esg_reports_v2")
+
+
+def test_long_names_of_visrag_pages(tmp_path):
+    page = "a" * 60 + ".jpg"
+    assert page_name(page) == "a" * 50 + "_83885e80.jpg"  # from md5sum
+    data = tmp_path / "visdoc-tasks/data/VisRAG-Ret-Test-ChartQA"
+    write_lines(data / "queries.jsonl", [{"query-id": "q", "query": "how many"}])
+    write_lines(data / "corpus.jsonl", [{"corpus-id": page}])
+    write_lines(data / "qrels.jsonl", [{"query-id": "q", "corpus-id": page, "score": 1}])
+    write_picture(tmp_path / "visdoc-tasks/VisRAG_ChartQA" / page_name(page))
+    task, _ = read_task(set_row("mmeb_v2", "VisRAG_ChartQA"), tmp_path)
+    assert task.candidate_ids == [page]
+
+
+def test_the_page_sets_name_their_version():
+    assert set_row("mmeb_v2", "ViDoSeek-page-fixed").version == "VLM2Vec/ViDoSeek-page-fixed"
+    assert set_row("mmeb_v2", "MMLongBench-page-fixed").version == "VLM2Vec/MMLongBench-page-fixed"
+
+
+FAULTS = [
+    ([(1, "p", 1), (1, "unknown", 1)], [(1, "a")], "qrel to an unknown candidate", "query 1: its candidate 'unknown'"),
+    ([(1, "p", 1), (2, "p", 1)], [(1, "a")], "qrel of an unknown query", "qrels of query 2"),
+    ([(1, "p", 1), (2, "p", 0)], [(1, "a"), (2, "b")], "query without a relevant candidate", "no relevant candidate"),
+    ([(1, "p", 1)], [(1, "a"), (1, "b")], "repeated query", "query 1 occurs twice"),
+    ([(1, "p", 1), (1, "p", math.nan)], [(1, "a")], "unreadable row", "'score' is nan"),
+]
+
+
+@pytest.mark.parametrize(("qrels", "queries", "cause", "message"), FAULTS, ids=[cause for *_, cause, _ in FAULTS])
+def test_faulty_judgements(tmp_path, qrels, queries, cause, message):
+    write_set(tmp_path, "ViDoSeek", ["p", "r"], qrels, queries, "ViDoSeek-doc")
+    row = set_row("mmeb_v2", "ViDoSeek-doc")
+    with pytest.raises(DataError, match=f"^ViDoSeek-doc: .*{message}"):
+        read_task(row, tmp_path)
+    task, skipped = read_task(row, tmp_path, on_bad="skip")
+    assert skipped == {cause: 1}
+    assert [judged(task, 0), len(task.queries)] == [{"p": 1}, 1]
+
+
+def test_a_missing_page(tmp_path):
+    write_set(tmp_path, "ViDoSeek", ["p", "r"], [(1, "p", 1)], images="ViDoSeek-doc")
+    (tmp_path / "visdoc-tasks/ViDoSeek-doc/r.png").unlink()
+    row = set_row("mmeb_v2", "ViDoSeek-doc")
+    with pytest.raises(DataError, match=r"ViDoSeek-doc: candidate r: picture .*r\.png does not exist"):
+        read_task(row, tmp_path)
+    task, skipped = read_task(row, tmp_path, on_bad="skip")
+    assert skipped == {"missing picture": 1}
+    assert task.candidate_ids == ["p"]
