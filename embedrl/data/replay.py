@@ -1,0 +1,45 @@
+"""Lessons of another kind among those of a training, so that a model keeps what it could do before."""
+
+from __future__ import annotations
+
+from embedrl.data.lessons import LessonSource
+from embedrl.errors import ConfigError
+from embedrl.types import Lesson
+
+
+class Replay:
+    """Every `every`-th lesson comes from `replayed`, the others from `lessons`; implements `LessonSource`.
+
+    Fine-tuning on one task alone unlearns others, also those that the task itself needs. Lessons of what the base
+    learned, among the new ones, prevent it.
+
+    Args:
+        lessons: The training's own lessons; each comes once.
+        replayed: The lessons to mix in, from the first one on; begun again when they run out.
+        every: One in so many lessons is replayed.
+
+    Raises:
+        ConfigError: If `every` is below 2, or either source is empty.
+    """
+
+    def __init__(self, lessons: LessonSource, replayed: LessonSource, every: int) -> None:
+        if every < 2:
+            raise ConfigError(f"replay: every is {every}: give 2 or more (2 replays every other lesson)")
+        for source in (lessons, replayed):
+            if not len(source):
+                raise ConfigError(f"replay: {source.name} has no lessons")
+        self.lessons, self.replayed, self.every = lessons, replayed, every
+        self.name = f"{lessons.name} + {replayed.name}"
+
+    def __len__(self) -> int:
+        """As many as give every one of `lessons` its turn."""
+        return len(self.lessons) + -(-len(self.lessons) // (self.every - 1))
+
+    def __getitem__(self, index: int) -> Lesson:
+        """Lesson `index`; 0, `every`, 2 · `every` … are replayed."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        turn, place = divmod(index, self.every)
+        if place == 0:
+            return self.replayed[turn % len(self.replayed)]
+        return self.lessons[index - turn - 1]
