@@ -19,10 +19,14 @@ class Command(NamedTuple):
     Attributes:
         help: One line for `embedrl --help`.
         target: `module:callable`. Its typed signature and docstring become the command's options and help.
+        composes: Whether its YAML files may name further files and hold `${oc.env:...}`, as those of training may.
+        positional: Whether its required arguments are given without flags.
     """
 
     help: str
     target: str
+    composes: bool = False
+    positional: bool = False
 
 
 COMMANDS: dict[str, Command] = {
@@ -32,6 +36,14 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("Embed the test tasks with a checkpoint", "embedrl.training_cli:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.exporting:export"),
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.reasoning_cli:reason"),
+    "annotate": Command(
+        "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True
+    ),
+    "filter": Command("Leave out pairs whose T-CoTs conflict", "embedrl.construction.filter:filter_pairs", True),
+    "split": Command("Split pairs into the Embedder's and EG-RL's", "embedrl.construction.split:split", True),
+    "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True),
+    "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "data stats": Command("Count and plot what is in a mix", "embedrl.construction.stats:stats", True),
     "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
 }
 """The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
@@ -119,8 +131,17 @@ def _run(name: str, rest: list[str]) -> None:
     if target == _TRAINING:
         function([name, *rest])
         return
-    from jsonargparse import auto_cli
+    from jsonargparse import auto_cli, set_parsing_settings
 
     from embedrl.parsing import OneLineErrors
 
-    auto_cli(function, args=rest, as_positional=False, prog=f"embedrl {name}", parser_class=OneLineErrors)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    command = COMMANDS[name]
+    auto_cli(
+        function,
+        args=rest,
+        as_positional=command.positional,
+        prog=f"embedrl {name}",
+        parser_class=OneLineErrors,
+        parser_mode="omegaconf+" if command.composes else "yaml",  # in a `--text`, `${...}` is nothing but text
+    )

@@ -1,0 +1,181 @@
+"""`embedrl filter`: leave out pairs that checks or a judge refuse. Source: Embed-RL §3.2, C, Table 5."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedrl.construction.checks import CheckName, Checks
+from embedrl.construction.jobs import OnError, carry_out
+from embedrl.construction.judgement import VerdictJournal, judge, verdict_key
+from embedrl.construction.report_table import print_report
+from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, earlier_report, write_mix, write_report
+from embedrl.construction.vlm import VLM
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.errors import ConfigError, DataError, EndpointError
+from embedrl.types import Pair
+
+CHECKS: tuple[CheckName, ...] = ("format", "evidence", "duplicate", "near_duplicate_text")
+_ENOUGH = 20  # answers after which a judge that is never clear is stopped
+
+
+def filter_pairs(
+    mix: list[MixRow],
+    out: Path,
+    vlm: VLM | None = None,
+    journal: Path | None = None,
+    checks: Sequence[CheckName] = CHECKS,
+    threshold: float = 0.5,
+    max_unclear: float = 0.5,
+    on_error: OnError = "raise",
+    patience: int = 20,
+) -> None:
+    """Leave out the pairs that cheap checks refuse, then those whose T-CoTs a model finds irrelevant or in conflict.
+
+    The model answers Yes or No; unclear means No, and only No is kept. Where it tells the probabilities of its first
+    token, they decide. Verdicts go to a journal at once: started again, the command asks only for what is not there. It
+    writes to `out` what `embedrl annotate` writes, and prints the share kept of every data set.
+
+    Args:
+        mix: The data sets, with T-CoTs: the `mix.yaml` of `embedrl annotate`, or any other.
+        out: The folder to write to.
+        vlm: Who judges; null makes the cheap checks alone.
+        journal: The file that keeps verdicts; None takes `verdicts.jsonl` in `out`.
+        checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
+            `near_duplicate_picture`.
+        threshold: Probability of Yes above which a pair is left out.
+        max_unclear: Share of unclear answers of a data set above which the run stops: such a judge judges nothing.
+        on_error: A broken row or picture, or a question that gets no answer: stop, or leave the pair out and count it.
+        patience: Questions in a row without an answer after which the endpoint is given up even so.
+
+    Raises:
+        ConfigError: If an option is out of its range.
+        DataError: If a row or a picture is broken and `on_error` is `raise`.
+        EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
+    """
+    if not 0 <= threshold <= 1 or not 0 <= max_unclear <= 1 or patience < 1:
+        raise ConfigError(
+            f"--threshold {threshold}, --max_unclear {max_unclear}, --patience {patience}: "
+            "give 0 to 1, 0 to 1, and 1 or more"
+        )
+    check_slugs(check_labels(mix))
+    if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
+        raise ConfigError(f"--out {out} is the folder of --mix: give another")
+    Checks(checks)
+    report: Report = {}
+    rows = []
+    with VerdictJournal(journal or out / "verdicts.jsonl") as store:
+        left_out = LeftOut(out / "left_out.jsonl")
+        for row in mix:
+            run = _Run(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
+            written, report[row.label] = run.data_set(out)
+            rows.append(written)
+            write_report(out / "report.json", report)
+        left_out.close()
+    print_report(report, "kept")
+    write_mix(out / "mix.yaml", rows)
+
+
+@dataclass
+class _Run:
+    """The filter of one data set."""
+
+    row: MixRow
+    vlm: VLM | None
+    store: VerdictJournal
+    checks: Checks
+    threshold: float
+    max_unclear: float
+    on_error: OnError
+    patience: int
+    left_out: LeftOut
+    keys: dict[int, str] = field(default_factory=dict)
+    causes: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    unclear: set[str] = field(default_factory=set)
+    clear: set[str] = field(default_factory=set)
+
+    def data_set(self, out: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Filter the data set; returns its mix row and its report."""
+        jobs = self._jobs()
+        if self.vlm is None:
+            for _ in jobs:
+                pass
+        else:
+            carry_out(
+                self.vlm, jobs, self._ask, self._failed,
+                title=self.row.label, total=len(self.row.source), on_error=self.on_error, patience=self.patience,
+            )  # fmt: skip
+        writer = PairWriter(out, self.row.label, self.row.source, self.row.weight)
+        for index in range(len(self.row.source)):
+            self._write(index, writer)
+        counts = Counter(cause for _, cause, _ in self.causes.values())
+        before = earlier_report(self.row)
+        causes = counts + Counter[str](before.get("left_out"))
+        given = {key: before[key] for key in ("rows", "sampled", "annotated") if key in before}
+        report = {**given, "given": len(self.row.source), "kept": writer.count, "left_out": dict(causes)}
+        return writer.close(), {**report, "unclear": len(self.unclear)}
+
+    def _jobs(self) -> Iterator[tuple[int, Pair] | None]:
+        """The pairs that pass the checks and on which there is no verdict yet; notes the keys of all."""
+        asked: set[str] = set()
+        for index in range(len(self.row.source)):
+            try:
+                pair = self.row.source[index]
+                cause, detail = self.checks(pair)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                self.causes[index] = (f"row {index}", "broken_row", str(error))
+                yield None
+                continue
+            if cause:
+                self.causes[index] = (pair.id, cause, detail)
+                yield None
+                continue
+            key = self.keys[index] = verdict_key(pair, self.vlm.name) if self.vlm else ""
+            needed = bool(key) and key not in self.store and key not in asked
+            asked.add(key)
+            yield (index, pair) if needed else None
+
+    async def _ask(self, job: tuple[int, Pair]) -> str:
+        assert self.vlm is not None
+        verdict = await judge(self.vlm, job[1], self.keys[job[0]])
+        self.store.add(verdict)
+        (self.clear if verdict.is_clear else self.unclear).add(verdict.key)
+        self._stop_if_unclear(verdict.answer, least=_ENOUGH)
+        if not verdict.is_clear:
+            return "unclear"
+        return "yes" if verdict.rejects(self.threshold) else "no"
+
+    def _stop_if_unclear(self, answer: str, least: int) -> None:
+        number = len(self.clear) + len(self.unclear)
+        if self.vlm is not None and number >= least and len(self.unclear) > self.max_unclear * number:
+            raise EndpointError(
+                f"{self.vlm.where}: {len(self.unclear)} of {number} answers on {self.row.label} are neither Yes nor "
+                f"No, such as {answer[:80]!r}: judge with another model, or raise --max_unclear"
+            )
+
+    def _failed(self, job: tuple[int, Pair], cause: str, detail: str) -> None:
+        self.causes[job[0]] = (job[1].id, cause, detail)
+
+    def _write(self, index: int, writer: PairWriter) -> None:
+        if index not in self.causes and self.vlm is not None:
+            self._judge(index)
+        if index in self.causes:
+            pair_id, cause, detail = self.causes[index]
+            self.left_out.add(self.row.label, pair_id, "", cause, detail)
+        else:
+            writer.write(self.row.source[index])
+
+    def _judge(self, index: int) -> None:
+        verdict = self.store.verdict(self.keys[index])
+        if verdict is None:  # an equal pair had no answer
+            self.causes[index] = (self.row.source[index].id, "no_answer", "")
+            return
+        (self.clear if verdict.is_clear else self.unclear).add(verdict.key)
+        if verdict.rejects(self.threshold):
+            told = verdict.answer if verdict.p_yes is None else f"Yes with probability {verdict.p_yes:.2f}"
+            self.causes[index] = (self.row.source[index].id, "conflict", told)

@@ -1,0 +1,122 @@
+"""Are the two T-CoTs of a pair obviously irrelevant to each other, or in conflict? Source: Embed-RL §3.2, C."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embedrl.construction.vlm import VLM
+from embedrl.tcot.journal import content_hash
+from embedrl.tcot.journal_file import JournalFile
+from embedrl.tcot.schema import clean_text
+from embedrl.types import Chat, Pair, Side
+
+PROMPT = """\
+A retrieval pair has a query and its target. Each has a note: a description of what it shows or asks for, and why.
+Judge whether the two notes are obviously irrelevant to each other, or obviously conflict, given the task of the query.
+Differences in detail, wording or length do not count. If it is unclear, the answer is No.
+
+Query: {query}
+Note of the query: {query_tcot}
+
+Target: {target}
+Note of the target: {target_tcot}
+
+Are the notes obviously irrelevant to each other or in obvious conflict? Answer with one word, Yes or No."""
+
+_YES, _NO = re.compile(r"\W*yes\W*", re.IGNORECASE), re.compile(r"\W*no\W*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An answer of the judge.
+
+    Attributes:
+        key: What `verdict_key` returns.
+        answer: What it said.
+        p_yes: Probability of Yes against No; None if the model does not tell.
+    """
+
+    key: str
+    answer: str
+    p_yes: float | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it said Yes or No, or their probabilities are known."""
+        return self.p_yes is not None or bool(_YES.fullmatch(self.answer) or _NO.fullmatch(self.answer))
+
+    def rejects(self, threshold: float) -> bool:
+        """Whether the pair is to be left out; what is unclear is No.
+
+        Args:
+            threshold: Probability of Yes above which a pair is left out.
+        """
+        if self.p_yes is not None:
+            return self.p_yes > threshold
+        return bool(_YES.fullmatch(self.answer))
+
+
+def question(pair: Pair) -> Chat:
+    """What the judge reads: texts and T-CoTs, no pictures."""
+    words = PROMPT.format(
+        query=_said(pair.query),
+        query_tcot=clean_text(pair.query.tcot),
+        target=_said(pair.target),
+        target_tcot=clean_text(pair.target.tcot),
+    )
+    return [{"role": "user", "content": [{"type": "text", "text": words}]}]
+
+
+def _said(side: Side) -> str:
+    """A side in words: `[picture] find the red star .`."""
+    seen = ["[video]"] if side.frames else ["[picture]"] * len(side.images)
+    return " ".join([*seen, clean_text(side.text).strip()]).strip()
+
+
+def verdict_key(pair: Pair, model: str) -> str:
+    """The key of a verdict: both sides, both T-CoTs, the prompt's words, the model.
+
+    Raises:
+        DataError: If a picture file is missing.
+    """
+    prompt = hashlib.sha256(PROMPT.encode()).hexdigest()[:12]
+    sides = [[content_hash(side), clean_text(side.tcot)] for side in (pair.query, pair.target)]
+    return hashlib.sha256(json.dumps([sides, prompt, model]).encode()).hexdigest()[:32]
+
+
+async def judge(vlm: VLM, pair: Pair, key: str) -> Verdict:
+    """Ask for a verdict.
+
+    Args:
+        vlm: Who judges, in a session.
+        pair: The pair, with T-CoTs.
+        key: Key of the verdict.
+
+    Raises:
+        NoAnswer: If the model does not answer.
+    """
+    answer, probability = await vlm.yes_or_no(question(pair))
+    return Verdict(key, answer.strip(), probability)
+
+
+class VerdictJournal(JournalFile):
+    """Verdicts on disk, one JSON line each; see `JournalFile`."""
+
+    def verdict(self, key: str) -> Verdict | None:
+        """The verdict with this key; None if there is none."""
+        row = self.get(key)
+        return None if row is None else Verdict(row["key"], row["answer"], row["p_yes"])
+
+    def add(self, verdict: Verdict) -> None:
+        """Append a verdict; it is on the disk when this returns."""
+        self.put(asdict(verdict))
+
+    def problem(self, row: dict[str, Any]) -> str:
+        """What is wrong with a line besides its key."""
+        if not isinstance(row.get("answer"), str) or not isinstance(row.get("p_yes"), float | None):
+            return "not a verdict {key, answer, p_yes}"
+        return ""

@@ -1,0 +1,160 @@
+"""`embedrl data stats`: what is in a mix, as a table and a plot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from embedrl.construction.rows import earlier_report
+from embedrl.construction.sample import equal_distances
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.reasoning import side_of
+from embedrl.errors import ConfigError, DataError
+from embedrl.tcot.parse import parse
+from embedrl.types import Modality, Pair, Role
+
+CUES = {Modality.TEXT: "keywords", Modality.IMAGE: "boxes", Modality.VIDEO: "key frames"}
+
+
+@dataclass
+class Figures:
+    """What was counted in one data set.
+
+    Attributes:
+        name: Name of the data set.
+        pairs: Number of its pairs.
+        looked_at: Number of those that were counted.
+        modalities: Pairs by the modalities of query and target, e.g. `image → text`.
+        words: Words of the texts, by role.
+        tcot_words: Words of the T-CoTs, by role.
+        cues: Number of cues of each T-CoT, by kind.
+        well_formed: T-CoTs that follow the template.
+        targets: Content keys of the targets.
+        failures: Pairs that construction left out, and rows that cannot be read, by cause.
+    """
+
+    name: str
+    pairs: int
+    looked_at: int = 0
+    modalities: Counter[str] = field(default_factory=Counter)
+    words: dict[Role, list[int]] = field(default_factory=lambda: {role: [] for role in Role})
+    tcot_words: dict[Role, list[int]] = field(default_factory=lambda: {role: [] for role in Role})
+    cues: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in CUES.values()})
+    well_formed: int = 0
+    targets: set[str] = field(default_factory=set)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def add(self, pair: Pair) -> None:
+        """Count a pair."""
+        self.looked_at += 1
+        self.modalities[f"{pair.query.modality} → {pair.target.modality}"] += 1
+        self.targets.add(pair.target.key)
+        for role in Role:
+            side = side_of(pair, role)
+            self.words[role].append(len(side.text.split()))
+            if side.tcot.strip():
+                read = parse(side.tcot, side.modality, len(side.frames) or None)
+                self.tcot_words[role].append(len(side.tcot.split()))
+                self.cues[CUES[side.modality]].append(len(read.tcot.cues.of(side.modality)))
+                self.well_formed += read.ok
+
+
+def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None) -> None:
+    """Print pairs, modalities, lengths, evidence and failures of every data set of a mix, and plot them.
+
+    Args:
+        mix: The data sets: a file with a list of {source, weight}, or the list.
+        out: A picture to write (.png, .svg or .pdf); none without it.
+        limit: Look at so many pairs of a data set, at equal distances; null looks at all.
+
+    Raises:
+        ConfigError: If an option is out of its range.
+        DataError: If a report of construction cannot be read.
+    """
+    check_labels(mix)
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit {limit}: give 1 or more")
+    if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--out {out}: give a name that ends with .png, .svg or .pdf")
+    figures = [count(row, limit) for row in mix]
+    Console().print(pairs_table(figures), tcots_table(figures))
+    causes = sum((one.failures for one in figures), Counter[str]())
+    if causes:
+        Console().print(failures_of(causes))
+    if out is not None:
+        from embedrl.construction.plot import plot
+
+        plot(figures, out)
+        Console().print(f"plot: {out}")
+
+
+def count(row: MixRow, limit: int | None = None) -> Figures:
+    """Count a data set.
+
+    Args:
+        row: The data set.
+        limit: Look at so many of its pairs, at equal distances.
+
+    Raises:
+        DataError: If a report of construction cannot be read.
+    """
+    size = len(row.source)
+    figures = Figures(row.label, size, failures=Counter(earlier_report(row).get("left_out") or {}))
+    for index in equal_distances(range(size), min(size, limit or size)):
+        try:
+            pair = row.source[index]
+        except DataError:
+            figures.failures["broken_row"] += 1
+            continue
+        figures.add(pair)
+    return figures
+
+
+def pairs_table(figures: Sequence[Figures]) -> Table:
+    """Pairs, modalities and lengths of texts, a row a data set."""
+    table = Table("data set", "pairs", "looked at", "targets", "words", "modalities", title="pairs (query / target)")
+    for one in figures:
+        table.add_row(
+            one.name,
+            f"{one.pairs:,}",
+            f"{one.looked_at:,}",
+            f"{len(one.targets):,}",
+            _means(one.words),
+            "\n".join(f"{kind} {number:,}" for kind, number in one.modalities.most_common()),
+        )
+    table.add_section()
+    table.add_row("total", f"{sum(one.pairs for one in figures):,}")
+    return table
+
+
+def tcots_table(figures: Sequence[Figures]) -> Table:
+    """T-CoTs and their evidence, a row a data set: means of those that were looked at."""
+    table = Table("data set", "T-CoTs", "words", "well-formed", *CUES.values(), title="T-CoTs (means; query / target)")
+    for one in figures:
+        tcots = sum(map(len, one.tcot_words.values()))
+        table.add_row(
+            one.name,
+            f"{tcots:,}",
+            _means(one.tcot_words),
+            f"{100 * one.well_formed / tcots:.1f} %" if tcots else "-",
+            *(f"{fmean(numbers):.2f}" if numbers else "-" for numbers in one.cues.values()),
+        )
+    return table
+
+
+def failures_of(causes: Counter[str]) -> Table:
+    """Pairs left out, by cause."""
+    table = Table("left out because of", "pairs")
+    for cause, number in causes.most_common():
+        table.add_row(cause, f"{number:,}")
+    return table
+
+
+def _means(numbers: dict[Role, list[int]]) -> str:
+    return " / ".join(f"{fmean(values):.1f}" if values else "-" for values in numbers.values())
