@@ -1,0 +1,99 @@
+"""What makes two models the same model: the key under which vectors and T-CoTs are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedrl.data.render import RenderOptions
+from embedrl.models.checkpoint import config_form
+from embedrl.versions import package_versions, source_hash
+
+_NOISE = ("jitter", "drop_evidence", "replace_evidence")  # of training alone
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # hashed as they are in memory
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Hash of every parameter and buffer that a module saves, with names, shapes and types; LoRA included.
+
+    Args:
+        module: A module with its weights.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+
+    def one(item: tuple[str, Any]) -> bytes:
+        name, value = item
+        digest = hashlib.sha256(name.encode() + b"\0")
+        if not isinstance(value, Tensor):
+            digest.update(repr(value).encode())
+            return digest.digest()
+        digest.update(f"{value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.digest()
+
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
+        return hashlib.sha256(b"".join(pool.map(one, sorted(module.state_dict().items())))).hexdigest()
+
+
+def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """What a model's outputs depend on besides its input: weights, options, files, code, packages.
+
+    Folders and files that its options name count by what they hold, wherever they lie.
+
+    Args:
+        model: A `Backbone` or `Generator`, built.
+        device: Where it computes.
+    """
+    packages = package_versions()
+    source = inspect.getsourcefile(type(model))
+    return {
+        "weights": weights_hash(model),
+        "options": _by_content(config_form(model)),
+        "device": device.type,
+        "code": source_hash(("data", "data/world", "models", "tcot")),
+        "class": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "",
+        "packages": {name: packages.get(name) for name in ("torch", "torchvision", "transformers", "open_clip_torch")},
+    }
+
+
+def render_identity(options: RenderOptions) -> dict[str, Any]:
+    """The options that decide what a side looks like in an evaluation."""
+    return {name: value for name, value in asdict(options).items() if name not in _NOISE}
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """An identity as 32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _by_content(value: Any) -> Any:
+    """The options, the paths in them replaced by hashes of the files."""
+    if isinstance(value, Mapping):
+        return {key: _by_content(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_by_content(item) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    path = Path(value).expanduser()
+    if path.is_file():
+        return f"file:{_file_hash(path)}"
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in _WEIGHTS)
+        return {str(file.relative_to(path)): _file_hash(file) for file in files}
+    return value
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

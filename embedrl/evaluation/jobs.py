@@ -1,0 +1,108 @@
+"""Which data sets an evaluation scores, and whose published figures stand beside."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from embedrl.data.source import TaskSource
+from embedrl.data.world import WorldTasks
+from embedrl.errors import ConfigError
+from embedrl.evaluation.published import Published, published
+from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.table import BENCHMARKS, load_table
+from embedrl.types import RetrievalTask
+
+
+@dataclass(frozen=True)
+class Job:
+    """A data set to score.
+
+    Attributes:
+        name: Its public name.
+        group: Where it counts.
+        read: Reads it: the task, and what was left out.
+        expected_queries: Number of queries of the public data, if a source states it.
+    """
+
+    name: str
+    group: str
+    read: Callable[[], tuple[RetrievalTask, Mapping[str, int]]]
+    expected_queries: int | None = None
+
+
+def find_jobs(
+    benchmark: str,
+    root: Path | None,
+    sets: Sequence[str] | None,
+    tasks: Sequence[TaskSource] | None,
+    on_bad: Literal["raise", "skip"],
+) -> list[Job]:
+    """The data sets to score, in the benchmark's order.
+
+    Args:
+        benchmark: `mmeb_v2`, `uvrb`, `world`, or any name for the tasks that are given.
+        root: Folder with the local copy of a public benchmark.
+        sets: Score these alone; None or none scores all.
+        tasks: Where the tasks come from, unless the benchmark is public.
+        on_bad: A row that cannot be read: `raise`, or `skip`.
+
+    Raises:
+        ConfigError: If a name is unknown, or what is given does not go together.
+        DataError: If a source cannot be read.
+    """
+    if benchmark in BENCHMARKS:
+        if tasks is not None:
+            raise ConfigError(f"--tasks: {benchmark} brings its own; leave it out")
+        if root is None:
+            raise ConfigError(f"--root: give the folder with the local copy of {benchmark}")
+        if not root.is_dir():
+            raise ConfigError(f"--root {root}: no such folder; give the one with the local copy of {benchmark}")
+        folder = root
+        jobs = [
+            Job(row.name, row.group, lambda row=row: read_task(row, folder, on_bad), row.num_queries)  # type: ignore[misc]
+            for row in load_table(benchmark)
+        ]
+    else:
+        if root is not None:
+            raise ConfigError(f"--root: only for {' and '.join(BENCHMARKS)}; the tasks of {benchmark} name their files")
+        if tasks is None and benchmark != "world":
+            close = difflib.get_close_matches(benchmark, (*BENCHMARKS, "world"), n=1)
+            cure = f"did you mean {close[0]}?" if close else f"give {', '.join(BENCHMARKS)}, world, or --tasks"
+            raise ConfigError(f"--benchmark {benchmark}: no such benchmark; {cure}")
+        sources: Sequence[TaskSource] = [WorldTasks()] if tasks is None else tasks
+        found = [task for source in sources for task in source.tasks()]
+        jobs = [Job(task.name, benchmark, lambda task=task: (task, {})) for task in found]  # type: ignore[misc]
+    names = [job.name for job in jobs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--tasks: two tasks are named {name}")
+    for name in sets or ():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            cure = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+            raise ConfigError(f"--sets {name}: no data set of {benchmark}; {cure}")
+    jobs = [job for job in jobs if not sets or job.name in sets]
+    if not jobs:
+        raise ConfigError("--tasks: nothing to score; give at least one source with a task")
+    return jobs
+
+
+def find_published(benchmark: str, models: Sequence[str]) -> list[Published]:
+    """The published figures of some models on a benchmark.
+
+    Raises:
+        ConfigError: If there are none of a model.
+    """
+    if not models:
+        return []
+    known = published(benchmark) if benchmark in BENCHMARKS else {}
+    for model in models:
+        if model not in known:
+            raise ConfigError(
+                f"--beside {model}: no published figures on {benchmark}; there are {', '.join(known) or 'none'}"
+            )
+    return [known[model] for model in models]

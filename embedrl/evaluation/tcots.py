@@ -1,0 +1,174 @@
+"""Where the T-CoTs of an evaluation come from: the tasks themselves, the journal, or a Reasoner that writes now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from embedrl.data.render import RenderOptions, renders_raw
+from embedrl.errors import ConfigError, DataError
+from embedrl.evaluation.identity import key_of, model_identity
+from embedrl.models.distributed import gather_objects, world_size
+from embedrl.models.generator import Generator
+from embedrl.models.tcot_writing import Key, Wanted, wanted_tcots, with_tcots, written
+from embedrl.tcot.journal import Record, TCoTJournal, tcot_key
+from embedrl.tcot.parse import parse
+from embedrl.tcot.prompts import Style
+from embedrl.types import RetrievalTask
+
+
+@dataclass(frozen=True)
+class TCoTOptions:
+    """Where T-CoTs are looked up, and how a Reasoner writes the ones that are not there.
+
+    Attributes:
+        cache: The journal, as `embedrl annotate` writes it; None with a Reasoner takes `tcots.jsonl` in the output
+            folder, without one leaves the tasks the T-CoTs they have.
+        model: The name under which the journal keeps them; None takes one made of the Reasoner's weights and options.
+        style: Style of the prompts.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT that is written.
+    """
+
+    cache: Path | None = None
+    model: str | None = None
+    style: Style = "full"
+    batch_size: int = 32
+    max_new_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        for flag in ("batch_size", "max_new_tokens"):
+            if getattr(self, flag) < 1:
+                raise ConfigError(f"--tcots.{flag} is {getattr(self, flag)}: give 1 or more")
+
+
+class TCoTs:
+    """Gives tasks their T-CoTs; all processes call together, the first alone touches the journal.
+
+    Args:
+        options: Where from.
+        generator: The Reasoner; None looks T-CoTs up, and writes none.
+        device: Where the Reasoner computes.
+        journal: The journal if `options` names none.
+        rank: This process.
+
+    Raises:
+        ConfigError: If a journal is given, and nothing says whose T-CoTs to take.
+    """
+
+    def __init__(
+        self, options: TCoTOptions, generator: Generator | None, device: torch.device, journal: Path, rank: int = 0
+    ) -> None:
+        self.options, self.generator, self.device, self.rank = options, generator, device, rank
+        self.path = options.cache or (journal if generator is not None else None)
+        self.model = options.model or ""
+        self._journal: TCoTJournal | None = None
+        if self.path is None:
+            return
+        if generator is not None:
+            generator.build()
+            generator.requires_grad_(False).eval().to(device)
+            if not self.model:
+                self.model = f"{key_of(model_identity(generator, device))}, {options.max_new_tokens} tokens"
+        elif not self.model:
+            raise ConfigError(
+                f"--tcots.model: name the model whose T-CoTs to take from {self.path}, as `annotate` was told"
+            )
+        if rank == 0:
+            self._journal = TCoTJournal(self.path, read_only=generator is None)
+
+    def fill(self, task: RetrievalTask) -> tuple[RetrievalTask, dict[str, int]]:
+        """The task with T-CoTs.
+
+        Args:
+            task: The task.
+
+        Returns:
+            The task, and how many T-CoTs (of different sides) were `cached`, `written` and `absent`; empty if the task
+            keeps its own.
+
+        Raises:
+            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be written.
+        """
+        if self.path is None:
+            return task, {}
+        wanted = wanted_tcots([task])
+        keys = {key: self._key(key, item) for key, item in wanted.items()} if self.rank == 0 else {}
+        tcots = self._cached(keys)
+        cached = len(tcots)
+        if self.generator is not None:
+            absent = [key for key in wanted if key not in tcots]
+            tcots |= self._written(self.generator, absent, [wanted[key] for key in absent], keys)
+        counts = {"cached": cached, "written": len(tcots) - cached, "absent": len(wanted) - len(tcots)}
+        return with_tcots(task, tcots), counts
+
+    def close(self) -> None:
+        """Let others write to the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _key(self, key: Key, item: Wanted) -> str:
+        return tcot_key(item.side, key[1], self.options.style, self.model)
+
+    def _cached(self, keys: dict[Key, str]) -> dict[Key, str]:
+        found: list[tuple[Key, str]] = []
+        if self._journal is not None:
+            records = ((key, self._journal.get(name)) for key, name in keys.items())
+            found = [(key, record.tcot) for key, record in records if record is not None]
+        return dict(gather_objects(found))
+
+    def _written(
+        self, generator: Generator, names: Sequence[Key], wanted: Sequence[Wanted], keys: dict[Key, str]
+    ) -> dict[Key, str]:
+        """Write what is absent; after every round of batches the first process puts it into the journal."""
+        mine, todo = names[self.rank :: world_size()], wanted[self.rank :: world_size()]
+        size, limit = self.options.batch_size, self.options.max_new_tokens
+        batches = written(todo, generator, self.device, self.options.style, size, limit)
+        out: dict[Key, str] = {}
+        for start in range(0, -(-len(names) // world_size()), size):
+            texts = next(batches, [])
+            done = dict(gather_objects(list(zip(mine[start : start + len(texts)], texts, strict=True))))
+            out |= done
+            if self._journal is not None:
+                sides = dict(zip(names, wanted, strict=True))
+                for name, text in done.items():
+                    side = sides[name].side
+                    read = parse(text, side.modality, len(side.frames) or None)
+                    codes = tuple(sorted(str(code) for code in read.codes))
+                    self._journal.put(Record(keys[name], text, read.ok, codes))
+        return out
+
+
+def count_raw(task: RetrievalTask, options: RenderOptions, source: str) -> int:
+    """The number of sides without a T-CoT that the Embedder will see raw although it is to read T-CoTs.
+
+    Args:
+        task: The task with its T-CoTs.
+        options: What the Embedder is to see.
+        source: Where the T-CoTs come from, for the error.
+
+    Raises:
+        DataError: If there are any, and the options do not ask for it.
+    """
+    places = [
+        f"{kind} {i}"
+        for kind, sides in (("query", task.queries), ("candidate", task.candidates))
+        for i, side in enumerate(sides)
+        if renders_raw(side, options)
+    ]
+    if places and options.on_missing_tcot == "raise":
+        total = len(task.queries) + len(task.candidates)
+        raise DataError(
+            f"{task.name}: {len(places)} of {total} sides have no T-CoT in {source}, "
+            f"the first is {places[0]}: annotate them, give --reasoner, let --render.on_missing_tcot raw embed and "
+            "count them without, or take --render.tcot none for all"
+        )
+    return len(places)

@@ -1,0 +1,221 @@
+"""Vectors of sides, computed once: kept by model, options and content, shared out over processes, resumable.
+
+```
+<cache>/<key of the model>/model.json                what the key stands for
+<cache>/<key of the model>/<key of the sides>.safetensors   the vectors of up to `shard_size` sides, in order
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, distributed
+
+from embedrl.data.collate import EncodeCollator, EncodeSample
+from embedrl.data.loader import Loader
+from embedrl.data.render import RenderOptions, render
+from embedrl.errors import ConfigError, DataError, NonFiniteError
+from embedrl.evaluation.identity import key_of, model_identity, render_identity
+from embedrl.metrics import Blocks
+from embedrl.models.backbone import Backbone
+from embedrl.models.distributed import gather_objects, world_size
+from embedrl.models.reasoned_retrieval import FrozenEmbedder, encode
+from embedrl.tcot.journal import content_hash
+from embedrl.types import Side
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How sides are embedded; the vectors do not depend on it.
+
+    Attributes:
+        cache: Folder of the vectors; None takes `vectors` in the output folder. Several evaluations may share one.
+        batch_size: Sides that are loaded together.
+        micro_batch_size: Sides that go through the backbone at once.
+        shard_size: Sides in one file; what a killed run loses at most, per process.
+        num_workers: Processes that open and render pictures; 0 does it in the main process.
+    """
+
+    cache: Path | None = None
+    batch_size: int = 64
+    micro_batch_size: int = 32
+    shard_size: int = 1024
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        for flag in ("batch_size", "micro_batch_size", "shard_size"):
+            if getattr(self, flag) < 1:
+                raise ConfigError(f"--encode.{flag} is {getattr(self, flag)}: give 1 or more")
+        if self.num_workers < 0:
+            raise ConfigError(f"--encode.num_workers is {self.num_workers}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Sides whose vectors lie in one file."""
+
+    path: Path
+    sides: range
+
+
+class VectorCache:
+    """Embeds sides that were not embedded before.
+
+    A side counts by its text, the bytes of its pictures and its T-CoT; the model by its weights, options and code. So
+    nothing that is changed meets vectors from before.
+
+    Args:
+        folder: Where vectors are kept.
+        backbone: The Embedder.
+        options: What it sees of a side.
+        device: Where to compute.
+        encode_options: How.
+        rank: This process.
+
+    Attributes:
+        identity: What the vectors depend on besides the sides.
+        computed: Number of sides that this process embedded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        options: RenderOptions,
+        device: torch.device,
+        encode_options: EncodeOptions = EncodeOptions(),
+        rank: int = 0,
+    ) -> None:
+        self.backbone = FrozenEmbedder(backbone, options).build(device)
+        self.options, self.device, self.encode_options, self.rank = options, device, encode_options, rank
+        self.identity = {"model": model_identity(self.backbone, device), "render": render_identity(options)}
+        self.folder = folder / key_of(self.identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.computed = 0
+        if rank == 0:
+            _write(self.folder / "model.json", json.dumps(self.identity, indent=1).encode())
+
+    def hashes(self, sides: Sequence[Side]) -> list[str]:
+        """Hash of each side's content, T-CoT left out; all processes call together."""
+        mine = range(self.rank, len(sides), world_size())
+        return [found for _, found in sorted(gather_objects([(i, content_hash(sides[i])) for i in mine]))]
+
+    def embed(self, sides: Sequence[Side], hashes: Sequence[str], where: str) -> Blocks:
+        """The vectors of sides, from the cache or computed now; all processes call together.
+
+        Args:
+            sides: What to embed, at least one.
+            hashes: What `hashes` returned.
+            where: Their name in errors, such as `vqa/query`.
+
+        Returns:
+            The vectors, to be read block by block.
+
+        Raises:
+            DataError: If a side cannot be rendered, or a file of the cache is broken.
+            NonFiniteError: Naming a side whose vector is NaN or infinite.
+        """
+        shards = list(self._shards(sides, hashes))
+        absent = {shard.path.name for shard in shards if not shard.path.is_file()} if self.rank == 0 else set()
+        absent = set(gather_objects(sorted(absent)))  # rank 0's: others may already be writing
+        todo = list({shard.path.name: shard for shard in shards if shard.path.name in absent}.values())
+        self._compute(todo[self.rank :: world_size()], sides, where)
+        if world_size() > 1:
+            distributed.barrier()
+        return Blocks(len(sides), lambda: (read_shard(shard.path, len(shard.sides)) for shard in shards))
+
+    def _shards(self, sides: Sequence[Side], hashes: Sequence[str]) -> Iterator[_Shard]:
+        for start in range(0, len(sides), self.encode_options.shard_size):
+            part = range(start, min(start + self.encode_options.shard_size, len(sides)))
+            seen = [(hashes[i], "" if self.options.tcot == "none" else sides[i].tcot) for i in part]
+            name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+            yield _Shard(self.folder / f"{name}.safetensors", part)
+
+    def _compute(self, shards: Sequence[_Shard], sides: Sequence[Side], where: str) -> None:
+        size = self.encode_options.batch_size
+        batches = [shard.sides[i : i + size] for shard in shards for i in range(0, len(shard.sides), size)]
+        if not batches:
+            return
+        loader: Loader[object] = Loader(
+            _Rendered(sides, batches, self.options, where),  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=EncodeCollator(self.backbone.preprocessor(), self.encode_options.micro_batch_size),
+            generator=torch.Generator(),
+            num_workers=self.encode_options.num_workers,
+        )
+        loaded = iter(loader)
+        for shard in shards:
+            vectors: list[Tensor] = []
+            while sum(map(len, vectors)) < len(shard.sides):
+                vectors.append(self._vectors(next(loaded), where, shard.sides[sum(map(len, vectors)) :]))
+            _write(shard.path, save({"vectors": torch.cat(vectors)}))
+
+    @torch.no_grad()
+    def _vectors(self, batch: object, where: str, positions: range) -> Tensor:
+        """Vectors of a batch whose sides begin at `positions`."""
+        vectors = encode(self.backbone, batch.micro_batches, batch.order, self.device).float().cpu().contiguous()  # type: ignore[attr-defined]
+        bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise NonFiniteError(
+                f"{where} {positions[bad[0]]}: the vector is NaN or infinite ({len(bad)} of its batch): "
+                "the model diverged, or computes in a type that overflows"
+            )
+        self.computed += len(vectors)
+        return vectors
+
+
+class _Rendered:
+    """Batches of rendered sides, for `Loader(batch_size=None)`."""
+
+    def __init__(self, sides: Sequence[Side], batches: Sequence[range], options: RenderOptions, where: str) -> None:
+        self.sides, self.batches, self.options, self.where = sides, batches, options, where
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[EncodeSample]:
+        samples = []
+        for position in self.batches[index]:
+            name = f"{self.where} {position}"
+            samples.append(EncodeSample(render(self.sides[position], self.options, where=name), [], name))
+        return samples
+
+
+def read_shard(path: Path, rows: int) -> Tensor:
+    """The vectors of one file, `[rows, dim]`.
+
+    Raises:
+        DataError: If the file is broken, or holds another number of vectors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            vectors: Tensor = file.get_tensor("vectors")
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: broken vectors ({error}): delete the file, it is computed again") from error
+    if len(vectors) != rows:
+        raise DataError(f"{path}: {len(vectors)} vectors, not {rows}: delete the file, it is computed again")
+    return vectors
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the target and rename: a killed run leaves no half file."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
