@@ -58,6 +58,32 @@ def test_agrees_with_pytrec_eval(seed):
                     assert got[f"{name}@{k}"][q].item() == pytest.approx(oracle[f"q{q}"][f"{theirs}_{k}"], abs=1e-6)
 
 
+@pytest.mark.parametrize("k", m.KS)
+def test_agrees_with_pytrec_eval_where_definitions_coincide(k):
+    """With at most k relevant candidates for map, hits within k for mrr, gains of 2^rel - 1 for exponential nDCG."""
+    rng = random.Random(k)
+    queries, candidates = unit(30, 8), unit(15, 8, seed=1)
+    qrels = [{c: rng.randint(1, 3) for c in rng.sample(range(15), rng.randint(1, k))} for _ in range(30)]
+    got = m.metrics(m.rank(queries, candidates, qrels), ks=(k,))
+    scores = (queries.double() @ candidates.double().T).tolist()
+    run = {f"q{q}": {f"c{c}": score for c, score in enumerate(row)} for q, row in enumerate(scores)}
+    judged = {f"q{q}": {f"c{c}": r for c, r in row.items()} for q, row in enumerate(qrels)}
+    gains = {q: {c: 2**r - 1 for c, r in row.items()} for q, row in judged.items()}
+    names = {f"P.{k}", f"recall.{k}", f"map_cut.{k}", "recip_rank"}
+    plain = pytrec_eval.RelevanceEvaluator(judged, names).evaluate(run)
+    exponential = pytrec_eval.RelevanceEvaluator(gains, {f"ndcg_cut.{k}"}).evaluate(run)
+    for q in range(30):
+        theirs = plain[f"q{q}"]
+        precision, recall, first = theirs[f"P_{k}"], theirs[f"recall_{k}"], theirs["recip_rank"]
+        expected = {
+            "map": theirs[f"map_cut_{k}"],
+            "mrr": first if first >= 1 / k - 1e-9 else 0.0,
+            "f1": 2 * precision * recall / (precision + recall) if precision else 0.0,
+            "ndcg_exponential": exponential[f"q{q}"][f"ndcg_cut_{k}"],
+        }
+        assert {name: got[f"{name}@{k}"][q].item() for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
 def test_agrees_with_torchmetrics_where_nothing_ties():
     queries, candidates = unit(20, 8), unit(50, 8, seed=1)
     qrels = [{q: 1, q + 20: 2} for q in range(20)]

@@ -106,7 +106,7 @@ def test_a_missing_candidate_leaves_the_pool_and_a_missing_target_its_query(tmp_
 
 def test_missing_files_are_no_rows_to_skip(tmp_path):
     row = set_row("mmeb_v2", "GQA")
-    with pytest.raises(DataError, match="GQA: .*nowhere does not exist: give the folder"):
+    with pytest.raises(DataError, match=r"GQA: .*nowhere does not exist: give the folder"):
         read_task(row, tmp_path / "nowhere", on_bad="skip")
     with pytest.raises(DataError, match="image-query/GQA holds no rows"):
         read_task(row, tmp_path, on_bad="skip")
@@ -115,5 +115,5 @@ def test_missing_files_are_no_rows_to_skip(tmp_path):
         read_task(row, tmp_path, on_bad="skip")
     (tmp_path / "image-query/GQA/test.jsonl").unlink()
     (tmp_path / "image-query/GQA/test-0.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="cannot read .*test-0.parquet"):
+    with pytest.raises(DataError, match=r"cannot read .*test-0\.parquet"):
         read_task(row, tmp_path, on_bad="skip")
