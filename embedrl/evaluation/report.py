@@ -133,7 +133,7 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         beside: Published figures of other models.
         console: Where to print.
     """
-    console = console or Console()
+    console = console or make_console()
     table = Table(title=f"{report.benchmark}, percent; ties pessimistic", title_justify="left")
     for name in ("data set", "metric", "score", "k=1", "k=5", "k=10", "Δs", "queries", "candidates"):
         table.add_column(name, justify="left" if name in ("data set", "metric") else "right")
@@ -165,6 +165,12 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         console.print(line, highlight=False, markup=False)
     for other in beside:
         console.print(f"{other.model}: {other.source} (data {other.version})", highlight=False, markup=False)
+
+
+def make_console() -> Console:
+    """As wide as the terminal; in a file, wide enough for the table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def notes(report: Report) -> list[str]:

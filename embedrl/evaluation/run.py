@@ -28,6 +28,7 @@ from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import config_form
 from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.generator import Generator
+from embedrl.models.tcot_writing import with_tcots
 from embedrl.types import RetrievalTask
 
 
@@ -141,7 +142,9 @@ def _score(
 ) -> tuple[SetResult | None, int]:
     """Write up and embed a task with the other processes; the first ranks."""
     counts: dict[str, int] = {}
-    if vectors.options.tcot != "none":
+    if vectors.options.tcot == "none":
+        task = with_tcots(task, {})  # no T-CoT is read, none is counted
+    else:
         task, counts = writer.fill(task)
     raw = count_raw(task, vectors.options, str(writer.path or "the data"))
     hashes = vectors.hashes(task.queries), vectors.hashes(task.candidates)

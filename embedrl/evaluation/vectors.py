@@ -141,8 +141,8 @@ class VectorCache:
     def _shards(self, sides: Sequence[Side], hashes: Sequence[str]) -> Iterator[_Shard]:
         for start in range(0, len(sides), self.encode_options.shard_size):
             part = range(start, min(start + self.encode_options.shard_size, len(sides)))
-            seen = [(hashes[i], "" if self.options.tcot == "none" else sides[i].tcot) for i in part]
-            name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+            seen = json.dumps([(hashes[i], sides[i].tcot) for i in part])
+            name = hashlib.sha256(seen.encode()).hexdigest()[:32]
             yield _Shard(self.folder / f"{name}.safetensors", part)
 
     def _compute(self, shards: Sequence[_Shard], sides: Sequence[Side], where: str) -> None:
