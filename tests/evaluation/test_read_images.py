@@ -82,7 +82,7 @@ BAD = [
 def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, bad, cause, message):
     write_lines(tmp_path / "image-query/GQA/test.jsonl", [bad, image_row(["yes", "no"], ["", ""])])
     row = set_row("mmeb_v2", "GQA")
-    with pytest.raises(DataError, match=rf"^GQA: test\.jsonl, row 0: .*{message}.*on_bad=skip"):
+    with pytest.raises(DataError, match=rf"^GQA: test\.jsonl, row 0: .*{message}.*--on_bad skip"):
         read_task(row, tmp_path)
     task, skipped = read_task(row, tmp_path, on_bad="skip")
     assert skipped == {cause: 1}

@@ -60,7 +60,7 @@ class TaskBuilder:
             yield
         except UnusableError as error:
             if self.on_bad == "raise":
-                raise DataError(f"{self.row.name}: {where}: {error}, or skip it (on_bad=skip)") from error
+                raise DataError(f"{self.row.name}: {where}: {error}, or leave it out with --on_bad skip") from error
             self.skipped[error.cause] += 1
 
     def candidate(self, name: str, side: Callable[[], Side]) -> None:
