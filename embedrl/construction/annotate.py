@@ -32,7 +32,6 @@ def annotate(
     style: Style = "full",
     attempts: int = 3,
     keep_existing: bool = True,
-    retry_failed: bool = False,
     on_error: OnError = "raise",
     patience: int = 20,
     seed: int = 0,
@@ -52,8 +51,8 @@ def annotate(
         caps: The most pairs of a data set.
         style: The prompt: `full` tells the format; `brief` is for models that were taught it.
         attempts: Times a side is asked for until its T-CoT follows the template; what is wrong is told in between.
+            Started again with more, the command goes on where it had given up.
         keep_existing: Keep T-CoTs that the pairs have already.
-        retry_failed: Ask again for sides whose T-CoTs failed in an earlier run.
         on_error: A broken row or picture, or a question that gets no answer: stop, or leave the pair out and count it.
         patience: Questions in a row without an answer after which the endpoint is given up even so.
         seed: Seed of the sample.
@@ -74,7 +73,7 @@ def annotate(
     rows = []
     with TCoTJournal(journal or out / "tcots.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
-        run = _Run(vlm, store, style, attempts, keep_existing, retry_failed, on_error, patience, left_out)
+        run = _Run(vlm, store, style, attempts, keep_existing, on_error, patience, left_out)
         for row in mix:
             picked = sample(row.source, caps.of(row.label, row.source.modality), seed, row.label)
             written, report[row.label] = run.data_set(row, picked, out)
@@ -111,7 +110,6 @@ class _Run:
     style: Style
     attempts: int
     keep_existing: bool
-    retry_failed: bool
     on_error: OnError
     patience: int
     left_out: LeftOut
@@ -160,7 +158,7 @@ class _Run:
         if not key or key in self.asked:
             return False
         known = self.store.get(key)
-        if known is not None and (known.ok or not self.retry_failed):
+        if known is not None and (known.ok or known.attempts >= self.attempts):
             return False
         self.asked.add(key)
         return True
@@ -170,8 +168,10 @@ class _Run:
             chat = await asyncio.to_thread(reasoning_chat, job.side, job.role, job.counterpart, self.style)
         except DataError as error:
             raise DataError(f"{job.pair.dataset}/{job.pair.id} {job.role}: {error}") from error
-        record = await write_tcot(self.vlm, chat, job.side, job.key, self.attempts)
-        self.store.put(record)
+        record = self.store.get(job.key)
+        while record is None or not (record.ok or record.attempts >= self.attempts):
+            record = await write_tcot(self.vlm, chat, job.side, job.key, record)
+            self.store.put(record)
         return "ok" if record.ok else "failed"
 
     def _failed(self, job: _Job, cause: str, detail: str) -> None:
@@ -207,32 +207,30 @@ class _Run:
         return ""
 
 
-async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, attempts: int) -> Record:
-    """Have a T-CoT written; a bad one is asked for again, with what is wrong with it.
+async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record | None = None) -> Record:
+    """Ask for a T-CoT once.
 
     Args:
         vlm: Who writes, in a session.
         chat: The prompt.
         side: The side, for its modality and number of frames.
         key: Key of the record.
-        attempts: Times to ask.
-
-    Returns:
-        The first T-CoT that follows the template, or the last one that does not.
+        before: What it wrote last time: what is wrong with that is told.
 
     Raises:
         NoAnswer: If the model does not answer.
     """
-    for attempt in range(1, attempts + 1):
-        answer = await vlm.write(chat)
-        text = answer.text.strip()
-        problems = parse(text, side.modality, len(side.frames) or None).problems
-        codes = tuple(str(problem.code) for problem in problems)
-        told = [problem.message for problem in problems]
-        if answer.truncated:
-            codes, told = ("truncated", *codes), ["the answer is too long and was cut off", *told]
-        if not codes:
-            return Record(key, text, ok=True, attempts=attempt)
-        turns = (("assistant", text), ("user", correction(told)))
+
+    def problems(text: str, truncated: bool) -> list[tuple[str, str]]:
+        cut = [("truncated", "the answer is too long and was cut off")] if truncated else []
+        found = parse(text, side.modality, len(side.frames) or None).problems
+        return cut + [(str(problem.code), problem.message) for problem in found]
+
+    if before is not None and before.tcot:
+        told = [message for _, message in problems(before.tcot, "truncated" in before.problems)]
+        turns = (("assistant", before.tcot), ("user", correction(told)))
         chat = [*chat, *({"role": role, "content": [{"type": "text", "text": words}]} for role, words in turns)]
-    return Record(key, text, ok=False, problems=codes, attempts=attempts)
+    answer = await vlm.write(chat)
+    text = answer.text.strip()
+    codes = tuple(code for code, _ in problems(text, answer.truncated))
+    return Record(key, text, not codes, codes, before.attempts + 1 if before else 1)

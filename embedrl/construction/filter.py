@@ -114,9 +114,10 @@ class _Run:
         counts = Counter(cause for _, cause, _ in self.causes.values())
         before = earlier_report(self.row)
         causes = counts + Counter[str](before.get("left_out"))
-        given = {key: before[key] for key in ("rows", "sampled", "annotated") if key in before}
+        given: dict[str, Any] = {key: before[key] for key in ("rows", "sampled", "annotated") if key in before}
         report = {**given, "given": len(self.row.source), "kept": writer.count, "left_out": dict(causes)}
-        return writer.close(), {**report, "unclear": len(self.unclear)}
+        report["unclear"] = len(self.unclear)
+        return writer.close(), report
 
     def _jobs(self) -> Iterator[tuple[int, Pair] | None]:
         """The pairs that pass the checks and on which there is no verdict yet; notes the keys of all."""
