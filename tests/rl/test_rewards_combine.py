@@ -124,7 +124,7 @@ def load(path):
 EXPECTED = {
     "paper": {"format": 0.05, "process": 0.8, "outcome": 0.2},
     "released_code": {"format": 0.05, "process": 0.2, "outcome": 0.8 * 0.5},
-    "outcome_only": {"format": 0.05, "outcome": 0.95},
+    "outcome_only": {"format": 0.2, "outcome": 0.8},
 }
 
 

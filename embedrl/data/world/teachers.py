@@ -27,7 +27,7 @@ class Rates:
     """How often the annotator goes astray; each is a probability.
 
     The defaults stand for one who sees well and does not know what its T-CoT is for: it seldom names the wrong thing,
-    but often restates in general terms, and often points at the whole picture.
+    but mostly restates in general terms, and points at the whole picture every other time.
 
     Attributes:
         elsewhere: A needed item is passed over for another one on the side, and the answer follows it. Where there is
@@ -40,11 +40,11 @@ class Rates:
         broken: The T-CoT departs from the format.
     """
 
-    elsewhere: float = 0.10
-    whole: float = 0.30
-    loose: float = 0.35
+    elsewhere: float = 0.05
+    whole: float = 0.50
+    loose: float = 0.25
     extra: float = 0.20
-    vague: float = 0.40
+    vague: float = 0.65
     broken: float = 0.03
 
 
