@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "split": Command("Split pairs into the Embedder's and EG-RL's", "embedrl.construction.split:split", True),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "data pages": Command(
+        "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
+    ),
     "data stats": Command("Count and plot what is in a mix", "embedrl.construction.stats:stats", True),
     "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
 }

@@ -1,12 +1,15 @@
 """Document sets in BEIR's three tables, with graded relevance."""
 
+import io
 import math
 
 import pytest
 import torch
 from local_copies import judged, set_row, write_lines, write_parquet, write_picture
+from PIL import Image
 
 from embedrl.errors import DataError
+from embedrl.evaluation.pages import write_pages
 from embedrl.evaluation.readers import read_task
 from embedrl.evaluation.readers.beir import page_name
 from embedrl.metrics import mean_metrics, rank
@@ -21,7 +24,7 @@ def write_set(root, folder, pages, qrels, queries=((1, "what ?"),), images=None)
     rows = [{"query-id": q, "corpus-id": p, "score": s} for q, p, s in qrels]
     write_parquet(data / "qrels/test-00000-of-00001.parquet", rows)
     for page in pages:
-        write_picture(root / "visdoc-tasks" / (images or folder) / f"{page}.png")
+        write_picture(root / "visdoc-tasks/images" / (images or folder) / f"{page}.png")
 
 
 def test_graded_relevance_stays_with_its_page(tmp_path):
@@ -53,7 +56,7 @@ def test_ids_texts_and_pictures(tmp_path):
     assert task.query_ids == ["3", "4"]
     assert task.queries[0].text == "Find a document image that matches the given query: water use ?"
     assert task.candidates[1].text == "Understand the content of the provided document image."
-    assert task.candidates[1].images[0].name == "visdoc-tasks/esg_reports_v2_multilingual/11.png"
+    assert task.candidates[1].images[0].name == "visdoc-tasks/images/esg_reports_v2_multilingual/11.png"
     assert (task.main_metric, task.version) == ("ndcg_linear@5", "vidore/esg_reports_v2")
 
 
@@ -64,7 +67,7 @@ def test_long_names_of_visrag_pages(tmp_path):
     write_lines(data / "queries.jsonl", [{"query-id": "q", "query": "how many"}])
     write_lines(data / "corpus.jsonl", [{"corpus-id": page}])
     write_lines(data / "qrels.jsonl", [{"query-id": "q", "corpus-id": page, "score": 1}])
-    write_picture(tmp_path / "visdoc-tasks/VisRAG_ChartQA" / page_name(page))
+    write_picture(tmp_path / "visdoc-tasks/images/VisRAG_ChartQA" / page_name(page))
     task, _ = read_task(set_row("mmeb_v2", "VisRAG_ChartQA"), tmp_path)
     assert task.candidate_ids == [page]
 
@@ -96,10 +99,31 @@ def test_faulty_judgements(tmp_path, qrels, queries, cause, message):
 
 def test_a_missing_page(tmp_path):
     write_set(tmp_path, "ViDoSeek", ["p", "r"], [(1, "p", 1)], images="ViDoSeek-doc")
-    (tmp_path / "visdoc-tasks/ViDoSeek-doc/r.png").unlink()
+    (tmp_path / "visdoc-tasks/images/ViDoSeek-doc/r.png").unlink()
     row = set_row("mmeb_v2", "ViDoSeek-doc")
     with pytest.raises(DataError, match=r"ViDoSeek-doc: candidate r: picture .*r\.png does not exist"):
         read_task(row, tmp_path)
     task, skipped = read_task(row, tmp_path, on_bad="skip")
     assert skipped == {"missing picture": 1}
     assert task.candidate_ids == ["p"]
+
+
+def test_pages_out_of_the_corpus(tmp_path, capsys):
+    write_set(tmp_path, "ViDoSeek-page-fixed", [], [(1, "p", 1)])
+    picture = io.BytesIO()
+    Image.new("RGB", (3, 5), "blue").save(picture, "jpeg")
+    corpus = tmp_path / "visdoc-tasks/data/ViDoSeek-page-fixed/corpus/test-00000-of-00001.parquet"
+    write_parquet(corpus, [{"corpus-id": "p", "image": {"bytes": picture.getvalue(), "path": None}}])
+    row = set_row("mmeb_v2", "ViDoSeek-page-fixed")
+    with pytest.raises(DataError, match="embedrl data pages"):
+        read_task(row, tmp_path)
+    write_pages(tmp_path)
+    assert "ViDoSeek-page-fixed: wrote 1 pages" in capsys.readouterr().out
+    assert read_task(row, tmp_path)[0].candidates[0].images[0].load().size == (3, 5)
+    write_pages(tmp_path, ["ViDoSeek-page-fixed"])
+    assert "wrote 0 pages" in capsys.readouterr().out  # what is there stays
+    with pytest.raises(DataError, match="no local copy of ViDoSeek-doc: check --root"):
+        write_pages(tmp_path, ["ViDoSeek-doc"])
+    write_parquet(corpus, [{"corpus-id": "r", "image": {"bytes": None, "path": "r.png"}}])
+    with pytest.raises(DataError, match="row 0: 'image' holds no bytes"):
+        write_pages(tmp_path)

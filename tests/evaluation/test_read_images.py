@@ -32,7 +32,7 @@ def test_local_text(tmp_path):
     assert [pool_of(task, 0), pool_of(task, 1)] == [["pony", "dog", "cat"], ["cat", "cow"]]
     assert [judged(task, 0), judged(task, 1)] == [{"pony": 1}, {"cat": 1}]  # the first is right
     assert task.queries[1].text == "Answer: who ?"
-    assert [image.name for image in task.queries[0].images] == ["image-tasks/OK-VQA/q.jpg"]
+    assert [image.name for image in task.queries[0].images] == ["image-tasks/MMEB/OK-VQA/q.jpg"]
     assert [side.text for side in task.candidates[:2]] == ["pony", "dog"]  # as it is: no instruction
     assert (task.main_metric, task.version) == ("hit@1", "ziyjiang/MMEB_Test_Instruct")
 
@@ -47,7 +47,7 @@ def test_local_picture(tmp_path):
     assert pool_of(task, 0) == paths
     assert judged(task, 0) == {paths[0]: 1}
     assert task.candidates[0].text == "Represent the picture"
-    assert task.candidates[2].images[0].name == "image-tasks/VisDial/c.jpg"
+    assert task.candidates[2].images[0].name == "image-tasks/MMEB/VisDial/c.jpg"
     assert not task.queries[0].images
 
 

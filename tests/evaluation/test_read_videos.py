@@ -165,7 +165,7 @@ def test_clips_of_which_several_are_right(tmp_path):
     rows = [{"query": "a dog runs", "video_path": "videos/abc.mp4"}]
     write_lines(tmp_path / "video-tasks/data/qvhighlight.jsonl", rows)
     task, _ = read_task(set_row("mmeb_v2", "QVHighlight"), tmp_path)
-    start = f"{MRET}/QVHighlight/abc"
+    start = "abc"
     assert pool_of(task, 0) == [f"{start}/{clip}" for clip in ("negative_1", "positive_2", "positive_10")]
     assert judged(task, 0) == {f"{start}/positive_2": 1, f"{start}/positive_10": 1}
     assert all("/abc/query/" in frame.name for frame in task.queries[0].frames)
@@ -221,3 +221,16 @@ def test_clips_without_a_right_one(tmp_path):
     write_lines(tmp_path / "video-tasks/data/charades_sta.jsonl", [{"query": "sit", "video_path": "abc.mp4"}])
     with pytest.raises(DataError, match=r"Charades-STA: .*holds no folder positive\*"):
         read_task(set_row("mmeb_v2", "Charades-STA"), tmp_path)
+
+
+def test_archives_as_they_unpack(tmp_path):
+    """The folders of the public archives, where nobody moved them; names, hence keys, are those of the moved ones."""
+    rows = [{"video_id": "v1", "video": "v1.mp4", "caption": "a cat"}]
+    write_lines(tmp_path / "video-tasks/data/msr-vtt.jsonl", rows)
+    write_frames(tmp_path / RET / "data/ziyan/video_retrieval/MSR-VTT/frames/v1", 2)
+    unpacked = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
+    write_frames(tmp_path / RET / "MSR-VTT/v1", 2)
+    moved = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
+    assert unpacked.key == moved.key
+    assert unpacked.frames[0].path != moved.frames[0].path
+    assert moved.frames[0].name == f"{RET}/MSR-VTT/v1/frame_1.jpg"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import joined, picture, read_rows
+from embedrl.evaluation.table import SetRow
 from embedrl.types import Side
 
 
@@ -26,19 +27,19 @@ def read(build: TaskBuilder, root: Path) -> None:
         DataError: As `read_task`.
     """
     rows = root / build.row.paths["rows"]
-    for row in read_rows(_table(rows, "corpus"), ["corpus-id"]):
+    for row in read_rows(table_of(rows, "corpus"), ["corpus-id"]):
         with build.unless_bad(row.where):
             name = row.name("corpus-id")
             build.candidate(name, partial(_page, build, root, name))
     relevance: dict[str, dict[str, float]] = {}
-    for row in read_rows(_table(rows, "qrels"), ["query-id", "corpus-id", "score"]):
+    for row in read_rows(table_of(rows, "qrels"), ["query-id", "corpus-id", "score"]):
         with build.unless_bad(row.where):
             query, page, score = row.name("query-id"), row.name("corpus-id"), row.number("score")
             judged = relevance.setdefault(query, {})
             if score > 0:
                 judged[page] = max(score, judged.get(page, 0.0))
     asked = set()
-    for row in read_rows(_table(rows, "queries"), ["query-id", "query"]):
+    for row in read_rows(table_of(rows, "queries"), ["query-id", "query"]):
         with build.unless_bad(row.where):
             query = row.name("query-id")
             asked.add(query)
@@ -56,12 +57,21 @@ def page_name(corpus_id: str) -> str:
     return f"{corpus_id.removesuffix(path.suffix)[:50]}_{digest[:8]}{path.suffix}"
 
 
+def page_file(row: SetRow, corpus_id: str) -> str:
+    """The file of a page in the set's folder of pictures."""
+    return page_name(corpus_id) if row.options.get("pages") == "hashed" else f"{corpus_id}.png"
+
+
 def _page(build: TaskBuilder, root: Path, corpus_id: str) -> Side:
-    file = page_name(corpus_id) if build.row.options.get("pages") == "hashed" else f"{corpus_id}.png"
-    return Side(build.row.target_instruction, (picture(root, f"{build.row.paths['images']}/{file}"),))
+    file = page_file(build.row, corpus_id)
+    try:
+        page = picture(root, build.row.paths["images"], file)
+    except UnusableError as error:
+        raise UnusableError(error.cause, f"{error} (embedrl data pages writes those that the corpus holds)") from error
+    return Side(build.row.target_instruction, (page,))
 
 
-def _table(folder: Path, name: str) -> Path:
+def table_of(folder: Path, name: str) -> Path:
     """The folder or file of one of the three tables."""
     for suffix in (".parquet", ".jsonl"):
         if (folder / f"{name}{suffix}").is_file():

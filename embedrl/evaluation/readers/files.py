@@ -138,50 +138,66 @@ def _lines(path: Path) -> Iterator[Any]:
                     yield f"not JSON ({error})"
 
 
-def picture(root: Path, name: str) -> ImageFile:
+def picture(root: Path, folder: str, name: str) -> ImageFile:
     """A picture of the local copy.
 
     Args:
-        root: The root of the local copy; the picture's own name is relative to it.
-        name: Its path below the root.
+        root: The root of the local copy.
+        folder: The folder of the pictures below the root, as the table gives it.
+        name: Its path below the folder.
 
     Raises:
-        UnusableError: If it is not there, or its path leaves the root.
+        UnusableError: If it is not there, or its path leaves the folder.
     """
-    try:
-        path, relative = resolve(root, name)
-    except DataError as error:
-        raise UnusableError("unreadable row", str(error)) from error
+    path, relative = _resolve(root, folder, name)
     if not Path(path).is_file():
-        raise UnusableError("missing picture", f"picture {path} does not exist: unpack the pictures there")
+        raise UnusableError("missing picture", f"picture {path} does not exist: put it there")
     return ImageFile(path, relative)
 
 
-def frames(root: Path, name: str, limit: int | None = NUM_FRAMES) -> tuple[ImageFile, ...]:
+def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -> tuple[ImageFile, ...]:
     """The frames of a video, in natural order, spread evenly over it.
 
     A video of fewer frames than the limit keeps those it has, as the public evaluation does.
 
     Args:
         root: The root of the local copy.
-        name: The folder of the frames below the root.
+        folder: The folder of the videos' frame folders below the root, as the table gives it.
+        name: The video's frame folder below that.
         limit: Number of frames; None takes all that are there.
 
     Raises:
-        UnusableError: If the folder is missing or holds no picture, or its path leaves the root.
+        UnusableError: If the frame folder is missing or holds no picture, or its path leaves the folder.
     """
+    path, relative = _resolve(root, folder, name)
     try:
-        folder, relative = resolve(root, name)
+        names = list_frames(path)
     except DataError as error:
-        raise UnusableError("unreadable row", str(error)) from error
-    try:
-        names = list_frames(folder)
-    except DataError as error:
-        cause = "frame folder without frames" if Path(folder).is_dir() else "missing frame folder"
+        cause = "frame folder without frames" if Path(path).is_dir() else "missing frame folder"
         raise UnusableError(cause, str(error)) from error
     if limit is not None and len(names) > limit:
         names = [names[place] for place in sample_frames(len(names), limit)]
-    return tuple(ImageFile(f"{folder}/{frame}", f"{relative}/{frame}") for frame in names)
+    return tuple(ImageFile(f"{path}/{frame}", f"{relative}/{frame}") for frame in names)
+
+
+def folder_of(root: Path, folder: str) -> Path:
+    """Where a folder of the table is: the first of its alternatives (`a | b`) that is there, or else the first.
+
+    Args:
+        root: The root of the local copy.
+        folder: The folder below the root, as the table gives it.
+    """
+    places = [root / place.strip() for place in folder.split("|")]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def _resolve(root: Path, folder: str, name: str) -> tuple[str, str]:
+    """The path to open, and its name, which is the same whichever alternative of the folder is there."""
+    try:
+        path, relative = resolve(folder_of(root, folder), name)
+    except DataError as error:
+        raise UnusableError("unreadable row", str(error)) from error
+    return path, f"{folder.split('|')[0].strip()}/{relative}"
 
 
 def joined(*parts: str) -> str:

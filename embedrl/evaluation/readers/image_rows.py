@@ -57,5 +57,5 @@ def _candidates(build: TaskBuilder, root: Path, row: Row) -> list[str]:
 
 def _side(root: Path, build: TaskBuilder, instruction: str, text: str, path: str) -> Side:
     whole = _IMAGE_PLACE.sub("", joined(instruction, text)).strip()
-    images = (picture(root, f"{build.row.paths['images']}/{path}"),) if path.strip() else ()
+    images = (picture(root, build.row.paths["images"], path),) if path.strip() else ()
     return Side(whole, images)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from embedrl.data.media import natural_key
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
-from embedrl.evaluation.readers.files import frames, joined, read_rows
+from embedrl.evaluation.readers.files import folder_of, frames, joined, read_rows
 from embedrl.types import Side
 
 
@@ -25,17 +25,17 @@ def read(build: TaskBuilder, root: Path) -> None:
     """
     for index, row in enumerate(read_rows(root / build.row.paths["rows"])):
         with build.unless_bad(row.where):
-            folder = f"{build.row.paths['frames']}/{PurePosixPath(row.text('video_path')).stem}"
+            video = PurePosixPath(row.text("video_path")).stem
             text = joined(build.row.instruction, row.text("query"))
-            query = Side(text, frames=frames(root, f"{folder}/query"))
-            clips = sorted((p.name for p in (root / folder).iterdir() if p.is_dir()), key=natural_key)
+            query = Side(text, frames=frames(root, build.row.paths["frames"], f"{video}/query"))
+            folder = folder_of(root, build.row.paths["frames"]) / video
+            clips = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=natural_key)
             clips = [clip for clip in clips if clip != "query"]
             if not any(clip.startswith("positive") for clip in clips):
                 raise UnusableError(
-                    "query without a relevant candidate",
-                    f"{root / folder} holds no folder positive*: extract its clips",
+                    "query without a relevant candidate", f"{folder} holds no folder positive*: extract its clips"
                 )
-            pool = [f"{folder}/{clip}" for clip in clips]
+            pool = [f"{video}/{clip}" for clip in clips]
             for name in pool:
                 build.candidate(name, partial(_clip, build, root, name))
             right = {name: 1.0 for name, clip in zip(pool, clips, strict=True) if clip.startswith("positive")}
@@ -43,4 +43,4 @@ def read(build: TaskBuilder, root: Path) -> None:
 
 
 def _clip(build: TaskBuilder, root: Path, name: str) -> Side:
-    return Side(build.row.target_instruction, frames=frames(root, name))
+    return Side(build.row.target_instruction, frames=frames(root, build.row.paths["frames"], name))

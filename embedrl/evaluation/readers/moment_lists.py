@@ -27,7 +27,7 @@ def read(build: TaskBuilder, root: Path) -> None:
     for index, row in enumerate(read_rows(root / build.row.paths["rows"])):
         with build.unless_bad(row.where):
             query = _query(build, root, row)
-            right, wrong = _clips(build, row, "positive_frames"), _clips(build, row, "negative_frames")
+            right, wrong = _clips(row, "positive_frames"), _clips(row, "negative_frames")
             for name in right + wrong:
                 build.candidate(name, partial(_clip, build, root, name))
             build.query(str(index), query, dict.fromkeys(right, 1.0), right + wrong)
@@ -37,24 +37,24 @@ def _query(build: TaskBuilder, root: Path, row: Row) -> Side:
     shown = row.text("input_frames", "")
     options = build.row.options
     if shown.endswith(".mp4"):
-        video = frames(root, _folder(build, shown), None)
+        video = frames(root, build.row.paths["frames"], _folder(shown), None)
         return Side(joined(options["video_instruction"], row.text("query")), frames=video)
     if shown.endswith(".jpg"):
-        image = picture(root, f"{build.row.paths['frames']}/query_{shown}")
+        image = picture(root, build.row.paths["frames"], f"query_{shown}")
         return Side(joined(options["image_instruction"], row.text("query")), (image,))
     return Side(joined(build.row.instruction, row.text("query")))
 
 
-def _clips(build: TaskBuilder, row: Row, key: str) -> list[str]:
+def _clips(row: Row, key: str) -> list[str]:
     clips = row.values.get(key)
     if not isinstance(clips, list) or not all(isinstance(clip, Mapping) for clip in clips):
         raise UnusableError("unreadable row", f"{key!r} is {clips!r:.60}, not a list of clips: check the format")
-    return [_folder(build, Row(clip, row.where, row.file).text("output_path")) for clip in clips]
+    return [_folder(Row(clip, row.where, row.file).text("output_path")) for clip in clips]
 
 
-def _folder(build: TaskBuilder, path: str) -> str:
-    return f"{build.row.paths['frames']}/video_frames/{path.split('.mp4')[0].replace('/', '_')}"
+def _folder(path: str) -> str:
+    return f"video_frames/{path.split('.mp4')[0].replace('/', '_')}"
 
 
 def _clip(build: TaskBuilder, root: Path, name: str) -> Side:
-    return Side(build.row.target_instruction, frames=frames(root, name, None))
+    return Side(build.row.target_instruction, frames=frames(root, build.row.paths["frames"], name, None))

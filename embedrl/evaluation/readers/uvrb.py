@@ -55,7 +55,7 @@ def _query(build: TaskBuilder, root: Path, folder: str, row: Row) -> Side:
     text = joined(build.row.instruction, row.text("text", ""))
     image, video = row.text("image", ""), row.text("video", "")
     if image:
-        return Side(text, (picture(root, f"{folder}/images/{image}"),))
+        return Side(text, (picture(root, f"{folder}/images", image),))
     return Side(text, frames=_frames(root, folder, video) if video else ())
 
 
@@ -83,4 +83,4 @@ def _video(root: Path, folder: str, row: Row) -> Side:
 def _frames(root: Path, folder: str, video: str) -> tuple[ImageFile, ...]:
     if not PurePosixPath(video).name:
         raise UnusableError("unreadable row", f"'video' is {video!r}: give the video's file name")
-    return frames(root, f"{folder}/videos_frames/{PurePosixPath(video).with_suffix('')}")
+    return frames(root, f"{folder}/videos_frames", str(PurePosixPath(video).with_suffix("")))

@@ -29,7 +29,9 @@ def read(build: TaskBuilder, root: Path) -> None:
     local = build.row.ranking == "local"
     for index, row in enumerate(read_rows(root / build.row.paths["rows"])):
         with build.unless_bad(row.where):
-            video = Side(build.row.instruction.strip(), frames=frames(root, _folder(build, row.name("video_id"))))
+            video = Side(
+                build.row.instruction.strip(), frames=frames(root, build.row.paths["frames"], row.name("video_id"))
+            )
             label = row.text("pos_text")
             labels = row.texts("neg_text") if local else []
             pool = labels if label in labels else [label, *labels]
@@ -49,7 +51,3 @@ def labels_of(name: str) -> list[str]:
 @cache
 def _labels() -> dict[str, list[str]]:
     return {name: text.split() for name, text in yaml.safe_load(read_data("video_labels.yaml")).items()}
-
-
-def _folder(build: TaskBuilder, video: str) -> str:
-    return f"{build.row.paths['frames']}/{video}"

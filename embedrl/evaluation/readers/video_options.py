@@ -31,8 +31,8 @@ def read(build: TaskBuilder, root: Path) -> None:
             options = _options(row, row_options["answers"])
             right = _right(row, row_options["correct"], options)
             shown = _shown(row.text("question"), options, row_options["shown"])
-            folder = f"{build.row.paths['frames']}/{_filled(row, row_options['video'])}"
-            query = Side(joined(build.row.instruction, shown), frames=frames(root, folder))
+            video = frames(root, build.row.paths["frames"], _filled(row, row_options["video"]))
+            query = Side(joined(build.row.instruction, shown), frames=video)
             lettered = [f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
             names = lettered if row_options["encoded"] == "lettered" else options
             for name in names:

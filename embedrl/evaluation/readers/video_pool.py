@@ -34,4 +34,4 @@ def read(build: TaskBuilder, root: Path) -> None:
 
 
 def _video(build: TaskBuilder, root: Path, name: str) -> Side:
-    return Side(build.row.target_instruction, frames=frames(root, f"{build.row.paths['frames']}/{name}"))
+    return Side(build.row.target_instruction, frames=frames(root, build.row.paths["frames"], name))
