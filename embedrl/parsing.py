@@ -119,4 +119,6 @@ def _cure(leaf: str, path: str, prog: str) -> str:
         return f"; `{prog} --{path.split('.')[0]}.help CLASS` lists what is"
     if "does not exist" in leaf:
         return "; check the path"
+    if re.search(r"Expected a list, got \S+\.ya?ml$", leaf):
+        return "; check that the file exists and holds one (a path is relative to the YAML that names it)"
     return f"; see `{prog} --help`"

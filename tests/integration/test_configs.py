@@ -11,7 +11,7 @@ from cli_process import logged
 from embedrl.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "parts" not in path.parts)
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not {"parts", "construction", "eval"} & {*path.parts})
 PARTS = sorted((CONFIGS / "parts").rglob("*.yaml"))
 QUICKSTART = CONFIGS / "quickstart" / "embedder.yaml"
 FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--trainer"}
