@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_reciprocal_rank
 
 from embedrl import metrics as m
+from embedrl import ranking as r
 from embedrl.errors import DataError, NonFiniteError
 
 
@@ -136,8 +137,8 @@ def test_equals_brute_force_with_ties_pools_and_blocks(data):
         for q in range(n_q)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(m, "ROWS", 2)
-        patch.setattr(m, "COLUMNS", 3)
+        patch.setattr(r, "ROWS", 2)
+        patch.setattr(r, "COLUMNS", 3)
         ranking = m.rank(queries, candidates, qrels, pools, k=5)
     for q in range(n_q):
         pool = pools[q] if local else range(n_c)
@@ -185,15 +186,15 @@ def test_needs_enough_candidates_kept():
 @pytest.mark.parametrize("dim", [4, 96])
 def test_ruling_out_in_float32_loses_nothing(dim, ties, monkeypatch):
     """Near ties, closer than float32 tells apart, and copies; against all scores in double precision."""
-    monkeypatch.setattr(m, "ROWS", 7)
-    monkeypatch.setattr(m, "COLUMNS", 50)
+    monkeypatch.setattr(r, "ROWS", 7)
+    monkeypatch.setattr(r, "COLUMNS", 50)
     base = unit(400, dim, seed=dim)
     near = base[:100] + 3e-8 * torch.randn(100, dim, generator=torch.Generator().manual_seed(1))
     candidates = torch.cat([base, near, base[50:150], unit(400, dim, seed=9)])
     queries = torch.cat([base[:20], unit(10, dim, seed=3)])
     qrels = [{400 + q: 1.0, q + 5: 2.0} for q in range(30)]
     found = m.rank(queries, candidates, qrels, k=20, ties=ties)
-    grid = ((queries.double() @ candidates.double().T) / m.GRID).round() * m.GRID
+    grid = ((queries.double() @ candidates.double().T) / r.GRID).round() * r.GRID
     sign = -1 if ties == "pessimistic" else 1
     for q, judged in enumerate(qrels):
         order = sorted(range(1000), key=lambda c: (-round(grid[q, c].item(), 9), -sign * judged.get(c, 0.0), c))[:20]
@@ -201,15 +202,15 @@ def test_ruling_out_in_float32_loses_nothing(dim, ties, monkeypatch):
         assert found.scores[q].tolist() == pytest.approx(grid[q, order].tolist(), abs=1e-12)
 
 
-def test_few_columns_need_double_precision(monkeypatch):
-    """What the float32 pass is for: a later block's candidates are scored twice only if they may be among the best."""
+def test_few_pairs_need_double_precision(monkeypatch):
+    """What the float32 pass is for: a candidate is scored in double precision only if it may be among the best."""
     scored = []
-    real = m._worth_scoring
-    monkeypatch.setattr(m, "_worth_scoring", lambda *args: scored.append(len(found := real(*args))) or found)
-    monkeypatch.setattr(m, "COLUMNS", 100)
-    m.rank(unit(5, 64), unit(2000, 64, seed=1), [{0: 1.0}] * 5)
-    assert scored[0] == 100
-    assert sum(scored[1:]) < 500
+    real = r._contenders
+    monkeypatch.setattr(r, "_contenders", lambda *args: scored.append(real(*args)) or scored[-1])
+    monkeypatch.setattr(r, "COLUMNS", 200)
+    m.rank(unit(5, 64), unit(4000, 64, seed=1), [{0: 1.0}] * 5)
+    assert all(found is not None for found in scored)
+    assert 50 <= sum(found.sum().item() for found in scored) < 500
 
 
 @pytest.mark.parametrize("local", [False, True])
@@ -218,9 +219,9 @@ def test_blocks_rank_like_one_tensor(sizes, local):
     queries, candidates = unit(9, 8), unit(60, 8, seed=4)
     qrels = [{q: 1.0, q + 40: 2.0} for q in range(9)]
     pools = [[59, q + 40, q, *range(20, 25)] for q in range(9)] if local else None
-    blocks = m.Blocks(60, lambda: candidates.split(list(sizes)))
+    blocks = r.Blocks(60, lambda: candidates.split(list(sizes)))
     expected = m.rank(queries, candidates, qrels, pools, k=12)
-    found, other = m.rank_both(queries, blocks, qrels, pools, k=12)
+    found, other = r.rank_both(queries, blocks, qrels, pools, k=12)
     for name in ("indices", "scores", "relevance", "ideal", "num_relevant"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
     assert torch.equal(other.indices, m.rank(queries, candidates, qrels, pools, k=12, ties="optimistic").indices)
@@ -228,10 +229,10 @@ def test_blocks_rank_like_one_tensor(sizes, local):
 
 def test_blocks_that_deliver_too_few_rows_are_refused():
     with pytest.raises(DataError, match="5 candidate vectors came, not 6"):
-        m.rank(unit(1, 4), m.Blocks(6, lambda: [unit(5, 4)]), [{0: 1.0}])
+        m.rank(unit(1, 4), r.Blocks(6, lambda: [unit(5, 4)]), [{0: 1.0}])
 
 
 def test_both_ways_to_treat_ties_from_one_pass():
     queries, candidates = on_axis(0.5, 0.5, 0.5, 0.4)
-    worst, best = m.rank_both(queries, candidates, [{1: 1.0}], k=3)
+    worst, best = r.rank_both(queries, candidates, [{1: 1.0}], k=3)
     assert (worst.indices.tolist(), best.indices.tolist()) == ([[0, 2, 1]], [[1, 0, 2]])

@@ -49,7 +49,7 @@ def weights_hash(module: nn.Module) -> str:
 def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """What a model's outputs depend on besides its input: weights, options, files, code, packages.
 
-    Folders and files that its options name count by what they hold, wherever they lie.
+    Files and models' folders that its options name count by what they hold, wherever they lie.
 
     Args:
         model: A `Backbone` or `Generator`, built.
@@ -88,9 +88,9 @@ def _by_content(value: Any) -> Any:
     path = Path(value).expanduser()
     if path.is_file():
         return f"file:{_file_hash(path)}"
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in _WEIGHTS)
-        return {str(file.relative_to(path)): _file_hash(file) for file in files}
+    if path.is_dir() and any(path.glob("*config*.json")):  # a model's; `.` and `~` are folders too
+        files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix not in _WEIGHTS)
+        return {file.name: _file_hash(file) for file in files}
     return value
 
 

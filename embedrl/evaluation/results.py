@@ -13,8 +13,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from embedrl.metrics import Blocks, Ranking, mean_metrics, metrics, rank_both
+from embedrl.metrics import mean_metrics, metrics
 from embedrl.models.reasoned_retrieval import evidence_counts
+from embedrl.ranking import Blocks, Ranking, rank_both
 from embedrl.tcot.parse import parse
 from embedrl.types import RetrievalTask, Side
 

@@ -25,10 +25,10 @@ from embedrl.data.loader import Loader
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
-from embedrl.metrics import Blocks
 from embedrl.models.backbone import Backbone
 from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.reasoned_retrieval import FrozenEmbedder, encode
+from embedrl.ranking import Blocks
 from embedrl.tcot.journal import content_hash
 from embedrl.types import Side
 

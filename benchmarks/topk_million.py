@@ -1,0 +1,120 @@
+"""Exact top-k over a corpus that does not fit into memory: time and peak memory, beside plain torch and faiss.
+
+    python benchmarks/topk_million.py                                     # 1,000,000 x 2,048: 8 GB on disk
+    python benchmarks/topk_million.py --rows 20000 --dim 256 --queries 64 --peers   # small, everything in memory too
+
+Writes random unit vectors as shards of safetensors, as an evaluation does, and ranks them as it does
+(`embedrl.ranking.rank`). `--peers` also runs `torch.topk` over all scores and, if it is installed, faiss' IndexFlatIP,
+in the same process, on vectors in memory; the indices must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jsonargparse import auto_cli
+from safetensors.torch import save_file
+from torch import Tensor
+
+from embedrl.evaluation.vectors import read_shard
+from embedrl.ranking import Blocks, rank
+
+
+def unit(rows: int, dim: int, seed: int) -> Tensor:
+    """Random unit vectors."""
+    return torch.nn.functional.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def write(folder: Path, rows: int, dim: int, shard: int) -> Blocks:
+    """Random unit vectors in files, as the cache of an evaluation keeps them."""
+    sizes = [min(shard, rows - start) for start in range(0, rows, shard)]
+    for i, size in enumerate(sizes):
+        save_file({"vectors": unit(size, dim, i + 1)}, folder / f"{i}.safetensors")
+    return Blocks(rows, lambda: (read_shard(folder / f"{i}.safetensors", size) for i, size in enumerate(sizes)))
+
+
+def peak_mib() -> float:
+    """The most memory this process has had, mapped files included, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def seconds(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """How long a call takes, and what it returns."""
+    started = time.perf_counter()
+    found = call()
+    return time.perf_counter() - started, found
+
+
+def main(
+    rows: int = 1_000_000,
+    dim: int = 2048,
+    queries: int = 64,
+    k: int = 100,
+    shard: int = 8192,
+    folder: Path | None = None,
+    peers: bool = False,
+    threads: int = 1,
+) -> None:
+    """Rank, and print one line of JSON.
+
+    Args:
+        rows: Candidates.
+        dim: Length of a vector.
+        queries: Queries.
+        k: Candidates to keep.
+        shard: Vectors in a file.
+        folder: Where the files go for the time being; None takes a temporary folder.
+        peers: Also run torch.topk and faiss in memory, and compare.
+        threads: Threads of torch and faiss.
+    """
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        wrote, corpus = time.perf_counter(), write(Path(place), rows, dim, shard)
+        wrote = time.perf_counter() - wrote
+        asked = unit(queries, dim, 0)
+        before = peak_mib()
+        qrels = [{i % rows: 1.0} for i in range(queries)]
+        took, found = seconds(lambda: rank(asked, corpus, qrels, k=k).indices)
+        result: dict[str, float | int] = {
+            "rows": rows, "dim": dim, "queries": queries, "k": k, "threads": threads,
+            "corpus_mib": round(rows * dim * 4 / 2**20), "write_s": round(wrote, 1), "rank_s": round(took, 2),
+            "peak_mib_before": round(before), "peak_mib": round(peak_mib()),
+        }  # fmt: skip
+        if peers:
+            result |= beside(asked, torch.cat(list(corpus.read())), k, took, found)
+    print(json.dumps(result))
+
+
+def beside(asked: Tensor, everything: Tensor, k: int, took: float, found: Tensor) -> dict[str, float]:
+    """Seconds of the others, and ours as a multiple; all must find the same (random scores hardly tie).
+
+    Raises:
+        AssertionError: If more than one in a thousand places differs: float32 orders close scores as it likes.
+    """
+    calls: dict[str, Callable[[], Tensor]] = {"torch_topk": lambda: (asked @ everything.T).topk(k).indices}
+    try:
+        import faiss
+    except ImportError:
+        print("faiss is not installed (pip install faiss-cpu): left out")
+    else:
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        index = faiss.IndexFlatIP(everything.shape[1])
+        index.add(everything.numpy())
+        calls["faiss"] = lambda: torch.from_numpy(index.search(asked.numpy(), k)[1])
+    out = {}
+    for name, call in calls.items():
+        out[f"{name}_s"], theirs = seconds(call)
+        out[f"ours_over_{name}"] = round(took / out[f"{name}_s"], 2)
+        same = (theirs == found).double().mean().item()
+        assert same > 0.999, f"{name} agrees on {same:.4f} of the places"
+    return {name: round(value, 2) for name, value in out.items()}
+
+
+if __name__ == "__main__":
+    auto_cli(main)

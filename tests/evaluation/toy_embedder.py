@@ -1,0 +1,61 @@
+"""A backbone that needs no checkpoint: texts as counts of their letters, through one matrix."""
+
+import os
+import signal
+
+import torch
+from torch import nn
+
+from embedrl.data.render import SUMMARIZE
+from embedrl.models.backbone import Backbone
+from embedrl.types import Chat
+
+
+def counts(chat: Chat) -> torch.Tensor:
+    text = " ".join(part["text"] for message in chat for part in message["content"] if part["type"] == "text")
+    letters = torch.zeros(128)
+    for letter in text.replace(SUMMARIZE, ""):
+        letters[ord(letter) % 128] += 1
+    return letters
+
+
+class Letters:
+    def __call__(self, chats):
+        return {"x": torch.stack([counts(chat) for chat in chats])}
+
+    def length(self, chat):
+        return sum(len(part.get("text", "")) for message in chat for part in message["content"])
+
+
+class ToyBackbone(Backbone):
+    """`seed` draws the weights; `scale` is an option that changes the vectors and no weight.
+
+    `die_after` kills the process when so many sides have been embedded; `poison` makes that side's vector NaN.
+    """
+
+    def __init__(self, seed: int = 0, scale: float = 1.0, die_after: int | None = None, poison: str = "") -> None:
+        super().__init__()
+        self.seed, self.scale, self.die_after, self.poison = seed, scale, die_after, poison
+        self.net: nn.Linear | None = None
+        self.embedded = 0
+
+    def build(self):
+        if self.net is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                self.net = nn.Linear(128, 16)
+
+    def preprocessor(self):
+        return Letters()
+
+    def encode(self, inputs):
+        if self.die_after is not None and self.embedded >= self.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.embedded += len(inputs["x"])
+        vectors = nn.functional.normalize(torch.tanh(self.scale * self.net(inputs["x"])), dim=1)
+        if self.poison:
+            vectors[inputs["x"][:, ord(self.poison)] > 0] = torch.nan
+        return vectors
+
+    def export(self, out, merge=True):
+        raise NotImplementedError
