@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+from PIL.Image import Resampling
 
 from embedrl.data.reasoning import side_of
 from embedrl.errors import ConfigError
@@ -43,8 +44,8 @@ class Checks:
     - `keywords`: a text's keywords stand in the text.
     - `duplicate`: the pair has the same query and target as an earlier one.
     - `near_duplicate_text`: the target's text is that of an earlier target but for case, accents, punctuation, spaces.
-    - `near_duplicate_picture`: the target's first picture looks like that of an earlier target (the same 16 x 16
-      gradients), though it is not the same. Opens the pictures.
+    - `near_duplicate_picture`: the target's first picture looks like that of an earlier target with the same text (at
+      most 7 of 16 x 16 gradients differ), though it is not the same. Opens the pictures.
 
     Targets that are exactly alike pass: the loss masks them. A near duplicate is a negative that it cannot see through.
 
@@ -63,7 +64,7 @@ class Checks:
         self.names = [name for name in known if name in names]
         self._pairs: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
-        self._pictures: dict[bytes, str] = {}
+        self._pictures = _Looks()
 
     def __call__(self, pair: Pair) -> tuple[str, str]:
         """Check a pair.
@@ -84,27 +85,56 @@ class Checks:
                 if problem:
                     return name, f"{role}: {problem}"
         keys = content_hash(pair.query), content_hash(pair.target)
-        looks = self._looks(pair.target)
-        for name, seen in looks.items():
-            if self._kept(name).get(seen, keys[1]) != keys[1]:
-                return name, f"target: looks like that of an earlier pair: {pair.target.text[:80]!r}"
+        text = plain_text(pair.target.text)
+        if "near_duplicate_text" in self.names and pair.target.modality is Modality.TEXT:
+            if self._texts.get(text, keys[1]) != keys[1]:
+                return "near_duplicate_text", f"target: like that of an earlier pair: {pair.target.text[:80]!r}"
+        else:
+            text = ""
+        bits: bytes | None = None
+        if "near_duplicate_picture" in self.names and pair.target.images:
+            bits = gradients(pair.target.images[0])
+            if self._pictures.holds_other(bits, pair.target.text, keys[1]):
+                return "near_duplicate_picture", f"target: like that of an earlier pair: {pair.target.images[0].name}"
         if "duplicate" in self.names and keys in self._pairs:
             return "duplicate", "an earlier pair has this query and this target"
         self._pairs.add(keys)
-        for name, seen in looks.items():
-            self._kept(name)[seen] = keys[1]
+        if text:
+            self._texts[text] = keys[1]
+        if bits is not None:
+            self._pictures.add(bits, pair.target.text, keys[1])
         return "", ""
 
-    def _looks(self, target: Side) -> dict[str, str | bytes]:
-        looks: dict[str, str | bytes] = {}
-        if "near_duplicate_text" in self.names and target.modality is Modality.TEXT:
-            looks["near_duplicate_text"] = plain_text(target.text)
-        if "near_duplicate_picture" in self.names and target.images:
-            looks["near_duplicate_picture"] = gradients(target.images[0]) + target.text.encode("utf-8", "replace")
-        return looks
 
-    def _kept(self, name: str) -> dict[str | bytes, str]:
-        return self._texts if name == "near_duplicate_text" else self._pictures  # type: ignore[return-value]
+class _Looks:
+    """Pictures by their gradients; finds those that differ in fewer bits than there are bands.
+
+    Two rows of bits with fewer differences than bands have a band in common: only such rows are compared.
+    """
+
+    bands = 8
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[int, bytes, str], list[tuple[bytes, str]]] = {}
+
+    def _places(self, bits: bytes, text: str) -> list[tuple[int, bytes, str]]:
+        size = len(bits) // self.bands
+        return [(band, bits[band * size : (band + 1) * size], text) for band in range(self.bands)]
+
+    def add(self, bits: bytes, text: str, key: str) -> None:
+        for place in self._places(bits, text):
+            bucket = self._buckets.setdefault(place, [])
+            if (bits, key) not in bucket:
+                bucket.append((bits, key))
+
+    def holds_other(self, bits: bytes, text: str, key: str) -> bool:
+        """Whether another target than `key` looks like this."""
+        number = int.from_bytes(bits)
+        for place in self._places(bits, text):
+            for other, name in self._buckets.get(place, ()):
+                if name != key and (number ^ int.from_bytes(other)).bit_count() < self.bands:
+                    return True
+        return False
 
 
 def plain_text(text: str) -> str:
@@ -125,8 +155,9 @@ def gradients(source: ImageSource, size: int = 16) -> bytes:
         source: The picture.
         size: Rows and columns of the grid.
     """
-    grey = np.asarray(source.load().convert("L").resize((size + 1, size), 1), dtype=np.int16)
-    return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes()
+    small = source.load().convert("L").resize((size + 1, size), Resampling.BOX)  # others ring at edges
+    grey = np.asarray(small, dtype=np.int16)
+    return np.packbits(grey[:, 1:] > grey[:, :-1] + _DULL).tobytes()
 
 
 def _format(side: Side, read: ParseResult) -> str:

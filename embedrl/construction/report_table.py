@@ -39,5 +39,5 @@ def _share(part: int, whole: int) -> str:
 def _told(causes: Counter[str], counts: dict[str, Any]) -> str:
     told = [f"{cause} {count:,}" for cause, count in causes.most_common()]
     if counts.get("unclear"):
-        told.append(f"(kept though the judge was unclear: {counts['unclear']:,})")
+        told.append(f"(kept, but unclear: {counts['unclear']:,})")
     return ", ".join(told)

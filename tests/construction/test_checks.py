@@ -1,0 +1,131 @@
+"""The cheap checks: what each refuses and what it lets pass."""
+
+import doctest
+import io
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image, ImageDraw
+
+from embedrl.construction import checks as module
+from embedrl.construction.checks import Checks, gradients
+from embedrl.data.world.source import WorldSource
+from embedrl.errors import ConfigError
+from embedrl.tcot.parse import build
+from embedrl.types import Modality, Pair, Side
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A white rectangle in the upper left quarter of a grey picture."""
+
+    name: str = "drawn"
+    size: tuple = (200, 100)
+
+    def load(self):
+        image = Image.new("RGB", self.size, (90, 90, 90))
+        corner = (self.size[0] // 2 - 1, self.size[1] // 2 - 1)
+        ImageDraw.Draw(image).rectangle((self.size[0] // 8, self.size[1] // 8, *corner), fill="white")
+        return image
+
+
+@dataclass(frozen=True)
+class Still:
+    image: Image.Image
+    name: str = "still"
+
+    def load(self):
+        return self.image
+
+
+def tcot(modality, **cues):
+    defaults = {"keywords": ["red star"], "boxes": [(0, 0, 500, 500)], "frames": [1]}
+    return build(modality, "seen", "kept", "said", **{**defaults, **cues}).render()
+
+
+QUERY = Side("where is the red star?", tcot=tcot(Modality.TEXT))
+IMAGE = Side("", (Drawn(),), tcot=tcot(Modality.IMAGE))
+VIDEO = Side("", frames=(Drawn(),) * 2, tcot=tcot(Modality.VIDEO))
+
+
+def pair(query=QUERY, target=IMAGE):
+    return Pair(query, target, "set", "1")
+
+
+def test_the_docstrings():
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted > 0
+
+
+BOX = tcot(Modality.IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "cause"),
+    [
+        ([], pair(), ""),
+        ([], pair(target=IMAGE.with_tcot(" ")), "no_tcot"),
+        (["format"], pair(), ""),
+        (["format"], pair(target=VIDEO), ""),
+        (["format"], pair(target=IMAGE.with_tcot(BOX + "more")), "format"),
+        (["evidence"], pair(target=IMAGE.with_tcot(BOX + "more")), ""),
+        (["evidence"], pair(target=IMAGE.with_tcot(BOX.replace("500, 500", "500, 1500"))), "evidence"),
+        (["evidence"], pair(target=IMAGE.with_tcot(BOX.replace("[[0, 0, 500, 500]]", "[]"))), "evidence"),
+        (["evidence"], pair(target=IMAGE.with_tcot(tcot(Modality.IMAGE, boxes=[(600, 600, 900, 900)]))), "evidence"),
+        (["evidence"], pair(target=VIDEO.with_tcot(tcot(Modality.VIDEO, frames=[3]))), "evidence"),
+        (["evidence"], pair(target=VIDEO.with_tcot(tcot(Modality.VIDEO, frames=[2]))), ""),
+        (["evidence"], pair(QUERY.with_tcot(tcot(Modality.TEXT, keywords=["a moon"]))), ""),
+        (["keywords"], pair(QUERY.with_tcot(tcot(Modality.TEXT, keywords=["a moon"]))), "keywords"),
+        (["keywords"], pair(QUERY.with_tcot(tcot(Modality.TEXT, keywords=["Red  STAR!"]))), ""),
+    ],
+)
+def test_checks_of_a_side(names, given, cause):
+    assert Checks(names)(given)[0] == cause
+
+
+def test_duplicates_are_equal_in_query_and_target():
+    check = Checks(["duplicate"])
+    assert check(pair())[0] == ""
+    assert check(pair())[0] == "duplicate"
+    assert check(pair(QUERY.with_tcot(tcot(Modality.TEXT, keywords=["other"]))))[0] == "duplicate"
+    assert check(pair(Side("another", tcot=QUERY.tcot)))[0] == ""
+
+
+def test_near_duplicate_texts_are_refused_but_equal_ones_pass():
+    check = Checks(["near_duplicate_text"])
+    texts = ["a red star", "a red star", "A red star.", "a  RED-star", "a red stár", "a blue star", "", "!?", "?!"]
+    found = [
+        check(pair(Side(str(i), tcot=QUERY.tcot), Side(t or "x", tcot=QUERY.tcot)))[0] for i, t in enumerate(texts)
+    ]
+    assert found == ["", "", *["near_duplicate_text"] * 3, "", "", "", ""]
+
+
+def test_near_duplicate_pictures():
+    check = Checks(["near_duplicate_picture"])
+
+    def target(*images, text=""):
+        return pair(target=Side(text, images, tcot=BOX))
+
+    assert check(target(Drawn("a")))[0] == ""
+    assert check(target(Drawn("a")))[0] == ""
+    original, buffer = Drawn().load(), io.BytesIO()
+    original.save(buffer, "jpeg", quality=60)
+    for name, copy in {"small": original.resize((100, 50)), "jpeg": Image.open(buffer)}.items():
+        assert check(target(Still(copy, name)))[0] == "near_duplicate_picture"
+        assert check(target(Still(copy, name), text=f"the star, {name}"))[0] == ""
+    assert check(target(Still(original.rotate(90, expand=True), "turned")))[0] == ""
+
+
+def test_the_worlds_hard_negatives_are_no_near_duplicates():
+    """Close-ups that differ in their mark alone: what contrastive training lives on."""
+    source = WorldSource("grounding", size=40, teacher="perfect", alike=4)
+    pairs = [source[i] for i in range(len(source))]
+    looks = {gradients(one.target.images[0]) for one in pairs}
+    assert len(looks) == len({one.target.key for one in pairs})
+    check = Checks(["format", "evidence", "duplicate", "near_duplicate_text", "near_duplicate_picture"])
+    assert {check(one)[0] for one in pairs} == {""}
+
+
+def test_an_unknown_check_is_named():
+    with pytest.raises(ConfigError, match="near_picture"):
+        Checks(["near_picture"])
