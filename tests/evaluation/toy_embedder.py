@@ -30,12 +30,12 @@ class Letters:
 class ToyBackbone(Backbone):
     """`seed` draws the weights; `scale` is an option that changes the vectors and no weight.
 
-    `die_after` kills the process when so many sides have been embedded; `poison` makes that side's vector NaN.
+    `poison` makes the vector of a side with that letter NaN. The process dies when TOY_DIES_AFTER sides are embedded.
     """
 
-    def __init__(self, seed: int = 0, scale: float = 1.0, die_after: int | None = None, poison: str = "") -> None:
+    def __init__(self, seed: int = 0, scale: float = 1.0, poison: str = "") -> None:
         super().__init__()
-        self.seed, self.scale, self.die_after, self.poison = seed, scale, die_after, poison
+        self.seed, self.scale, self.poison = seed, scale, poison
         self.net: nn.Linear | None = None
         self.embedded = 0
 
@@ -49,7 +49,7 @@ class ToyBackbone(Backbone):
         return Letters()
 
     def encode(self, inputs):
-        if self.die_after is not None and self.embedded >= self.die_after:
+        if self.embedded >= int(os.environ.get("TOY_DIES_AFTER", "1000000")):
             os.kill(os.getpid(), signal.SIGKILL)
         self.embedded += len(inputs["x"])
         vectors = nn.functional.normalize(torch.tanh(self.scale * self.net(inputs["x"])), dim=1)

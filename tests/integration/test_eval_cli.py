@@ -67,15 +67,20 @@ def figures(out) -> dict:
     return {result["name"]: result for result in json.loads((Path(out) / "report.json").read_text())["sets"]}
 
 
+def last(folder: Path, tag: str) -> float:
+    values = logged(folder, tag)
+    return values[max(values)][-1]
+
+
 def equals_the_log(folder: Path, out) -> None:
     found = figures(out)
     for log, metric in LOGGED.items():
         values = [result["metrics"][metric] for result in found.values()]
         for name, result in found.items():
-            assert logged(folder, f"val/{name}/{log}")[2][-1] == pytest.approx(result["metrics"][metric], abs=1e-6)
-        assert logged(folder, f"val/{log}")[2][-1] == pytest.approx(sum(values) / len(values), abs=1e-6)
+            assert last(folder, f"val/{name}/{log}") == pytest.approx(result["metrics"][metric], abs=1e-6)
+        assert last(folder, f"val/{log}") == pytest.approx(sum(values) / len(values), abs=1e-6)
     for name, result in found.items():
-        assert logged(folder, f"val/{name}/delta_s")[2][-1] == pytest.approx(result["delta_s"], abs=1e-6)
+        assert last(folder, f"val/{name}/delta_s") == pytest.approx(result["delta_s"], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +172,10 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
     }
     path = overlay(inside / "reasoner.yaml", content)
     assert run("fit", "--config", CONFIGS / "quickstart/reasoner.yaml", "--config", path) == 0, capsys.readouterr().err
-    reasoner = {"class_path": "embedrl.models.generator.QwenVLReasoner", "init_args": {"path": "reasoner", "max_length": 512}}  # noqa: E501
+    reasoner = {
+        "class_path": "embedrl.models.generator.QwenVLReasoner",
+        "init_args": {"path": "reasoner", "max_length": 512},
+    }
     flags = [
         "--reasoner", json.dumps(reasoner), "--tcots.style", "brief", "--tcots.max_new_tokens", 48,
         "--render.on_bad_tcot", "lenient", "--render.on_missing_tcot", "raw",
