@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from embedrl.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class NoAnswer(Exception):  # noqa: N818  # not an error of ours: whoever asks decides what it means
@@ -113,10 +116,23 @@ class ChatEndpoint:
             NoAnswer: If there is none after all attempts.
         """
         body = {"model": self.model, "messages": [*messages], **options}
+        return _read(await self.post(client, "chat/completions", body))
+
+    async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+        """The response to `POST <base_url>/<path>`.
+
+        Args:
+            client: What `client` returned, entered.
+            path: What follows `base_url` and a slash.
+            body: What is sent, as JSON.
+
+        Raises:
+            NoAnswer: If there is none after all attempts, or one with an error status.
+        """
 
         async def attempt() -> httpx2.Response:
             async with asyncio.timeout(self.timeout):
-                response = await client.post(f"{self.base_url}/chat/completions", json=body)
+                response = await client.post(f"{self.base_url}/{path}", json=body)
             return response.raise_for_status()
 
         retrying = AsyncRetrying(
@@ -135,7 +151,17 @@ class ChatEndpoint:
             raise NoAnswer("unreachable", _one_line(str(error))) from error
         except httpx2.DecodingError as error:
             raise NoAnswer("malformed", _one_line(str(error))) from error
-        return _read(response)
+        return response
+
+
+def run(asking: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asking).result()
 
 
 def _read(response: httpx2.Response) -> Completion:

@@ -28,4 +28,4 @@ class RewardError(EmbedRLError):
 
 
 class EndpointError(EmbedRLError):
-    """A model behind an endpoint does not answer. The message names the endpoint, the cause and the cure."""
+    """A model behind an endpoint does not answer as it must. The message names the endpoint, the cause and the cure."""

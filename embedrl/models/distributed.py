@@ -20,6 +20,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process; 0 without a process group."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
 def max_over_ranks(value: int, device: torch.device) -> int:
     """The largest of a number that every rank holds."""
     if world_size() == 1:

@@ -133,7 +133,7 @@ class QwenVLReasoner(QwenVL, Generator):
         finally:
             # generate() leaves the batch's offsets behind, and a later forward of another batch would use them.
             self.core.rope_deltas = None
-        return [self._text(row) for row in tokens[:, prompt:].tolist()]
+        return [self.reply_text(row) for row in tokens[:, prompt:].tolist()]
 
     def sample(self, inputs: ModelInputs, n: int, seeds: Sequence[int], options: SamplingOptions) -> list[list[Sample]]:
         """Draw n replies a prompt, each prompt and its pictures being read once; in `eval` mode.
@@ -162,7 +162,7 @@ class QwenVLReasoner(QwenVL, Generator):
             drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.lengths.tolist(), drawn.ended.tolist(), strict=True
         ):
             tokens = tuple(row[:length])
-            samples.append(Sample(tokens, tuple(values[:length]), self._text(tokens), truncated=not ended))
+            samples.append(Sample(tokens, tuple(values[:length]), self.reply_text(tokens), truncated=not ended))
         return [samples[i : i + n] for i in range(0, len(samples), n)]
 
     def reply_logprobs(self, inputs: ModelInputs, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -215,7 +215,7 @@ class QwenVLReasoner(QwenVL, Generator):
         logprobs, _ = self.reply_logprobs({name: value.to(device) for name, value in inputs.items()})
         return list(torch.split(logprobs.sum(1), [len(texts) for texts in choices]))
 
-    def _text(self, row: Sequence[int]) -> str:
+    def reply_text(self, row: Sequence[int]) -> str:
         """The text of a reply up to its end of turn."""
         tokenizer = self.processor.tokenizer
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id  # looked up anew at every access

@@ -119,6 +119,22 @@ class QwenVLPreprocessor:
             labels[row, end - len(reply) : end] = inputs["input_ids"][row, end - len(reply) : end]
         return inputs | {"labels": labels}
 
+    def as_read(self, chat: Chat) -> Chat:
+        """The chat with every picture and frame at the size at which it enters the model: reading that changes nothing.
+
+        Raises:
+            DataError: If a picture is too narrow.
+        """
+
+        def resized(part: dict[str, Any]) -> dict[str, Any]:
+            if part["type"] == "image":
+                return part | {"image": tvf.to_pil_image(self._pixels(part["image"], self._budget(part)))}
+            if part["type"] == "video":
+                return part | {"video": [tvf.to_pil_image(self._pixels(f, self.frames)) for f in part["video"]]}
+            return part
+
+        return [message | {"content": [resized(part) for part in _parts([message])]} for message in chat]
+
     def length(self, chat: Chat) -> int:
         """A cheap estimate of the chat's length in tokens: exact for pixels, a quarter of its characters for text."""
         tokens = 0

@@ -28,7 +28,8 @@ class GRPOLoss:
         aggregation: Mean over tokens of each rollout, then over rollouts (`sequence_mean`); or over all tokens, so that
             long rollouts weigh more (`token_mean`).
         importance_cap: w = min(exp(old - behaviour), cap) corrects for rollouts drawn by another engine than the one
-            that computes `old`; None leaves w = 1.
+            that computes `old`; None leaves w = 1. Use 2 with rollouts of a server. Source: Yao et al. 2025, "Your
+            Efficient RL Framework Secretly Brings You Off-Policy RL Training" (truncated importance sampling).
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -85,7 +86,7 @@ class GRPOLoss:
 
         Returns:
             The loss (a scalar) and, over the tokens of this call, `ratio`, `ratio_max`, `clip_share`, `kl` (if there is
-            a reference) and `importance` (if there is a cap).
+            a reference), and `importance` and `importance_capped`, the share above the cap (if there is one).
         """
         given = {"old_logprobs": old_logprobs, "mask": mask, "reference": reference, "behaviour": behaviour}
         for name, tensor in given.items():
@@ -113,9 +114,10 @@ class GRPOLoss:
             beyond = ((ratio < 1 - self.clip_low) & (advantage < 0)) | ((ratio > 1 + self.clip_high) & (advantage > 0))
             metrics = {"ratio": ratio.detach(), "clip_share": beyond.to(dtype)}
             if self.importance_cap is not None and behaviour is not None:
-                weight = difference(old_logprobs.detach(), behaviour.detach()).exp().clamp(max=self.importance_cap)
+                drift = difference(old_logprobs.detach(), behaviour.detach()).exp()
+                weight = drift.clamp(max=self.importance_cap)
                 losses = losses * weight
-                metrics["importance"] = weight
+                metrics |= {"importance": weight, "importance_capped": (drift > self.importance_cap).to(dtype)}
             if reference is not None:
                 gap = difference(reference.detach(), logprobs)
                 kl = gap.exp() - gap - 1

@@ -22,9 +22,10 @@ from embedrl.models.reasoner import ReasonerModule
 from embedrl.models.sharding import unsharded
 from embedrl.rl.advantage import group_advantages
 from embedrl.rl.loss import GRPOLoss
+from embedrl.rl.mismatch import Mismatch
 from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
-from embedrl.rl.rollout import LocalRollout, RolloutOptions
+from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
 from embedrl.rl.statistics import PhaseClock, rollout_figures
 from embedrl.rl.step import Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
@@ -62,6 +63,7 @@ class EGRLModule(ReasonerModule):
         schedule_args: More arguments of the schedule.
         max_new_tokens: Longest reply in validation.
         seed: Seed of the rollouts and of what rewards draw.
+        engine: What writes the rollouts, such as `ServerRollout`; None takes the policy itself, in this process.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class EGRLModule(ReasonerModule):
         schedule_args: dict[str, Any] | None = None,
         max_new_tokens: int = 512,
         seed: int = 0,
+        engine: RemoteEngine | None = None,
     ) -> None:
         super().__init__(generator, optimizer, schedule, warmup_steps, schedule_args, max_new_tokens, seed)
         check_rewards(rewards)
@@ -107,12 +110,13 @@ class EGRLModule(ReasonerModule):
                 schedule_args=schedule_args,
                 max_new_tokens=max_new_tokens,
                 seed=seed,
+                engine=engine,
             )
         )
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
         self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
         self.inner_epochs, self.std_floor, self.gradient_clip_val = inner_epochs, std_floor, gradient_clip_val
-        self.style = style
+        self.style, self.engine = style, engine
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
         self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []
@@ -130,7 +134,9 @@ class EGRLModule(ReasonerModule):
             self.reference.requires_grad_(False).eval()
         assert isinstance(self.generator, QwenVLReasoner)
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
-        self._engine = LocalRollout(self.generator, self.rollout)
+        if self.engine is not None:
+            self.engine.bind(self.generator, self.rollout)
+        self._engine: RolloutEngine = self.engine or LocalRollout(self.generator, self.rollout)
         bind_scorer(self.rewards, ReferenceScorer(self._policy))
 
     def on_fit_start(self) -> None:
@@ -188,6 +194,7 @@ class EGRLModule(ReasonerModule):
         optimizer: Any = self.optimizers()
         figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
         losses: list[float] = []
+        self._mismatch, mismatch = Mismatch(), {}
         sync = GradientSync(self.trainer.strategy.model, self.generator)
         for epoch in range(self.inner_epochs):
             optimizer.zero_grad()
@@ -206,6 +213,8 @@ class EGRLModule(ReasonerModule):
                     figures[name].append((float(value), size * weight))
             if not math.isfinite(sum(losses)):  # not before: the other processes wait for the gradients of this one
                 raise NonFiniteError(f"step {self.global_step}: the policy loss is not finite; lower the learning rate")
+            if self.engine is not None:
+                mismatch = self._mismatch.check(self.engine, self.global_step)
             if calls:
                 figures["grad_norm"].append((self._norm(epoch), 1.0))
                 self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
@@ -219,7 +228,7 @@ class EGRLModule(ReasonerModule):
             f"policy/{name}": sum(v * w for v, w in found) / total
             for name, found in figures.items()
             if (total := sum(w for _, w in found))
-        }
+        } | mismatch
 
     def _count(self, rollouts: int, tokens: int) -> float:
         """What the losses of all micro-batches are divided by, so that the ranks' mean gradient is the step's."""
@@ -259,6 +268,8 @@ class EGRLModule(ReasonerModule):
         if members:
             gap = ((old - behaviour) * found.mask).abs()
             metrics["engine_gap"] = gap.max()
+            if self.engine is not None:
+                self._mismatch.add(old, behaviour, found.mask)
         return loss * weight, metrics, old, size
 
     def _norm(self, epoch: int) -> float:

@@ -54,6 +54,23 @@ class RolloutEngine(Protocol):
         ...
 
 
+class RemoteEngine(RolloutEngine, Protocol):
+    """An engine that is not the policy itself, and may therefore draw by other log-probabilities.
+
+    Attributes:
+        max_mismatch: Training stops if they differ from the policy's by more than this, in nats, in the mean over a
+            step's tokens; None never stops.
+        base_url: Its address, for errors.
+    """
+
+    max_mismatch: float | None
+    base_url: str
+
+    def bind(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
+        """Take the policy, built, and how to draw; called before the first rollout of a run."""
+        ...
+
+
 class LocalRollout:
     """Writes with the policy itself, in this process; prompts of like length share a micro-batch.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from embedrl.endpoint import ChatEndpoint, NoAnswer
+from embedrl.endpoint import ChatEndpoint, NoAnswer, run
 from embedrl.errors import ConfigError
 from embedrl.rl.rewards.judge import Question, Verdict, read_index
 
@@ -59,12 +58,7 @@ class EndpointJudge:
 
     def choose(self, questions: Sequence[Question]) -> list[Verdict]:
         """See `Judge`."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self._choose(questions))
-        with ThreadPoolExecutor(1) as pool:  # inside a notebook, whose own loop is running
-            return pool.submit(asyncio.run, self._choose(questions)).result()
+        return run(self._choose(questions))
 
     async def _choose(self, questions: Sequence[Question]) -> list[Verdict]:
         end = asyncio.get_running_loop().time() + self.total_timeout

@@ -1,0 +1,58 @@
+"""How far the log-probabilities of a rollout engine are from the policy's, which are computed again for the loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from embedrl.errors import EndpointError
+from embedrl.models.distributed import gather_objects
+
+if TYPE_CHECKING:
+    from embedrl.rl.rollout import RemoteEngine
+
+
+class Mismatch:
+    """Collects |policy - engine| of the log-probabilities of one step's tokens."""
+
+    def __init__(self) -> None:
+        self._total, self._tokens, self._largest = 0.0, 0.0, 0.0
+
+    def add(self, policy: Tensor, engine: Tensor, mask: Tensor) -> None:
+        """Count the tokens of a micro-batch, `[rollouts, tokens]` each.
+
+        Args:
+            policy: Log-probabilities under the policy as it was when it was rolled out.
+            engine: The same as the engine gave them.
+            mask: Where there is a token.
+        """
+        gaps = (policy - engine)[mask.bool()].float().abs()
+        if gaps.numel():
+            self._total += float(gaps.sum())
+            self._tokens += gaps.numel()
+            self._largest = max(self._largest, float(gaps.max()))
+
+    def check(self, engine: RemoteEngine, step: int) -> dict[str, float]:
+        """The figures over all ranks, which call together.
+
+        Returns:
+            `policy/mismatch`, the mean in nats, and `policy/mismatch_ratio_max`, the largest ratio of the two
+            probabilities of a token, whichever is larger.
+
+        Raises:
+            EndpointError: If the mean is above the engine's limit.
+        """
+        found = gather_objects([(self._total, self._tokens, self._largest)])
+        mean = sum(total for total, _, _ in found) / max(sum(tokens for _, tokens, _ in found), 1.0)
+        largest = math.exp(min(max(gap for _, _, gap in found), 700.0))
+        if engine.max_mismatch is not None and not mean <= engine.max_mismatch:
+            raise EndpointError(
+                f"step {step}: the server at {engine.base_url} does not draw by the policy: their log-probabilities "
+                f"differ by {mean:.3g} nats a token (by a factor of {largest:.3g} at most), more than "
+                f"engine.max_mismatch {engine.max_mismatch}. Does it load the adapter it is given, serve the base that "
+                "generator.path names, in like precision, with --logprobs-mode processed_logprobs (and "
+                "--enable-tower-connector-lora, if lora.scope goes beyond the language model)?"
+            )
+        return {"policy/mismatch": mean, "policy/mismatch_ratio_max": largest}
