@@ -120,6 +120,11 @@ def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> N
             module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
 
 
+def is_local(path: str) -> bool:
+    """Whether a path is a folder or ships with the package; otherwise it is a Hub name."""
+    return path.startswith(("embedrl:", ".", "/", "~")) or Path(path).is_dir()
+
+
 def _place(path: str) -> str:
     if path in SHIPPED:
         return str(SHIPPED[path])

@@ -110,6 +110,14 @@ class QwenVL(nn.Module):
         tokenizer = self.processor.tokenizer
         network = load_network(self.path, DTYPES[self.dtype], self.attn_implementation)
         prepare_emb_row(network, tokenizer, self.emb_token_id, self._emb_added)
+        self.adopt(network)
+
+    def adopt(self, network: Any) -> None:
+        """Take a `Qwen3VLForConditionalGeneration` as the network: add LoRA, freeze what is frozen.
+
+        Raises:
+            ConfigError: If the LoRA scope matches nothing.
+        """
         if self.lora is not None:
             self.net = add_lora(network, self.lora)
         else:
@@ -216,11 +224,9 @@ class QwenVL(nn.Module):
 class QwenVLBackbone(QwenVL, Backbone):
     """A Qwen3-VL that embeds: the hidden state at `<emb>`, L2-normalised. Source: Embed-RL §3.1, Eq. 1-2."""
 
-    def build(self) -> None:
-        """See `QwenVL.build`; the LM head is never run, so it is frozen."""
-        if self.net is not None:
-            return
-        super().build()
+    def adopt(self, network: Any) -> None:
+        """See `QwenVL.adopt`; the LM head is never run, so it is frozen."""
+        super().adopt(network)
         head, embedding = self.network.get_output_embeddings(), self.network.get_input_embeddings()
         if head.weight is not embedding.weight:
             head.requires_grad_(False)
