@@ -37,7 +37,6 @@ class Job:
 def find_jobs(
     benchmark: str,
     root: Path | None,
-    sets: Sequence[str] | None,
     tasks: Sequence[TaskSource] | None,
     on_bad: Literal["raise", "skip"],
 ) -> list[Job]:
@@ -46,7 +45,6 @@ def find_jobs(
     Args:
         benchmark: `mmeb_v2`, `uvrb`, `world`, or any name for the tasks that are given.
         root: Folder with the local copy of a public benchmark.
-        sets: Score these alone; None or none scores all.
         tasks: Where the tasks come from, unless the benchmark is public.
         on_bad: A row that cannot be read: `raise`, or `skip`.
 
@@ -80,15 +78,24 @@ def find_jobs(
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"--tasks: two tasks are named {name}")
+    if not jobs:
+        raise ConfigError("--tasks: nothing to score; give at least one source with a task")
+    return jobs
+
+
+def choose(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
+    """The data sets that were asked for; all if none were named.
+
+    Raises:
+        ConfigError: If there is no such data set.
+    """
+    names = [job.name for job in jobs]
     for name in sets or ():
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             cure = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-            raise ConfigError(f"--sets {name}: no data set of {benchmark}; {cure}")
-    jobs = [job for job in jobs if not sets or job.name in sets]
-    if not jobs:
-        raise ConfigError("--tasks: nothing to score; give at least one source with a task")
-    return jobs
+            raise ConfigError(f"--sets {name}: no such data set; {cure}")
+    return [job for job in jobs if not sets or job.name in sets]
 
 
 def find_published(benchmark: str, models: Sequence[str]) -> list[Published]:

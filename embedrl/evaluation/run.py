@@ -18,7 +18,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.data.source import TaskSource
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.folder import check_same_model, claim, write_provenance
-from embedrl.evaluation.jobs import Job, find_jobs, find_published
+from embedrl.evaluation.jobs import Job, choose, find_jobs, find_published
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
@@ -81,7 +81,8 @@ def evaluate(
         NonFiniteError: If a vector is NaN or infinite.
     """
     given = dict(locals())
-    jobs = find_jobs(benchmark, root, sets, tasks, on_bad)
+    everything = find_jobs(benchmark, root, tasks, on_bad)
+    jobs = choose(everything, sets)
     others = find_published(benchmark, beside or [])
     if keep < max(KS):
         raise ConfigError(f"--keep {keep}: the metrics need the best {max(KS)}")
@@ -100,7 +101,7 @@ def evaluate(
         if rank == 0:
             check_same_model(out, vectors.identity)
         results: list[SetResult] = []
-        absent: dict[str, str] = {}
+        absent = {job.name: "not asked for" for job in everything if job not in jobs}
         dimension = 0
         for number, job in enumerate(jobs, 1):
             try:
@@ -121,7 +122,7 @@ def evaluate(
         computed = sum(gather_objects([vectors.computed]))
         if rank == 0:
             if not results:
-                raise DataError(f"no data set could be scored; {next(iter(absent))}: {next(iter(absent.values()))}")
+                raise DataError(f"no data set could be read; {jobs[0].name}: {absent[jobs[0].name]}")
             report = make_report(benchmark, results, absent, vectors.identity)
             limit = getattr(vectors.backbone, "max_length", None)
             write_report(out, report, submission, dimension, limit if isinstance(limit, int) else None)

@@ -181,7 +181,7 @@ def test_raw_sides_are_an_error_or_counted():
 )
 def test_jobs_that_do_not_go_together(flags, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        find_jobs(root=None, sets=None, on_bad="raise", **flags)
+        find_jobs(root=None, on_bad="raise", **flags)
 
 
 # ---------------------------------------------------------------- compare

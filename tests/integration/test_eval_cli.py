@@ -202,7 +202,7 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
         (["--benchmark", "mmeb_v1"], "--benchmark mmeb_v1: no such benchmark; did you mean mmeb_v2?"),
         (["--benchmark", "uvrb"], "--root: give the folder with the local copy of uvrb"),
         (["--benchmark", "uvrb", "--root", "/nowhere"], "--root /nowhere: no such folder"),
-        (["--sets", "[vqb]"], "--sets vqb: no data set of world; did you mean vqa?"),
+        (["--sets", "[vqb]"], "--sets vqb: no such data set; did you mean vqa?"),
         (["--root", "/tmp"], "--root: only for mmeb_v2 and uvrb"),
         (["--beside", "[GPT]"], "--beside GPT: no published figures on world"),
         (["--keep", "5"], "--keep 5: the metrics need the best 10"),
@@ -245,5 +245,9 @@ def test_a_journal_without_the_t_cots_is_no_silent_fall_back(inside, capsys):
 def test_sets_that_were_not_asked_for_and_help(inside, capsys):
     assert evaluate("one", "--sets", "[composed]") == 0
     assert list(figures("one")) == ["composed"]
+    report = json.loads(Path("one/report.json").read_text())
+    assert report["missing"] == {"vqa": "not asked for"}
+    assert report["means"] == {"mean": None}
+    assert "vqa: not asked for" in capsys.readouterr().out
     done = subprocess.run([sys.executable, "-m", "embedrl", "eval", "--help"], capture_output=True, text=True)
     assert "--render.tcot" in done.stdout
