@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from embedrl.errors import ConfigError
-from embedrl.evaluation.report import REPORT
+from embedrl.evaluation.report import QUERIES, REPORT
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.models.distributed import world_size
 from embedrl.versions import environment
@@ -31,7 +31,7 @@ _LEAVES_FIGURES_ALONE = ("out", "beside", "encode", "device", "submission", "kee
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder; refuse one that holds anything but this evaluation.
+    """Make the folder; refuse one that holds anything but this evaluation, or another without results yet.
 
     Raises:
         ConfigError: If it does.
@@ -39,16 +39,17 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
     path = out / CONFIG
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file; give a folder")
-    if path.is_file():
-        before = yaml.safe_load(path.read_text()) or {}
+    before = yaml.safe_load(path.read_text()) if path.is_file() else None
+    ours = isinstance(before, dict) and "benchmark" in before  # a training run has a config.yaml, too
+    if out.is_dir() and any(out.iterdir()) and not ours:
+        raise ConfigError(f"--out {out}: not empty, and holds no evaluation; give a new folder")
+    if ours and (out / QUERIES).is_dir():
         for name, value in settings.items():
             if name not in _LEAVES_FIGURES_ALONE and before.get(name) != value:
                 raise ConfigError(
                     f"--out {out}: holds an evaluation with another {name} ({_short(before.get(name))}, now "
                     f"{_short(value)}); give a new folder (--encode.cache may stay the same)"
                 )
-    elif out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: not empty, and holds no evaluation; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 

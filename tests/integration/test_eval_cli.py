@@ -211,6 +211,7 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
         (["--tcots.cache", "nowhere.jsonl", "--tcots.model", "m"], "nowhere.jsonl: no such journal"),
         (["--out", "overlay.yaml"], "--out overlay.yaml: a file"),
         (["--out", "runs"], "--out runs: not empty, and holds no evaluation"),
+        (["--out", "runs/quickstart_embedder/version_0"], "version_0: not empty, and holds no evaluation"),
         (["--no_such", "1"], "no such option"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
