@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 from embedrl.data.render import RenderOptions
 from embedrl.inspection.drawing import CARD, GREEN, INK, MUTED, PAPER, RED, font, tcot_of, write
 from embedrl.inspection.evidence import draw_panel, write_tcot
-from embedrl.metrics import GRID
 from embedrl.models.reasoned_retrieval import LENIENT
+from embedrl.ranking import GRID
 from embedrl.types import Modality, Side
 
 if TYPE_CHECKING:
