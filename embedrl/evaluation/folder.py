@@ -39,8 +39,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
     path = out / CONFIG
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file; give a folder")
-    before = yaml.safe_load(path.read_text()) if path.is_file() else None
-    ours = isinstance(before, dict) and "benchmark" in before  # a training run has a config.yaml, too
+    before: dict[str, Any] = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    ours = "benchmark" in before  # a training run has a config.yaml, too
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise ConfigError(f"--out {out}: not empty, and holds no evaluation; give a new folder")
     if ours and (out / QUERIES).is_dir():
