@@ -151,6 +151,15 @@ def test_equals_the_formula_token_by_token(seed, rollouts, tokens, low, high, be
     assert loss.item() == pytest.approx(brute_force(data, low, high, beta, cap, aggregation), rel=1e-6, abs=1e-6)
 
 
+def test_the_weights_that_correct_for_another_engine():
+    data = batch()
+    _, metrics = GRPOLoss(importance_cap=1.1)(**data)
+    weights = (data["old_logprobs"] - data["behaviour"]).exp()[data["mask"]]
+    assert metrics["importance"].item() == pytest.approx(weights.clamp(max=1.1).mean().item())
+    assert metrics["importance_capped"].item() == pytest.approx((weights > 1.1).double().mean().item())
+    assert 0 < metrics["importance_capped"] < 1
+
+
 def test_on_policy_the_gradient_is_the_policy_gradient():
     data = batch()
     logprobs = data["logprobs"].requires_grad_()

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, status, message):
         super().__init__(message)
         self.status = status
@@ -25,7 +25,7 @@ class RolloutServer(ThreadingHTTPServer):
 
     Attributes:
         stale: Whether it takes adapters without using them.
-        spoil: `spoil(handler, path, body)` may answer in its stead (by returning True), or raise `Refused`.
+        spoil: `spoil(handler, path, body)` may answer in its stead (by returning True), or raise `RefusedError`.
         change: `change(answer)` may alter the answer to a chat.
     """
 
@@ -55,21 +55,21 @@ class RolloutServer(ThreadingHTTPServer):
     def load_lora_adapter(self, body):
         name = body["lora_name"]
         if name in self.loaded:
-            raise Refused(400, f"The lora adapter '{name}' has already been loaded.")
+            raise RefusedError(400, f"The lora adapter '{name}' has already been loaded.")
         model = PeftModel.from_pretrained(copy.deepcopy(self.base), body["lora_path"]).eval()
         self.loaded[name] = self.base if self.stale else model
         return f"Success: LoRA adapter '{name}' added successfully."
 
     def unload_lora_adapter(self, body):
         if body["lora_name"] not in self.loaded:
-            raise Refused(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
+            raise RefusedError(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
         del self.loaded[body["lora_name"]]
         return "Success: removed."
 
     @torch.no_grad()
     def complete(self, body):
         if body["model"] not in self.loaded:
-            raise Refused(404, f"The model `{body['model']}` does not exist.")
+            raise RefusedError(404, f"The model `{body['model']}` does not exist.")
         self.chats.append(body)
         inputs = self.read(body)
         choices = [
@@ -167,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
             }
             with server.lock:
                 answer = answers[path](body)
-        except Refused as problem:
+        except RefusedError as problem:
             self.send(problem.status, {"error": {"message": str(problem)}})
         else:
             self.send(200, answer)
