@@ -1,0 +1,22 @@
+"""The benchmark of ranking by blocks runs, and memory stays far below the corpus."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks/topk_million.py"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    flags = ["--rows", 60_000, "--dim", 768, "--queries", 4, "--k", 10, "--shard", 2048, "--folder", tmp_path]
+    done = subprocess.run(
+        [sys.executable, BENCHMARK, *map(str, flags)], capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["corpus_mib"] == 176
+    assert result["peak_mib"] - result["peak_mib_before"] < 80
