@@ -44,7 +44,7 @@ class TrainingCLI(LightningCLI):
         Raises:
             ConfigError: If a file or a flag is wrong.
         """
-        words = [str(word) for word in args or ()]
+        words = pick_overlays([str(word) for word in args or ()])
         try:
             self.config = parser.parse_args(words)
         except OmegaConfBaseException as error:
@@ -96,9 +96,18 @@ def run(args: Sequence[str]) -> None:
     Raises:
         EmbedRLError: If something a user can mend is wrong.
     """
+    start(args, TrainingCLI)
+
+
+def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
+    """Let a command line do what its arguments say.
+
+    Raises:
+        EmbedRLError: If something a user can mend is wrong.
+    """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        TrainingCLI(
+        return cli(
             args=list(args),
             parser_class=TrainingParser,
             parser_kwargs={"parser_mode": "omegaconf+", "prog": "embedrl"},
@@ -114,6 +123,41 @@ def run(args: Sequence[str]) -> None:
         )
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+
+
+def pick_overlays(words: Sequence[str]) -> list[str]:
+    """Replace each `--config FILE` that holds one overlay for each module by the overlay of the module in training.
+
+    Such a file is a YAML mapping from modules' class names to other files, relative to itself.
+
+    Args:
+        words: The command's words; the module is the one that the files before it name.
+
+    Raises:
+        ConfigError: If no file before it names a module, or it has no overlay for that module.
+    """
+    picked, module, flagged = list(words), "", False
+    for at, word in enumerate(words):
+        given = word.removeprefix("--config=") if word.startswith("--config=") else word if flagged else ""
+        flagged = word == "--config"
+        content = _mapping(Path(given)) if given else {}
+        if content and all(name.endswith("Module") and isinstance(file, str) for name, file in content.items()):
+            if module not in content:
+                found = f"has none for {module}" if module else "comes before the recipe"
+                raise ConfigError(f"--config {given}: holds overlays for {', '.join(content)}, and {found}")
+            picked[at] = word.replace(given, str(Path(given).parent / content[module]))
+        elif isinstance(content.get("model"), dict) and "class_path" in content["model"]:
+            module = str(content["model"]["class_path"]).rpartition(".")[2]
+    return picked
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty if it does not, which the parser will tell."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) and all(isinstance(key, str) for key in content) else {}
 
 
 def _as_list(value: Any) -> list[Any]:
