@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("Score a checkpoint on the validation tasks", "embedrl.training_cli:run"),
     "test": Command("Score a checkpoint on the test tasks", "embedrl.training_cli:run"),
     "predict": Command("Embed the test tasks with a checkpoint", "embedrl.training_cli:run"),
+    "plan": Command("Say what a training would take, from its YAML alone", "embedrl.planning_cli:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.exporting:export"),
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.reasoning_cli:reason"),
     "annotate": Command(
@@ -51,7 +52,7 @@ COMMANDS: dict[str, Command] = {
 }
 """The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
 
-_TRAINING = "embedrl.training_cli:run"
+_OWN_PARSER = ("embedrl.training_cli:run", "embedrl.planning_cli:run")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -131,7 +132,7 @@ def _run(name: str, rest: list[str]) -> None:
     target = COMMANDS[name].target
     module, _, attribute = target.partition(":")
     function: Callable[..., object] = getattr(importlib.import_module(module), attribute)
-    if target == _TRAINING:
+    if target in _OWN_PARSER:
         function([name, *rest])
         return
     from jsonargparse import auto_cli, set_parsing_settings

@@ -1,4 +1,7 @@
-"""Reading Qwen3-VL checkpoints: processor, configuration, weights, and the `<emb>` token."""
+"""Reading Qwen3-VL checkpoints: processor, configuration, weights, and the `<emb>` token.
+
+A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from tokenizers import AddedToken
-from transformers import AutoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from embedrl.errors import CheckpointError
+from embedrl.models.adapters import adapter_base, listed, merge_adapter
 from embedrl.models.tiny import build_config, build_model, build_processor, build_tokenizer, world_words
 
 EMB_TOKEN = "<emb>"
 TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": Path(__file__).parents[1] / "assets" / "world_base"}
 DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
-CURE = "give a Qwen3-VL checkpoint folder, a Hub name, embedrl:world_base or embedrl:tiny"
+CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
 def load_processor(path: str) -> Any:
-    """The processor of a checkpoint.
+    """The processor of a checkpoint; an adapter's is its base's.
 
     Raises:
-        CheckpointError: If it cannot be read.
+        CheckpointError: If it cannot be read, or an adapter comes with another `<emb>`.
     """
+    if base := adapter_base(path):
+        processor = load_processor(base)
+        _check_adapter_token(path, processor.tokenizer)
+        return processor
     if path == TINY:
         return build_processor(build_tokenizer(world_words()))
     try:
@@ -42,6 +50,8 @@ def load_config(path: str) -> Qwen3VLConfig:
     Raises:
         CheckpointError: If it cannot be read or is not a Qwen3-VL's.
     """
+    if base := adapter_base(path):
+        return load_config(base)
     if path == TINY:
         return build_config(build_tokenizer(world_words()))
     try:
@@ -59,6 +69,8 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
     Raises:
         CheckpointError: If weights are missing, left over, or of another shape; the message names them.
     """
+    if base := adapter_base(path):
+        return merge_adapter(load_network(base, dtype, attn_implementation), path)
     config = load_config(path)
     if path == TINY:
         return build_model(config).to(torch.float32 if dtype == "auto" else dtype)
@@ -76,8 +88,7 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[kind])
         if names:
-            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise CheckpointError(f"{path}: {kind.replace('_', ' ')} in the weights: {listed}")
+            raise CheckpointError(f"{path}: {kind.replace('_', ' ')} in the weights: {listed(names)}")
     return network
 
 
@@ -133,6 +144,18 @@ def _place(path: str) -> str:
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise CheckpointError(f"{path}: no such folder; {CURE}")
     return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _check_adapter_token(path: str, tokenizer: Any) -> None:
+    """An adapter was trained with `<emb>` at some id: its base must give the token the same one."""
+    if not (Path(path).expanduser() / "tokenizer_config.json").is_file():
+        return
+    theirs = AutoTokenizer.from_pretrained(path).get_vocab().get(EMB_TOKEN)
+    ours = tokenizer.get_vocab().get(EMB_TOKEN, len(tokenizer))
+    if theirs is not None and theirs != ours:
+        raise CheckpointError(
+            f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: check base_model_name_or_path"
+        )
 
 
 def _first_line(error: Exception) -> str:

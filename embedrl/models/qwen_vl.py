@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from embedrl.errors import ConfigError
+from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.blocks import block_mask
 from embedrl.models.lora import LoRAOptions, add_lora
@@ -34,7 +35,8 @@ class QwenVL(nn.Module):
     """What the Embedder's and the Reasoner's Qwen3-VL have in common: loading, LoRA, freezing, inputs, export.
 
     Args:
-        path: A checkpoint folder, a Hugging Face Hub name, `embedrl:world_base` (the shipped base of the built-in
+        path: A checkpoint folder, the folder of a LoRA adapter in peft's layout (it counts as the base that it names
+            with the adapter merged), a Hugging Face Hub name, `embedrl:world_base` (the shipped base of the built-in
             world) or `embedrl:tiny` (the same architecture with random weights).
         lora: LoRA options; null trains the weights themselves.
         train_vision: Whether the vision tower and its mergers are trained too; only without LoRA, whose scope decides.
@@ -72,14 +74,14 @@ class QwenVL(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
         self._processor: Any = None
-        self.emb_token_id, self._emb_added = -1, False
+        self.emb_token_id, self.emb_added = -1, False
 
     @property
     def processor(self) -> Any:
         """The `Qwen3VLProcessor`, loaded at first use, whose tokenizer knows `<emb>`."""
         if self._processor is None:
             self._processor = load_processor(self.path)
-            self.emb_token_id, self._emb_added = emb_token_id(
+            self.emb_token_id, self.emb_added = emb_token_id(
                 self._processor.tokenizer, load_config(self.path), self.path
             )
             self._set_budgets(self._processor)
@@ -109,7 +111,7 @@ class QwenVL(nn.Module):
             return
         tokenizer = self.processor.tokenizer
         network = load_network(self.path, DTYPES[self.dtype], self.attn_implementation)
-        prepare_emb_row(network, tokenizer, self.emb_token_id, self._emb_added)
+        prepare_emb_row(network, tokenizer, self.emb_token_id, self.emb_added)
         self.adopt(network)
 
     def adopt(self, network: Any) -> None:
@@ -120,6 +122,9 @@ class QwenVL(nn.Module):
         """
         if self.lora is not None:
             self.net = add_lora(network, self.lora)
+            if adapter_base(self.path) or not network.name_or_path:
+                # What an exported adapter goes on top of.
+                self.net.peft_config["default"].base_model_name_or_path = self.path
         else:
             network.requires_grad_(True)
             network.model.visual.requires_grad_(self.train_vision)

@@ -1,0 +1,96 @@
+"""LoRA adapters in peft's layout, read as what they are: their base with the adapter merged into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from embedrl.errors import CheckpointError
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def adapter_base(path: str) -> str | None:
+    """The checkpoint that an adapter belongs to.
+
+    Args:
+        path: Any checkpoint.
+
+    Returns:
+        What the folder's `adapter_config.json` names, or None if it has none.
+
+    Raises:
+        CheckpointError: If that file is broken or names no base.
+    """
+    file = Path(path).expanduser() / CONFIG_FILE
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: not an adapter's configuration ({error}); save the adapter again") from error
+    if not base:
+        raise CheckpointError(f"{file}: base_model_name_or_path is missing: write the path of the base into it")
+    return str(base)
+
+
+def merge_adapter(network: Any, path: str) -> Any:
+    """Fold an adapter into its base.
+
+    Args:
+        network: The base, loaded.
+        path: The adapter's folder.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: If the adapter is no LoRA adapter, or its keys or shapes do not all match; the message names
+            them.
+    """
+    folder = Path(path).expanduser()
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        saved = load_file(folder / WEIGHTS_FILE)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot read the adapter ({error}); it needs {WEIGHTS_FILE}") from error
+    if config.peft_type != "LORA":
+        raise CheckpointError(f"{path}: a {config.peft_type} adapter; only LoRA can be merged")
+    try:
+        model = get_peft_model(network, config)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the adapter does not fit its base ({error})") from error
+    check_tensors(path, get_peft_model_state_dict(model), saved)
+    set_peft_model_state_dict(model, saved)
+    merged: Any = model.merge_and_unload(safe_merge=True)
+    if hasattr(merged, "peft_config"):
+        del merged.peft_config  # or the next adapter would count as a second one
+    return merged
+
+
+def check_tensors(path: str, expected: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:
+    """Refuse tensors that are missing, left over, or of another shape.
+
+    Raises:
+        CheckpointError: Naming them.
+    """
+    both = expected.keys() & saved.keys()
+    problems = {
+        "missing keys": expected.keys() - saved.keys(),
+        "unexpected keys": saved.keys() - expected.keys(),
+        "mismatched keys": {name for name in both if expected[name].shape != saved[name].shape},
+    }
+    for kind, names in problems.items():
+        if names:
+            raise CheckpointError(f"{path}: {kind} in the weights: {listed(sorted(names))}")
+
+
+def listed(names: list[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

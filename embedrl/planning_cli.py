@@ -1,0 +1,63 @@
+"""`embedrl plan`: parameters, memory, tokens and FLOPs of a recipe, from its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.console import Console
+
+from embedrl.plan.rows import Assumptions
+from embedrl.plan.table import show
+from embedrl.plan.trainings import Plan, make_plan
+from embedrl.training_cli import TrainingCLI, start
+
+
+class PlanCLI(TrainingCLI):
+    """Reads what `embedrl fit` would train, and trains nothing."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--assume.*`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(Assumptions, "assume")
+
+    def before_instantiate_classes(self) -> None:
+        """Leave checkpoints and run folders alone."""
+
+    def instantiate_classes(self) -> None:
+        """Build the LightningModule alone: neither data nor devices are needed."""
+        config = self.config[self.config.subcommand]
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningModule, "model")
+        parsed = parser.parse_object({"model": config.model})
+        self.module = parser.instantiate_classes(parsed).model
+        self.settings = config
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing runs."""
+
+
+def plan(words: Sequence[str]) -> tuple[Plan, Assumptions]:
+    """The plan of a recipe.
+
+    Args:
+        words: The options of `embedrl fit`, and `--assume.*`.
+
+    Raises:
+        EmbedRLError: If the configuration is wrong, or a checkpoint's shape is not known on this machine.
+    """
+    cli: Any = start(["fit", *words], PlanCLI)
+    settings, assume = cli.settings, Assumptions(**cli.settings.assume.as_dict())
+    return make_plan(cli.module, settings.data.init_args, settings.trainer, assume), assume
+
+
+def run(args: Sequence[str]) -> None:
+    """Print the plan of a recipe.
+
+    Args:
+        args: The command and its options: those of `embedrl fit`, and `--assume.*`.
+    """
+    Console().print(show(*plan(args[1:])))
