@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from transformers import get_scheduler
 
 from embedrl.data.render import RenderOptions, render
-from embedrl.data.tux import Stamp, TuxTasks, default_root, read_stamps, split_of
+from embedrl.data.tux import PACKAGE, Stamp, TuxTasks, read_stamps, split_of
 from embedrl.metrics import mean_metrics, rank
 from embedrl.models.losses import InfoNCE, PairKeys, key_hashes
 from embedrl.models.open_clip import OpenClipBackbone
@@ -159,7 +159,7 @@ def main(seeds: int = 3, split: Literal["val", "test"] = "test", threads: int = 
         split_seeds: Also average over this many splits of the captions; figures then belong to no single pool.
     """
     torch.set_num_threads(threads)
-    everything = read_stamps(default_root())
+    everything = read_stamps(PACKAGE.root)
     backbones = [make_backbone(seed) for seed in range(seeds)]
     inputs = Inputs(backbones[0])
     for backbone in backbones:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from embedrl.data.tux import read_stamps
-from embedrl.data.tux_fetch import fetch
+from embedrl.data.debian import fetch
+from embedrl.data.tux import PACKAGE, read_stamps
 from embedrl.errors import EmbedRLError
 
 
@@ -18,7 +18,7 @@ def main(root: Path | None = None, deb: Path | None = None) -> None:
         deb: The Debian package, if it was downloaded already.
     """
     try:
-        folder = fetch(root, deb)
+        folder = fetch(PACKAGE, root, deb)
         print(f"{folder}: {len(read_stamps(folder))} captioned pictures")
     except EmbedRLError as error:
         sys.exit(f"error: {error}")

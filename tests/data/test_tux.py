@@ -1,11 +1,11 @@
-import subprocess
+import hashlib
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from embedrl.data import tux_fetch
-from embedrl.data.tux import TuxSource, TuxTasks, default_root, read_stamps, split_of
-from embedrl.data.tux_fetch import fetch
+from embedrl.data.debian import fetch
+from embedrl.data.tux import PACKAGE, TuxSource, TuxTasks, read_stamps, split_of
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality
 
@@ -110,65 +110,52 @@ def test_a_broken_caption_names_its_file(tmp_path):
         read_stamps(tmp_path)
 
 
-@pytest.fixture
-def package(root, tmp_path_factory):
-    """A real Debian package with the tree of `root`."""
-    (root / "DEBIAN").mkdir()
-    (root / "DEBIAN/control").write_text(
-        "Package: stamps\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: test\n"
-    )
+def test_other_languages_have_the_same_pictures_and_their_own_captions(tmp_path):
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    for i, word in enumerate(words):
+        stamp(tmp_path, f"a/{word}", word)
+        text = tmp_path / FOLDER / f"a/{word}.txt"
+        lines = [word, f"fr.utf8= Mot {i // 2}. ", "de.utf8=", "not a translation", f"pt_BR.utf8=p={i}"]
+        text.write_text("\n".join(lines), encoding="utf-8")
+    (english,) = TuxTasks("train", ["t2i"], str(tmp_path)).tasks()
+    (french,) = TuxTasks("train", ["t2i"], str(tmp_path), language="fr").tasks()
+    assert french.name == "tux_t2i_fr"
+    assert french.candidate_ids == english.candidate_ids
+    assert list(french.candidates) == list(english.candidates)
+    # Pictures whose captions are one in French are all relevant to it.
+    numbers = [words.index(name.removeprefix("a/")) for name in french.candidate_ids]
+    wanted = {f"Mot {n // 2}.": {i for i, m in enumerate(numbers) if m // 2 == n // 2} for n in numbers}
+    assert {side.text: set(judged) for side, judged in zip(french.queries, french.qrels, strict=True)} == wanted
+    assert len(wanted) < len(english.queries)
+    (brazil,) = TuxTasks("train", ["i2t"], str(tmp_path), language="pt_BR").tasks()
+    assert brazil.name == "tux_i2t_pt_BR"
+    assert sorted(side.text for side in brazil.candidates) == sorted(f"p={n}" for n in numbers)
+    with pytest.raises(ConfigError, match=r"language 'de': the train stamps have en, fr, pt_BR$"):
+        TuxTasks("train", root=str(tmp_path), language="de").tasks()
+
+
+def test_fetch_takes_pictures_and_captions_alone(root, tmp_path, make_deb):
     (root / FOLDER / "animals/sound.ogg").write_bytes(b"x")
-    path = tmp_path_factory.mktemp("deb") / "stamps.deb"
-    subprocess.run(["dpkg-deb", "--build", "-Znone", str(root), str(path)], check=True, capture_output=True)
-    return path
-
-
-def test_fetch_checks_and_unpacks_a_given_package(package, tmp_path):
-    digest = tux_fetch.hashlib.sha256(package.read_bytes()).hexdigest()
-    folder = fetch(tmp_path / "out", package, sha256=digest)
+    deb = make_deb(root)
+    folder = fetch(replace(PACKAGE, sha256=hashlib.sha256(deb.read_bytes()).hexdigest()), tmp_path / "out", deb)
     assert len(read_stamps(folder)) == 80
     assert not list(folder.rglob("*.ogg"))
-    assert fetch(folder, package.with_name("gone.deb")) == folder  # already there
-    assert not list(tmp_path.glob(".tux-*"))
-
-
-def test_fetch_refuses_other_packages(package, tmp_path):
-    with pytest.raises(DataError, match=r"has sha256 .* it is not tuxpaint-stamps-default"):
-        fetch(tmp_path / "out", package)
-    with pytest.raises(DataError, match=r"cannot read .*gone.deb"):
-        fetch(tmp_path / "out", package.with_name("gone.deb"))
-    broken = package.with_name("broken.deb")
-    broken.write_bytes(package.read_bytes()[:2000])
-    with pytest.raises(DataError, match="cannot unpack"):
-        fetch(tmp_path / "out", broken, sha256=tux_fetch.hashlib.sha256(broken.read_bytes()).hexdigest())
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match="remove it, or give another --root"):
-        fetch(tmp_path / "out", package)
-
-
-def test_a_failed_download_names_the_cure(tmp_path, monkeypatch):
-    def refuse(command, **_):
-        assert command == ["apt-get", "download", "tuxpaint-stamps-default=2022.06.04-1"]
-        return subprocess.CompletedProcess(command, 100, "", "E: Version was not found\n")
-
-    monkeypatch.setattr(tux_fetch.shutil, "which", lambda name: name)
-    monkeypatch.setattr(tux_fetch.subprocess, "run", refuse)
-    with pytest.raises(DataError, match=r"E: Version was not found; download https://.* --deb"):
-        fetch(tmp_path / "out")
 
 
 def test_default_root_follows_the_cache_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("EMBEDRL_CACHE", str(tmp_path))
-    assert default_root() == tmp_path / "tuxpaint-stamps-2022.06.04-1"
+    assert PACKAGE.root == tmp_path / "tuxpaint-stamps-2022.06.04-1"
 
 
 @pytest.mark.slow
 def test_the_real_stamps():
-    if not default_root().is_dir():
-        pytest.skip(f"no stamps at {default_root()}: python scripts/fetch_tux.py")
-    stamps = read_stamps(default_root())
+    if not PACKAGE.root.is_dir():
+        pytest.skip(f"no stamps at {PACKAGE.root}: python scripts/fetch_tux.py")
+    stamps = read_stamps(PACKAGE.root)
     assert len(stamps) == 785
     assert [sum(split_of(s, 0) == split for s in stamps) for split in ("train", "val", "test")] == [542, 79, 164]
     assert len(TuxTasks("test").tasks()[0].queries) == 130
+    for language, queries in {"de": 130, "es": 130, "fr": 130}.items():
+        (task,) = TuxTasks("test", ["t2i"], language=language).tasks()
+        assert (len(task.queries), len(task.candidates)) == (queries, 164)
     assert all(s.picture.load().mode == "RGB" for s in stamps)

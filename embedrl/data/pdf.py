@@ -1,0 +1,128 @@
+"""Pages and sections of PDF files, through pypdfium2 (`pip install 'embedrl[documents]'`)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedrl.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_pdfium_lock = threading.Lock()  # PDFium is not thread-safe
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """An entry of a PDF's outline.
+
+    Attributes:
+        title: Its title.
+        page: The page where it begins, counted from 0.
+    """
+
+    title: str
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class PdfPage:
+    """A page that is drawn when somebody needs its pixels; implements `ImageSource`.
+
+    Attributes:
+        file: The PDF file, or the same compressed by gzip.
+        index: The page, counted from 0.
+        name: Its name in errors and content keys. It must change with the content: see `read_pdf`.
+        dpi: Pixels an inch.
+    """
+
+    file: str
+    index: int
+    name: str
+    dpi: int = 100
+
+    def load(self) -> Image:
+        """Draw the page as RGB.
+
+        Raises:
+            ConfigError: If pypdfium2 is missing.
+            DataError: If the file or the page cannot be read.
+        """
+        with _page(Path(self.file), self.index) as page:
+            image: Image = page.render(scale=self.dpi / 72).to_pil().convert("RGB")
+            return image
+
+    def text(self) -> str:
+        """The page's text layer, words that a line break parted joined again.
+
+        Raises:
+            ConfigError: If pypdfium2 is missing.
+            DataError: If the file or the page cannot be read.
+        """
+        with _page(Path(self.file), self.index) as page:
+            layer: str = page.get_textpage().get_text_bounded()
+            return layer.replace("\x02", "")  # how PDFium writes the hyphen of a parted word
+
+
+def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
+    """The pages of a PDF and the entries of its outline, in order.
+
+    Pages are named by the file's name and a hash of its bytes, so that another version of the file has other pages.
+
+    Args:
+        path: The PDF file, or the same compressed by gzip.
+        dpi: Pixels an inch of the pages.
+
+    Raises:
+        ConfigError: If pypdfium2 is missing.
+        DataError: If the file is missing, no PDF, encrypted, or has no outline.
+    """
+    content = _read(path)
+    stem = f"{path.name}/{hashlib.sha256(content).hexdigest()[:16]}"
+    with _open(path, content) as document:
+        pages = [PdfPage(str(path), i, f"{stem}/{i + 1}@{dpi}dpi", dpi) for i in range(len(document))]
+        found = [(" ".join(entry.get_title().split()), entry.get_dest()) for entry in document.get_toc()]
+        places = [(title, None if place is None else place.get_index()) for title, place in found]
+    sections = [Section(title, page) for title, page in places if title and page is not None and page < len(pages)]
+    if not sections:
+        raise DataError(f"{path} has no outline: give a PDF with bookmarks")
+    return pages, sections
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError) as error:
+        raise DataError(f"cannot read {path} ({error}): check the path, or fetch the file again") from error
+
+
+@contextmanager
+def _open(path: Path, content: bytes) -> Iterator[Any]:
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise ConfigError(
+            f"{path.name}: PDF files need pypdfium2: run pip install 'embedrl[documents]', or pip install pypdfium2"
+        ) from error
+    with _pdfium_lock:
+        try:
+            with pypdfium2.PdfDocument(content) as document:
+                yield document
+        except pypdfium2.PdfiumError as error:
+            raise DataError(f"cannot read {path} as a PDF ({error}): replace the file") from error
+
+
+@contextmanager
+def _page(path: Path, index: int) -> Iterator[Any]:
+    with _open(path, _read(path)) as document:
+        if not 0 <= index < len(document):
+            raise DataError(f"{path} has {len(document)} pages, not a page {index + 1}: read its pages again")
+        yield document[index]
