@@ -1,0 +1,117 @@
+"""Every benchmark of speed runs at its smallest setting, so that none rots."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Imports a benchmark as it is started: from its own folder."""
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    return importlib.import_module
+
+
+def rows(folder, name):
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert {"cpu", "threads", "packages", "git"} <= set(found["machine"])
+    assert (folder / f"{name}.md").read_text().startswith("| ")
+    return found["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_contrastive_step(benchmark, tmp_path):
+    benchmark("contrastive_step").main(size="smallest", out=tmp_path)
+    ours, *others = rows(tmp_path, "contrastive_step")
+    assert ours["step"] == "embedrl"
+    assert len(others) == 3
+    assert all(row["loss off by"] < 1e-5 for row in others)
+    assert [row["gradient off by"] < 1e-5 for row in others if row["gradient off by"] != ""] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_contrastive_memory(benchmark, tmp_path):
+    path = benchmark("checkpoints").write("tiny", tmp_path)
+    benchmarked = benchmark("contrastive_step")
+    assert benchmark("timing").apart(benchmarked.memory, path, 2, 2, "graphs kept") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_egrl_step(benchmark, tmp_path):
+    benchmark("egrl_step").main(size="smallest", out=tmp_path)
+    _, trl = rows(tmp_path, "egrl_step")
+    assert trl["loss off by"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_throughput(benchmark, tmp_path):
+    benchmark("throughput").main(size="smallest", out=tmp_path)
+    assert all(row["vectors off by"] < 1e-5 for row in rows(tmp_path, "throughput")[1:])
+
+
+@pytest.mark.slow
+def test_startup(benchmark, tmp_path):
+    benchmark("startup").main(size="smallest", out=tmp_path)
+    assert len(rows(tmp_path, "startup")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_loader(benchmark, tmp_path):
+    benchmark("loader").main(size="smallest", out=tmp_path)
+    assert all(row["pairs / s"] > 0 for row in rows(tmp_path, "loader"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_gpu_modules_at_the_tiny_shape(benchmark, tmp_path):
+    benchmark("gpu_modules").main(size="smallest", out=tmp_path)
+    assert [row["module"] for row in rows(tmp_path, "gpu_modules_smallest")] == [
+        "EmbedderModule", "ReasonerModule", "EGRLModule",
+    ]  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore")
+def test_gpu_modules(benchmark, tmp_path):
+    benchmark("gpu_modules").main(out=tmp_path)
+    assert all(row["peak GiB"] < 80 for row in rows(tmp_path, "gpu_modules"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU only where there is none")
+def test_gpu_modules_says_that_it_needs_a_gpu(benchmark):
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        benchmark("gpu_modules").main()
+
+
+def test_ratios_pair_by_pair(benchmark):
+    timing = benchmark("timing")
+    ours, theirs = ([timing.Seconds(9.0, cpu) for cpu in values] for values in ((1.0, 20.0, 3.0), (2.0, 10.0, 4.0)))
+    assert timing.ratio(ours, theirs) == 0.75
+    assert timing.seconds(ours) == 3.0
+    called = []
+    found = timing.interleaved({name: lambda name=name: called.append(name) for name in "ab"}, 2)
+    assert called == ["a", "b"] * 3
+    assert [len(values) for values in found.values()] == [2, 2]
+
+
+def test_a_table(benchmark):
+    table = benchmark("timing").markdown([{"a": 1, "b": 0.5}, {"a": "x", "b": 1e-6}, {"a": 12.3, "b": ""}])
+    assert table.splitlines()[2:] == ["| 1 | 0.500 |", "| x | 1.0e-06 |", "| 12 |  |"]
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.md")), ids=lambda file: file.stem)
+def test_the_documented_figures_are_the_recorded_ones(file):
+    assert file.read_text().strip() in (BENCHMARKS.parent / "docs/performance.md").read_text()
