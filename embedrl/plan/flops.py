@@ -23,12 +23,15 @@ class Part:
     Attributes:
         weights: Weights of its linear layers, adapters included.
         trained: Those of them that are trained.
+        again: Those that gradient checkpointing computes again: of each layer, all but the last, whose result is not
+            needed.
         width: Width of attention (heads times their dimension), summed over the layers.
         carries: Whether gradients flow through it: something in it, or before it, is trained.
     """
 
     weights: int
     trained: int
+    again: int
     width: int
     carries: bool
 
@@ -46,6 +49,10 @@ class Part:
         if not self.carries:
             return 0.0
         return 2 * self.forward(tokens, blocks) - 2 * (self.weights - self.trained) * tokens
+
+    def recomputed(self, tokens: float, blocks: Iterable[tuple[int, float]] = ()) -> float:
+        """Operations that gradient checkpointing adds."""
+        return (self.forward(tokens, blocks) - 2 * (self.weights - self.again) * tokens) * self.carries
 
 
 @dataclass(frozen=True)
@@ -71,13 +78,13 @@ class Flops:
         """Read the parts off a model."""
         core, config = model.core, model.core.config
         text, vision = config.text_config, config.vision_config
-        towers = _part([core.visual.patch_embed, core.visual.blocks], vision.depth * vision.hidden_size, False)
-        merger = _part([core.visual.merger, core.visual.deepstack_merger_list], 0, towers.carries)
-        words = [core.language_model.layers, core.language_model.embed_tokens]
+        blocks, layers = core.visual.blocks, core.language_model.layers
+        towers = _part([core.visual.patch_embed, blocks], blocks, vision.depth * vision.hidden_size, False)
+        merger = _part([core.visual.merger, core.visual.deepstack_merger_list], [], 0, towers.carries)
         width = text.num_hidden_layers * text.num_attention_heads * text.head_dim
-        language = _part(words, width, merger.carries)
+        language = _part([layers, core.language_model.embed_tokens], layers, width, merger.carries)
         head = model.network.get_output_embeddings()
-        return cls(towers, merger, language, _part([head], 0, language.carries), vision.spatial_merge_size**2)
+        return cls(towers, merger, language, _part([head], [], 0, language.carries), vision.spatial_merge_size**2)
 
     def forward(self, mix: Mix) -> float:
         """Operations of a forward pass over rows, without the LM head."""
@@ -91,9 +98,8 @@ class Flops:
         """Operations of computing the layers again that gradient checkpointing did not keep."""
         again = 0.0
         for row, count in mix:
-            again += count * self.text.forward(row.length, [(row.length, 1)]) * self.text.carries
-            blocks = [(size, 1.0) for size in row.blocks]
-            again += count * self.vision.forward(sum(row.blocks), blocks) * self.vision.carries
+            again += count * self.text.recomputed(row.length, [(row.length, 1)])
+            again += count * self.vision.recomputed(sum(row.blocks), [(size, 1.0) for size in row.blocks])
         return again
 
     def written(self, prompt: int, reply: int) -> float:
@@ -110,8 +116,13 @@ class Flops:
         )
 
 
-def _part(modules: list[Any], width: int, carries: bool) -> Part:
-    layers = [m for top in modules for m in top.modules() if isinstance(m, nn.Linear | nn.Conv3d)]
-    trained = sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad)
+def _part(modules: list[Any], checkpointed: Iterable[nn.Module], width: int, carries: bool) -> Part:
+    weights = [weight for top in modules for weight in _weights(top)]
+    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+    again = sum(weight.numel() for layer in checkpointed for weight in _weights(layer)[:-1])
     carries = carries or any(p.requires_grad for top in modules for p in top.parameters())
-    return Part(sum(layer.weight.numel() for layer in layers), trained, width, carries)
+    return Part(sum(weight.numel() for weight in weights), trained, again, width, carries)
+
+
+def _weights(top: nn.Module) -> list[nn.Parameter]:
+    return [module.weight for module in top.modules() if isinstance(module, nn.Linear | nn.Conv3d)]

@@ -114,6 +114,8 @@ def kept(model: QwenVL, row: Row, setup: Setup) -> float:
     else:
         layers = text.num_hidden_layers * layer_bytes(model, row.length, setup)
         seen = vision.depth * block_bytes(vision, sum(row.blocks), setup)
+    # The mergers are not checkpointed: what enters the norm, the two linear layers and the activation.
+    seen += (1 + len(vision.deepstack_visual_indexes)) * 4 * sum(row.blocks) * vision.hidden_size * setup.compute
     trains_vision = any(p.requires_grad for p in model.core.visual.parameters())
     return float(ends + layers + (seen if trains_vision else 0))
 
