@@ -94,8 +94,8 @@ def write_report(out: Path, report: Report, submission: Submission, dimension: i
     """
     by_group: dict[str, dict[str, Any]] = {}
     for result in report.sets:
-        data = result.queries + result.skipped.get("queries", 0)
-        figures = {**result.metrics, "num_pred": result.queries, "num_data": result.expected_queries or data}
+        data = result.expected_queries or result.queries
+        figures = {**result.metrics, "num_pred": result.queries, "num_data": data}
         by_group.setdefault(result.group.partition("/")[0], {})[result.name] = figures
     scores = {
         "metadata": {
@@ -165,6 +165,8 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         console.print(line, highlight=False, markup=False)
     for other in beside:
         console.print(f"{other.model}: {other.source} (data {other.version})", highlight=False, markup=False)
+        for name, what in other.errata.items():
+            console.print(f"  {name}: {what}", highlight=False, markup=False)
 
 
 def make_console() -> Console:
@@ -189,7 +191,7 @@ def notes(report: Report) -> list[str]:
         if result.expected_queries not in (None, result.queries):
             lines.append(f"{result.name}: {result.queries} queries, the public data have {result.expected_queries}")
     if report.missing:
-        lines.append(f"missing: {len(report.missing)} data sets, left out of no average:")
+        lines.append(f"missing: {len(report.missing)} data sets; an average that needs one of them is not given:")
         lines += [f"  {name}: {why}" for name, why in report.missing.items()]
     return lines
 
