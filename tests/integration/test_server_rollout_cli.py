@@ -23,16 +23,17 @@ def server():
 
 def flags(folder: Path, url: str) -> list[str]:
     (folder / "small.yaml").write_text(yaml.safe_dump(overlay({"max_steps": 4, "limit_val_batches": 0})))
-    engine = "--model.init_args.engine"
+    engine = "--model.engine"
     given = {
         "--config": str(folder / "small.yaml"),
         engine: str(CONFIGS / "parts/rollout/vllm.yaml"),
         f"{engine}.init_args.base_url": url,
         f"{engine}.init_args.retries": "0",
         f"{engine}.init_args.max_mismatch": "0.001",
-        "--model.init_args.loss.init_args.importance_cap": "2",
-        "--model.init_args.rollout.top_p": "1",
-        "--model.init_args.generator.init_args.path": "embedrl:world_base",
+        "--model.loss.init_args.importance_cap": "2",
+        "--model.rollout.top_p": "1",
+        "--model.generator.init_args.path": "embedrl:world_base",
+        "--model.rewards": str(CONFIGS / "parts/reward/outcome_only.yaml"),
     }
     first = ["fit", "--config", str(CONFIGS / "quickstart/egrl.yaml")]
     return [*first, *(word for flag in given.items() for word in flag)]
@@ -51,6 +52,7 @@ def test_the_quickstart_with_a_server(server, tmp_path, monkeypatch, capsys):
     assert written["init_args"]["base_url"] == server.url
 
 
+@pytest.mark.slow
 def test_no_server_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(flags(tmp_path, "http://127.0.0.1:9/v1")) != 0

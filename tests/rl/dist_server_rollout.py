@@ -1,4 +1,4 @@
-"""Run by test_server_rollout_distributed.py once per rank: EG-RL with a rollout server under FSDP2 and DDP.
+"""Run by test_server_rollout_distributed.py once per rank: EG-RL with a rollout server under FSDP2.
 
 python dist_server_rollout.py OUT URL FOLDER
 """
@@ -29,7 +29,7 @@ FAILING = 2
 """Rollouts a prompt of the run in which the server refuses a prompt of rank 1."""
 
 
-def run(strategy, out, url, folder, group_size=3):
+def run(out, url, folder, group_size=3):
     """Train two steps of four pairs, two a rank."""
     module = EGRLModule(
         generator=policy_model(path=folder, scope="all-linear"),
@@ -44,7 +44,7 @@ def run(strategy, out, url, folder, group_size=3):
         engine=ServerRollout(url, str(out / "adapters"), retries=0, max_mismatch=1e-3),
     )
     trainer = Trainer(
-        accelerator="cpu", devices=2, strategy=strategy, max_steps=2, max_epochs=-1, logger=False,
+        accelerator="cpu", devices=2, strategy=FSDP2Strategy(), max_steps=2, max_epochs=-1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,
     )  # fmt: skip
@@ -55,9 +55,9 @@ def run(strategy, out, url, folder, group_size=3):
 
 def main(out, url, folder):
     rank = int(os.environ["RANK"])
-    found = {"fsdp": run(FSDP2Strategy(), out, url, folder), "ddp": run("ddp", out, url, folder)}
+    found = run(out, url, folder)
     try:
-        run(FSDP2Strategy(), out, url, folder, FAILING)
+        run(out, url, folder, FAILING)
     except EndpointError as error:
         found["error"] = str(error)
     torch.save(found, out / f"found.{rank}.pt")
