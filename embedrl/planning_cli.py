@@ -49,9 +49,22 @@ def plan(words: Sequence[str]) -> tuple[Plan, Assumptions]:
     Raises:
         EmbedRLError: If the configuration is wrong, or a checkpoint's shape is not known on this machine.
     """
+    module, settings = read(words)
+    assume = Assumptions(**settings.assume.as_dict())
+    return make_plan(module, settings.data.init_args, settings.trainer, assume), assume
+
+
+def read(words: Sequence[str]) -> tuple[LightningModule, Any]:
+    """A recipe's LightningModule, not built, and all its settings, parsed.
+
+    Args:
+        words: As for `plan`.
+
+    Raises:
+        EmbedRLError: If the configuration is wrong.
+    """
     cli: Any = start(["fit", *words], PlanCLI)
-    settings, assume = cli.settings, Assumptions(**cli.settings.assume.as_dict())
-    return make_plan(cli.module, settings.data.init_args, settings.trainer, assume), assume
+    return cli.module, cli.settings
 
 
 def run(args: Sequence[str]) -> None:

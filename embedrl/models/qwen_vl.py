@@ -121,10 +121,11 @@ class QwenVL(nn.Module):
             ConfigError: If the LoRA scope matches nothing.
         """
         if self.lora is not None:
-            self.net = add_lora(network, self.lora)
+            adapted = add_lora(network, self.lora)
             if adapter_base(self.path) or not network.name_or_path:
                 # What an exported adapter goes on top of.
-                self.net.peft_config["default"].base_model_name_or_path = self.path
+                adapted.peft_config["default"].base_model_name_or_path = self.path
+            self.net = adapted
         else:
             network.requires_grad_(True)
             network.model.visual.requires_grad_(self.train_vision)

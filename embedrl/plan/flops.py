@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from embedrl.models.qwen_vl import QwenVL
 from embedrl.plan.rows import Mix, Row
@@ -124,5 +124,5 @@ def _part(modules: list[Any], checkpointed: Iterable[nn.Module], width: int, car
     return Part(sum(weight.numel() for weight in weights), trained, again, width, carries)
 
 
-def _weights(top: nn.Module) -> list[nn.Parameter]:
+def _weights(top: nn.Module) -> list[Tensor]:
     return [module.weight for module in top.modules() if isinstance(module, nn.Linear | nn.Conv3d)]

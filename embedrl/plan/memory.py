@@ -61,11 +61,11 @@ def optimizer_bytes(parameters: list[nn.Parameter], make: Callable[..., torch.op
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def training_bytes(model: QwenVL, setup: Setup, make: Callable[..., torch.optim.Optimizer]) -> dict[str, float]:
+def training_bytes(model: Any, setup: Setup, make: Callable[..., torch.optim.Optimizer]) -> dict[str, float]:
     """Bytes on one device that do not depend on the data.
 
     Args:
-        model: Built on the meta device.
+        model: A backbone or a generator, built on the meta device.
         setup: Where it trains.
         make: Builds the optimizer.
     """
@@ -80,15 +80,14 @@ def training_bytes(model: QwenVL, setup: Setup, make: Callable[..., torch.optim.
         # The root stays gathered from the forward to the end of the backward pass, and layers come one ahead of time.
         layers = [list(layer.parameters()) for layer in model.shard_units()]
         inside = {id(p) for layer in layers for p in layer}
-        root = sum(p.numel() for p in every if id(p) not in inside)
-        unit = sum(p.numel() for p in layers[0])
-        group = max(sum(p.numel() for p in ps if p.requires_grad) for ps in (layers[0], _outside(every, inside)))
-        found["gathered weights"] = (root + 2 * unit) * setup.compute
+        root = [p for p in every if id(p) not in inside]
+        unit = max((sum(p.numel() for p in layer) for layer in layers), default=0)
+        group = max(sum(p.numel() for p in part if p.requires_grad) for part in (root, *layers))
+        found["gathered weights"] = (sum(p.numel() for p in root) + 2 * unit) * setup.compute
         found["gradients in transit"] = group * (setup.compute + FLOAT32)
     elif setup.cast:
-        found["weights cast by autocast"] = sum(p.numel() for p in every if p.element_size() > setup.compute) * float(
-            setup.compute
-        )
+        wide = sum(p.numel() for p in every if p.element_size() > setup.compute)
+        found["weights cast by autocast"] = float(wide * setup.compute)
     return found
 
 
@@ -129,7 +128,7 @@ def layer_bytes(model: QwenVL, tokens: int, setup: Setup) -> float:
     norms = FLOAT32 * (2 * hidden + heads + keys)
     # Queries, keys and values (both repeated for each head), the result; gate, its activation, and up.
     inside = setup.compute * (4 * heads + 3 * inner)
-    return tokens * (norms + inside + _inputs(model.lora, setup.compute, hidden, heads, inner))
+    return float(tokens * (norms + inside + _inputs(model.lora, setup.compute, hidden, heads, inner)))
 
 
 def _inputs(lora: LoRAOptions | None, compute: int, hidden: int, heads: int, inner: int) -> float:
@@ -144,7 +143,7 @@ def _inputs(lora: LoRAOptions | None, compute: int, hidden: int, heads: int, inn
 def block_bytes(vision: Any, patches: int, setup: Setup) -> float:
     """Bytes that one block of a trained vision tower keeps for its backward pass."""
     wide, inner = vision.hidden_size, vision.intermediate_size
-    return patches * (setup.compute * (8 * wide + 2 * inner) + FLOAT32 * 2 * wide)
+    return float(patches * (setup.compute * (8 * wide + 2 * inner) + FLOAT32 * 2 * wide))
 
 
 def working(model: QwenVL, rows: list[Row], setup: Setup) -> float:
@@ -157,8 +156,4 @@ def working(model: QwenVL, rows: list[Row], setup: Setup) -> float:
 def cache_bytes(model: QwenVL, tokens: float, setup: Setup) -> float:
     """Bytes of keys and values that generation keeps of so many tokens."""
     text = model.core.config.text_config
-    return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * setup.compute
-
-
-def _outside(every: list[nn.Parameter], inside: set[int]) -> list[nn.Parameter]:
-    return [p for p in every if id(p) not in inside]
+    return float(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * setup.compute)

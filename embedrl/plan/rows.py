@@ -85,9 +85,9 @@ class Sides:
     """
 
     def __init__(self, model: QwenVL, config: Any, assume: Assumptions) -> None:
-        vision = config.vision_config
+        vision: Any = config.vision_config
         self.assume, self.merge, self.steps = assume, vision.spatial_merge_size**2, vision.temporal_patch_size
-        self.pixels = (vision.patch_size * vision.spatial_merge_size) ** 2
+        self.pixels = int(vision.patch_size * vision.spatial_merge_size) ** 2
         if is_local(model.path):
             known = model.preprocessor()
             self.images, self.evidence, self.frames = known.images, known.evidence, known.frames

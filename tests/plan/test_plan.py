@@ -15,6 +15,7 @@ from embedrl.models.embedder import EmbedderModule
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.losses import InfoNCE
+from embedrl.models.open_clip import OpenClipBackbone
 from embedrl.models.preprocess import PixelBudget
 from embedrl.models.qwen_vl import QwenVLBackbone
 from embedrl.plan.build import build_on_meta
@@ -211,6 +212,16 @@ def test_the_table_holds_the_shapes_of_the_published_checkpoints():
         assert "shipped table" in notes[0]
         assert find_shape(name)[0].to_dict() == table_config(table, name).to_dict()
     assert find_shape("ZoengHouNaam/Embed-RL-4B")[0].text_config.hidden_size == 2560
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("ViT-B-32", 151277313), ("ViT-L-14", 427616513)])
+def test_open_clip_models_need_no_download(name, parameters):
+    planned, _ = build_on_meta(OpenClipBackbone(name, pretrained="openai"))
+    assert sum(p.numel() for p in planned.parameters()) == parameters
+    found = training_bytes(planned, ALONE, ADAMW)
+    assert found["weights"] == 4 * parameters
+    assert found["gradients"] == 4 * (parameters - 1)  # all but the logit scale
+    assert training_bytes(planned, Setup(8, True, 2, False), ADAMW)["gathered weights"] == 2 * parameters
 
 
 def test_unknown_shapes_budgets_and_classes_are_errors():

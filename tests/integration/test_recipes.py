@@ -1,0 +1,140 @@
+"""The recipes for GPUs: planned from their YAML alone, and trained for two steps, shrunk, on two processes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_process import logged
+from processes import finish, launch
+from test_configs import CONFIGS, printed
+
+import embedrl
+from embedrl.cli import main
+from embedrl.errors import ConfigError
+from embedrl.plan.rows import Assumptions
+from embedrl.plan.trainings import make_plan
+from embedrl.planning_cli import plan, read
+from embedrl.training_cli import pick_overlays
+
+SHRINK, SMALL_GPU = (CONFIGS / "parts" / name for name in ("shrink.yaml", "gpu_24gb.yaml"))
+QWEN = ["embedder/qwen3_vl_2b", "embedder/qwen3_vl_4b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
+OPEN_CLIP = ["embedder/open_clip_vit_b_32", "embedder/open_clip_vit_l_14"]
+FIRST = ["embedder/qwen3_vl_2b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
+"""One recipe of each kind: the others are `slow`."""
+GIB = 2**30
+
+
+def some(recipes):
+    return [recipe if recipe in FIRST else pytest.param(recipe, marks=pytest.mark.slow) for recipe in recipes]
+
+
+def configs(recipe, *overlays):
+    return [word for path in (CONFIGS / f"{recipe}.yaml", *overlays) for word in ("--config", str(path))]
+
+
+def settings(recipe, *overlays):
+    return plan(configs(recipe, *overlays))[0]
+
+
+def test_every_recipe_for_gpus_is_named_here():
+    folders = ("embedder", "reasoner", "egrl")
+    found = {
+        str(p.relative_to(CONFIGS).with_suffix("")) for folder in folders for p in (CONFIGS / folder).glob("*.yaml")
+    }
+    assert found - {"embedder/tux_open_clip", "embedder/tux_tiny"} == {*QWEN, *OPEN_CLIP}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("recipe", some([*QWEN, *OPEN_CLIP]))
+def test_a_recipe_trains_two_steps_shrunk_under_fsdp2(recipe, tmp_path):
+    root, entry = tmp_path / "runs", Path(embedrl.__file__).parent / "__main__.py"
+    words = [*configs(recipe, SHRINK), "--trainer.default_root_dir", root]
+    finish(launch(entry, "fit", *words, log=tmp_path), tmp_path)
+    run = root / "version_0"
+    assert sorted(logged(run, "reward/total/mean" if recipe.startswith("egrl") else "train/loss")) == [0, 1]
+    assert (run / "checkpoints/last.ckpt").is_file()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    strategy = config["trainer"]["strategy"]
+    assert strategy["class_path"] == "embedrl.models.fsdp.FSDP2Strategy"
+    assert strategy["init_args"]["param_dtype"] == "bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", FIRST)
+def test_a_recipe_trains_two_steps_as_on_one_small_gpu(recipe, tmp_path, capsys):
+    """In one process, with frozen weights in bfloat16 and autocast."""
+    words = [*configs(recipe, SMALL_GPU, SHRINK), "--trainer.devices", "1", "--trainer.strategy", "auto"]
+    if recipe.startswith("embedder"):
+        words += ["--model.init_args.backbone.init_args.dtype", "bfloat16"]
+    words += ["--trainer.precision", "bf16-mixed", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", *words]) == 0, capsys.readouterr().err
+    run = tmp_path / "version_0"
+    assert sorted(logged(run, "reward/total/mean" if recipe.startswith("egrl") else "train/loss")) == [0, 1]
+
+
+@pytest.mark.parametrize("recipe", some(QWEN))
+def test_a_recipe_is_planned_at_full_size(recipe):
+    planned = settings(recipe)
+    total = {"2b": 2127532032, "4b": 4437815808, "8b": 8767123696}[recipe[-2:]]
+    every, trained = next(iter(planned.models.values()))
+    # LoRA: what it adds is all that is trained; else the vision tower alone is frozen.
+    assert every == total + trained if "egrl" not in recipe else every == total > trained > 0.9 * total
+    assert planned.devices == 8
+    assert max(planned.peaks.values()) < 76 * GIB  # an 80-GB device
+    assert all(value > 0 for value in (*planned.tokens.values(), *planned.flops.values()))
+    assert any("shipped table" in note for note in planned.notes) or not planned.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", QWEN)
+def test_a_recipe_fits_one_gpu_of_24_gb(recipe):
+    planned = settings(recipe, SMALL_GPU)
+    assert planned.devices == 1
+    assert max(planned.peaks.values()) < 22 * GIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [*QWEN, *OPEN_CLIP])
+def test_a_shrunk_recipe_is_planned(recipe):
+    planned = settings(recipe, SHRINK)
+    assert planned.devices == 2
+    assert all(every < 5e6 for every, _ in planned.models.values())
+
+
+def test_plan_prints_tables(capsys):
+    words = ["plan", "--config", str(CONFIGS / "quickstart/embedder.yaml"), "--assume.tcot", "50"]
+    assert main(words) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    for line in ("1,559,776", "peak: training", "PFLOP", "50 a T-CoT", "trainer.devices is auto"):
+        assert line in out
+
+
+def test_what_plan_says_follows_the_options():
+    module, settings = read(["--config", str(CONFIGS / "quickstart/embedder.yaml")])
+    data = settings.data.init_args
+
+    def planned():
+        return make_plan(module, data, settings.trainer, Assumptions())
+
+    base, data.batch_size = planned(), 2 * data.batch_size
+    more, module.gradient_cache = planned(), True
+    assert more.tokens["sides"] == 2 * base.tokens["sides"]
+    assert more.memory["weights"] == base.memory["weights"]
+    assert more.memory["activations kept"] == 2 * base.memory["activations kept"]  # all graphs are kept
+    cached, data.render.tcot = planned(), "none"
+    assert cached.memory["activations kept"] < base.memory["activations kept"]
+    assert cached.extra["first pass of gradient caching"] == more.flops["forward"]
+    assert planned().tokens["sides"] < cached.tokens["sides"]
+
+
+def test_an_overlay_for_each_module(tmp_path, capsys):
+    recipe = CONFIGS / "egrl/qwen3_vl_8b.yaml"
+    words = ["--config", str(recipe), f"--config={SHRINK}", "--trainer.max_steps", "1"]
+    assert pick_overlays(words) == [*words[:2], f"--config={CONFIGS / 'parts/shrink/egrl.yaml'}", *words[3:]]
+    with pytest.raises(ConfigError, match="comes before the recipe"):
+        pick_overlays(["--config", str(SHRINK), "--config", str(recipe)])
+    (tmp_path / "other.yaml").write_text("ReasonerModule: other/reasoner.yaml\n")
+    with pytest.raises(ConfigError, match="holds overlays for ReasonerModule, and has none for EGRLModule"):
+        pick_overlays(["--config", str(recipe), "--config", str(tmp_path / "other.yaml")])
+    config = printed(capsys, "--config", CONFIGS / "quickstart/reasoner.yaml", "--config", SHRINK)
+    assert config["model"]["init_args"]["generator"]["init_args"]["path"] == "embedrl:tiny"
