@@ -101,6 +101,32 @@ def test_a_shrunk_recipe_is_planned(recipe):
     assert all(every < 5e6 for every, _ in planned.models.values())
 
 
+def documented():
+    """The rows of the table of estimates."""
+    text = (CONFIGS.parent / "docs/recipes.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line[:3] == "| `"]
+    return {row[0]: row[1:] for row in rows if len(row) == 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", documented())
+def test_the_documented_estimates_are_what_plan_says(name):
+    recipe, small = name.split("`")[1:]
+    planned, assume = plan(configs(recipe, *([SMALL_GPU] if small else [])))
+    every, trained = next(iter(planned.models.values()))
+    phase, peak = max(planned.peaks.items(), key=lambda item: item[1])
+    flops = planned.total_flops
+    assert documented()[name] == [
+        str(planned.devices),
+        f"{every:,}",
+        f"{trained:,}",
+        f"{peak / GIB:.1f} {phase}",
+        f"{sum(planned.tokens.values()):,.0f}",
+        f"{flops / 1e15:.1f}",
+        f"{flops / planned.devices / (assume.tflops * 1e12):.1f}",
+    ]
+
+
 def test_plan_prints_tables(capsys):
     words = ["plan", "--config", str(CONFIGS / "quickstart/embedder.yaml"), "--assume.tcot", "50"]
     assert main(words) == 0, capsys.readouterr().err
