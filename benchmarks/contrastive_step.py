@@ -172,17 +172,17 @@ def _endless(batch: ContrastiveBatch) -> Iterator[ContrastiveBatch]:
         yield batch
 
 
-def fit(setting: Setting, steps: int, *callbacks: Callback) -> None:
+def fit(module: EmbedderModule, batch: ContrastiveBatch, steps: int, *callbacks: Callback) -> None:
     """Train on the same batch."""
     with tempfile.TemporaryDirectory() as folder:
-        quiet_trainer(folder, steps, *callbacks).fit(setting.module(), _endless(setting.collated))
+        quiet_trainer(folder, steps, *callbacks).fit(module, _endless(batch))
 
 
 def memory(path: Path, batch: int, micro_batch: int, what: str) -> float:
     """MiB that a step takes at most on top of model and inputs, in this process."""
     setting = Setting(path, batch, micro_batch)
     if what == OURS:
-        return peak_mib(functools.partial(fit, setting, 2)) if setting.collated else 0.0
+        return peak_mib(functools.partial(fit, setting.module(), setting.collated, 2))
     step = {PEER: setting.peer, PLAIN: setting.plain, KEPT: setting.kept}[what]()
     return peak_mib(step)
 
@@ -193,7 +193,7 @@ def measure(path: Path, model: Model, batch: int, micro_batch: int, repeats: int
     calls = {PEER: setting.peer(), PLAIN: setting.plain(), KEPT: setting.kept()}
     losses: dict[str, Tensor] = {}
     beside, keep = Beside({name: _keeping(losses, name, call) for name, call in calls.items()}), Keep()
-    fit(setting, 1 + repeats, beside, keep)
+    fit(setting.module(), setting.collated, 1 + repeats, beside, keep)
     gradients = {PEER: setting.peer_gradient, PLAIN: setting.gradient}
     rows: list[Row] = []
     for name in (OURS, *calls):
