@@ -103,7 +103,6 @@ class Setting:
             optimizer.zero_grad()
             loss = self._loss(*(self.backbone(dict(inputs)) for inputs in sides))
             loss.backward()
-            self.gradient = gradient(self.backbone.core)
             optimizer.step()
             return loss.detach()
 
@@ -116,6 +115,7 @@ class Setting:
 
         model = SentenceTransformer(str(self.path), device="cpu").train()
         _freeze(model[0].model)
+        self.peer_core = model[0].model
         loss = CachedMultipleNegativesRankingLoss(
             model, scale=1 / TEMPERATURE, mini_batch_size=self.micro_batch, partition_mode="per_direction",
             directions=("query_to_doc", "doc_to_query"),
@@ -127,7 +127,6 @@ class Setting:
             optimizer.zero_grad()
             found = loss([dict(side) for side in features], None)
             found.backward()
-            self.peer_gradient = gradient(model[0].model)
             optimizer.step()
             return found.detach()
 
@@ -192,26 +191,29 @@ def measure(path: Path, model: Model, batch: int, micro_batch: int, repeats: int
     setting = Setting(path, batch, micro_batch)
     calls = {PEER: setting.peer(), PLAIN: setting.plain(), KEPT: setting.kept()}
     losses: dict[str, Tensor] = {}
-    beside, keep = Beside({name: _keeping(losses, name, call) for name, call in calls.items()}), Keep()
+    gradients: dict[str, Tensor] = {}
+
+    def keeping(name: str) -> Callable[[], None]:
+        core = setting.peer_core if name == PEER else setting.backbone.core
+
+        def step() -> None:
+            losses[name] = calls[name]()
+            gradients[name] = gradient(core)
+
+        return step
+
+    beside, keep = Beside({name: keeping(name) for name in calls}), Keep()
     fit(setting.module(), setting.collated, 1 + repeats, beside, keep)
-    gradients = {PEER: setting.peer_gradient, PLAIN: setting.gradient}
     rows: list[Row] = []
     for name in (OURS, *calls):
         row: Row = {"model": model, "batch": batch, "step": name, "CPU s": seconds(beside.seconds[name])}
         row["ours / it"] = ratio(beside.seconds[OURS], beside.seconds[name]) if name != OURS else ""
         row["peak MiB"] = apart(memory, path, batch, micro_batch, name) if with_memory else ""
         row["loss off by"] = abs(float(losses[name] - keep.loss)) if name != OURS else ""
-        off = gradients.get(name)
-        row["gradient off by"] = float((off - keep.gradient).norm() / off.norm()) if off is not None else ""
+        off = (gradients.get(name, keep.gradient) - keep.gradient).norm() / keep.gradient.norm()
+        row["gradient off by"] = float(off) if name != OURS else ""
         rows.append(row)
     return rows
-
-
-def _keeping(losses: dict[str, Tensor], name: str, call: Callable[[], Tensor]) -> Callable[[], None]:
-    def step() -> None:
-        losses[name] = call()
-
-    return step
 
 
 def main(
