@@ -24,8 +24,8 @@ FIRST = ["embedder/qwen3_vl_2b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
 GIB = 2**30
 
 
-def some(recipes):
-    return [recipe if recipe in FIRST else pytest.param(recipe, marks=pytest.mark.slow) for recipe in recipes]
+def some(recipes, first=FIRST):
+    return [recipe if recipe in first else pytest.param(recipe, marks=pytest.mark.slow) for recipe in recipes]
 
 
 def configs(recipe, *overlays):
@@ -45,7 +45,7 @@ def test_every_recipe_for_gpus_is_named_here():
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("recipe", some([*QWEN, *OPEN_CLIP]))
+@pytest.mark.parametrize("recipe", some([*QWEN, *OPEN_CLIP], FIRST[-1:]))
 def test_a_recipe_trains_two_steps_shrunk_under_fsdp2(recipe, tmp_path):
     root, entry = tmp_path / "runs", Path(embedrl.__file__).parent / "__main__.py"
     words = [*configs(recipe, SHRINK), "--trainer.default_root_dir", root]
