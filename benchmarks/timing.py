@@ -161,8 +161,9 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
 def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
-    small = f"{value:.1e}" if value else "0"
-    return small if abs(value) < 1e-3 else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}" if value else "0"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def machine(*packages: str) -> dict[str, Any]:
