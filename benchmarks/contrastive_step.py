@@ -40,7 +40,8 @@ from embedrl.types import Chat
 FAMILIES = ("grounding", "t2i", "vqa", "composed", "doc", "i2t")
 PEER, PLAIN, KEPT = "sentence-transformers", "plain pass", "graphs kept"
 TEMPERATURE = 0.05
-BATCHES: dict[str, list[int]] = {"tiny": [32, 128, 512], "130m": [8]}
+SIZES: dict[str, tuple[list[int], int]] = {"tiny": ([32, 128, 512], 16), "130m": ([8], 4)}
+"""Batches in pairs, and sides that go through the model at once."""
 Optimizer = functools.partial(torch.optim.SGD, lr=0.0)
 """The weights stay what they are, so that every round computes the same."""
 
@@ -219,7 +220,7 @@ def measure(path: Path, model: Model, batch: int, micro_batch: int, repeats: int
 def main(
     model: Literal["tiny", "130m"] = "tiny",
     batches: list[int] | None = None,
-    micro_batch: int = 16,
+    micro_batch: int | None = None,
     repeats: int = 7,
     size: Literal["full", "smallest"] = "full",
     out: Path | None = None,
@@ -229,14 +230,15 @@ def main(
     Args:
         model: Which Qwen3-VL.
         batches: Pairs in a batch; None takes those that suit the model.
-        micro_batch: Sides that go through the model at once.
+        micro_batch: Sides that go through the model at once; None likewise.
         repeats: Rounds.
         size: `smallest` takes the first round of a batch of 4, without memory.
         out: Folder for the results; None only prints.
     """
     torch.set_num_threads(1)
     small = size == "smallest"
-    batches = [4] if small else batches or BATCHES[model]
+    batches = [4] if small else batches or SIZES[model][0]
+    micro_batch = micro_batch or SIZES[model][1]
     with tempfile.TemporaryDirectory() as folder:
         path = write(model, Path(folder))
         rows = [
