@@ -1,6 +1,6 @@
 """The manual of expEYES-17, a kit for experiments in physics: its sections' titles retrieve its pages.
 
-The Debian package `eyes17-manuals-en` holds the manual as a PDF (GPL-3 or later) of 107 pages with an outline of 273
+The Debian package `eyes17-manuals-en` holds the manual as a PDF (GPL-3 or later) of 107 pages with an outline of 284
 entries.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ FOLDERS = (
     "tools",
     "transportation",
 )  # things; not shapes, signs, flags, maps and icons of computers, which are hundreds of variants of a few
+MAX_PIXELS = 10_000_000  # thirteen drawings have up to 623 million: minutes and gigabytes to decode, for a small model
 EXCLUDED = ("cards",)  # the same 54 playing cards in four styles
 
 _SUBJECT = re.compile(r"<dc:subject>(.*?)</dc:subject>", re.DOTALL)
@@ -72,7 +74,11 @@ class Drawing:
 
 
 def read_drawings(
-    pictures: Path, tags: Path, folders: Sequence[str] = FOLDERS, exclude: Sequence[str] = EXCLUDED
+    pictures: Path,
+    tags: Path,
+    folders: Sequence[str] = FOLDERS,
+    exclude: Sequence[str] = EXCLUDED,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Drawing]:
     """The drawings in some folders, in a fixed order, each once.
 
@@ -81,9 +87,10 @@ def read_drawings(
         tags: The folder of the SVG files, in the same order of folders.
         folders: Take drawings below these folders; a copy counts where its original lies.
         exclude: Leave out drawings in folders of these names.
+        max_pixels: Leave out larger drawings.
 
     Raises:
-        DataError: If a folder holds no pictures, or a picture has no SVG file.
+        DataError: If a folder holds no pictures, a picture is no PNG, or has no SVG file.
     """
     tagged: dict[str, set[str]] = defaultdict(set)
     originals: dict[str, Path] = {}
@@ -98,7 +105,7 @@ def read_drawings(
             original = path.resolve()
             name = original.relative_to(base).with_suffix("").as_posix()
             parts = name.split("/")
-            if parts[0] not in folders or set(parts) & set(exclude):
+            if parts[0] not in folders or set(parts) & set(exclude) or _pixels(original) > max_pixels:
                 continue
             originals[name] = original
             tagged[name] |= read_tags((tags / path.relative_to(pictures)).with_suffix(".svg"))
@@ -106,6 +113,16 @@ def read_drawings(
         Drawing(ImageFile(str(originals[name]), name=f"openclipart/{name}"), name, frozenset(tagged[name]))
         for name in sorted(originals)
     ]
+
+
+def _pixels(path: Path) -> int:
+    """Width times height, from the header of a PNG file."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or not header.startswith(b"\x89PNG"):
+        raise DataError(f"{path} is no PNG picture: fetch the package again")
+    width, height = struct.unpack(">II", header[16:])
+    return int(width * height)
 
 
 def read_tags(path: Path) -> set[str]:
@@ -137,6 +154,7 @@ class OpenClipartTasks:
         tags: Where `openclipart-svg` was unpacked, likewise.
         folders: See `read_drawings`.
         exclude: See `read_drawings`.
+        max_pixels: See `read_drawings`.
         at_least: Drawings that a tag must have: fewer are often typing errors or names.
         at_most: Drawings that a tag may have: more are mostly names of folders.
         main_metric: The figure to report.
@@ -151,6 +169,7 @@ class OpenClipartTasks:
         tags: str | None = None,
         folders: Sequence[str] = FOLDERS,
         exclude: Sequence[str] = EXCLUDED,
+        max_pixels: int = MAX_PIXELS,
         at_least: int = 3,
         at_most: int = 20,
         main_metric: str = "hit@1",
@@ -158,6 +177,7 @@ class OpenClipartTasks:
         if not 1 <= at_least <= at_most:
             raise ConfigError(f"at_least is {at_least}, at_most is {at_most}: give 1 <= at_least <= at_most")
         self.pictures, self.tags, self.folders, self.exclude = pictures, tags, folders, exclude
+        self.max_pixels = max_pixels
         self.at_least, self.at_most, self.main_metric = at_least, at_most, main_metric
 
     def tasks(self) -> list[RetrievalTask]:
@@ -167,7 +187,7 @@ class OpenClipartTasks:
             DataError: If the packages are not there or broken, or no tag is left.
         """
         pictures, tags = find(PICTURES, self.pictures), find(TAGS, self.tags)
-        drawings = read_drawings(pictures, tags, self.folders, self.exclude)
+        drawings = read_drawings(pictures, tags, self.folders, self.exclude, self.max_pixels)
         having: dict[str, dict[int, float]] = defaultdict(dict)
         for i, drawing in enumerate(drawings):
             for tag in drawing.tags:

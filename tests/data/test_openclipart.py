@@ -57,6 +57,14 @@ def test_a_tag_retrieves_every_drawing_that_has_it(root):
     assert task.candidates[0].images[0].load().getpixel((2, 2)) == (255, 255, 255)
 
 
+def test_leaves_out_drawings_that_are_too_large(root):
+    Image.new("L", (21, 1)).save(root / PICTURES.folder / "food/pear.png")
+    task, found = tasks(root, max_pixels=20)
+    assert task.candidate_ids == ["animals/cat", "food/apple"]
+    assert found["fruit"] == ["food/apple"]
+    assert "unique" not in found
+
+
 def test_reads_tags(tmp_path):
     path = tmp_path / "a.svg"
     path.write_bytes(SVG.format("<rdf:li>Caf\xe9</rdf:li><rdf:li> Big\n-_ Cat </rdf:li>").encode("latin-1"))
@@ -74,9 +82,14 @@ def test_errors_name_the_place(root, tmp_path):
         tasks(root, at_least=7, at_most=9)
     with pytest.raises(ConfigError, match="give 1 <= at_least <= at_most"):
         OpenClipartTasks(at_least=3, at_most=2)
-    (root / PICTURES.folder / "animals/cat.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"cannot open picture .*animals/cat\.png"):
+    cat = root / PICTURES.folder / "animals/cat.png"
+    cat.write_bytes(cat.read_bytes()[:45])
+    with pytest.raises(DataError, match=r"cannot (open|decode) picture .*animals/cat\.png"):
         tasks(root)[0].candidates[0].images[0].load()
+    cat.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"animals/cat\.png is no PNG picture"):
+        tasks(root)
+    Image.new("L", (5, 4)).save(cat)
     (root / TAGS.folder / "food/pear.svg").unlink()
     with pytest.raises(DataError, match=r"cannot read the tags in .*pear\.svg"):
         tasks(root)
@@ -87,5 +100,5 @@ def test_the_real_drawings():
     if not (PICTURES.root.is_dir() and TAGS.root.is_dir()):
         pytest.skip(f"no drawings at {PICTURES.root}: python scripts/fetch_real_small.py")
     (task,) = OpenClipartTasks().tasks()
-    assert (len(task.queries), len(task.candidates)) == (233, 1844)
+    assert (len(task.queries), len(task.candidates)) == (233, 1831)
     assert all(3 <= len(judged) <= 20 for judged in task.qrels)
