@@ -29,7 +29,7 @@ def make_tasks(config: Path) -> list[RetrievalTask]:
     parser = ArgumentParser()
     parser.add_argument("--tasks", type=list[TaskSource])
     named = parser.parse_object({"tasks": yaml.safe_load(config.read_text())["tasks"]})
-    return [task for source in parser.instantiate_classes(named).tasks for task in source.tasks()]
+    return [task for source in parser.instantiate(named).tasks for task in source.tasks()]
 
 
 def candidate_texts(task: RetrievalTask) -> list[str]:
@@ -67,4 +67,4 @@ def main(runs: list[Path], config: Path = CONFIG) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli(main, as_positional=False)
