@@ -1,4 +1,5 @@
 import gzip
+import re
 
 import pytest
 from tiny_pdf import pdf
@@ -49,4 +50,5 @@ def test_the_real_manual():
     assert (len(task.queries), len(task.candidates)) == (134, 101)
     for side, judged in zip(task.queries, task.qrels, strict=True):
         text = task.candidates[next(iter(judged))].images[0].text()
-        assert "".join(side.text.casefold().split()) in "".join(text.casefold().split())
+        title, printed = ("".join(re.findall(r"\w", words)).casefold() for words in (side.text, text))
+        assert title in printed  # the outline writes quotes and spaces in another way
