@@ -154,7 +154,8 @@ def _check_adapter_token(path: str, tokenizer: Any) -> None:
     ours = tokenizer.get_vocab().get(EMB_TOKEN, len(tokenizer))
     if theirs is not None and theirs != ours:
         raise CheckpointError(
-            f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: wrong base_model_name_or_path"
+            f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: "
+            "wrong base_model_name_or_path"
         )
 
 
