@@ -18,7 +18,16 @@ ON_GPUS = [path for path in RECIPES if "_vl_" in path.stem or "_vit_" in path.st
 FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--trainer"}
 """Folder of parts → the flag they are given to."""
 
-SWAPS = [(a, b) for kind in FLAG for a, b in permutations([p for p in PARTS if p.parent.name == kind], 2)]
+
+def swaps(kind: str) -> list:
+    """Every part after every other; by default each part after its neighbour, so that each comes first and second."""
+    parts = [part for part in PARTS if part.parent.name == kind]
+    near = set(zip(parts, parts[1:] + parts[:1], strict=True))
+    marks = {pair: [] if pair in near else [pytest.mark.slow] for pair in permutations(parts, 2)}
+    return [pytest.param(*pair, marks=found) for pair, found in marks.items()]
+
+
+SWAPS = [swap for kind in FLAG for swap in swaps(kind)]
 
 TASKS = [{"class_path": "embedrl.data.world.WorldTasks", "init_args": {"split": "val", "size": 4, "families": ["vqa"]}}]
 SMALL = {
