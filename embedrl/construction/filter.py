@@ -144,7 +144,7 @@ class _Run:
     async def _ask(self, job: tuple[int, Pair]) -> str:
         assert self.vlm is not None
         verdict = await judge(self.vlm, job[1], self.keys[job[0]])
-        self.store.add(verdict)
+        self.store.put(verdict)
         (self.clear if verdict.is_clear else self.unclear).add(verdict.key)
         self._stop_if_unclear(verdict.answer, least=_ENOUGH)
         if not verdict.is_clear:
@@ -172,7 +172,7 @@ class _Run:
             writer.write(self.row.source[index])
 
     def _judge(self, index: int) -> None:
-        verdict = self.store.verdict(self.keys[index])
+        verdict = self.store.get(self.keys[index])
         if verdict is None:  # an equal pair had no answer
             self.causes[index] = (self.row.source[index].id, "no_answer", "")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from embedrl.construction.vlm import VLM
@@ -103,20 +103,15 @@ async def judge(vlm: VLM, pair: Pair, key: str) -> Verdict:
     return Verdict(key, answer.strip(), probability)
 
 
-class VerdictJournal(JournalFile):
+class VerdictJournal(JournalFile[Verdict]):
     """Verdicts on disk, one JSON line each; see `JournalFile`."""
 
-    def verdict(self, key: str) -> Verdict | None:
-        """The verdict with this key; None if there is none."""
-        row = self.get(key)
-        return None if row is None else Verdict(row["key"], row["answer"], row["p_yes"])
-
-    def add(self, verdict: Verdict) -> None:
-        """Append a verdict; it is on the disk when this returns."""
-        self.put(asdict(verdict))
+    def record(self, row: dict[str, Any]) -> Verdict:
+        """See `JournalFile`."""
+        return Verdict(row["key"], row["answer"], row["p_yes"])
 
     def problem(self, row: dict[str, Any]) -> str:
-        """What is wrong with a line besides its key."""
+        """See `JournalFile`."""
         if not isinstance(row.get("answer"), str) or not isinstance(row.get("p_yes"), float | None):
             return "not a verdict {key, answer, p_yes}"
         return ""

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from embedrl.errors import DataError
 from embedrl.tcot.journal_file import JournalFile
@@ -102,71 +100,15 @@ def _file_hash(path: str, mtime_ns: int, size: int) -> str:
         return f"bytes:{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
 
 
-class TCoTJournal:
-    """T-CoTs on disk, one JSON line each; see `JournalFile` for what a kill, a second writer or a broken line does.
+class TCoTJournal(JournalFile[Record]):
+    """T-CoTs on disk, one JSON line each; see `JournalFile` for what a kill, a second writer or a broken line does."""
 
-    Args:
-        path: The file.
-        read_only: Open an existing file to look T-CoTs up.
+    def record(self, row: dict[str, Any]) -> Record:
+        """See `JournalFile`."""
+        return Record(row["key"], row["tcot"], row["ok"], tuple(row["problems"]), row["attempts"])
 
-    Raises:
-        DataError: If a finished line is broken, another process writes to the file, or there is no file to read.
-    """
-
-    def __init__(self, path: str | Path, read_only: bool = False) -> None:
-        self._file = _RecordFile(path, read_only)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._file.path
-
-    def get(self, key: str) -> Record | None:
-        """The record with this key; None if it was never asked for."""
-        row = self._file.get(key)
-        return None if row is None else _record(row)
-
-    def put(self, record: Record) -> None:
-        """Append a record; it is on the disk when this returns.
-
-        Raises:
-            DataError: If the journal is open for reading only, or the disk refuses.
-        """
-        self._file.put(asdict(record))
-
-    def records(self) -> Iterator[Record]:
-        """All records, in the order in which they were written."""
-        return map(_record, self._file.rows())
-
-    def __contains__(self, key: object) -> bool:
-        """Whether this key was asked for, with or without success."""
-        return key in self._file
-
-    def __len__(self) -> int:
-        """Number of records."""
-        return len(self._file)
-
-    def __enter__(self) -> Self:
-        """The journal itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the file and let other processes write."""
-        self._file.close()
-
-
-def _record(row: dict[str, Any]) -> Record:
-    return Record(row["key"], row["tcot"], row["ok"], tuple(row["problems"]), row["attempts"])
-
-
-class _RecordFile(JournalFile):
     def problem(self, row: dict[str, Any]) -> str:
+        """See `JournalFile`."""
         kinds = {"key": str, "tcot": str, "ok": bool, "problems": list, "attempts": int}
         for name, kind in kinds.items():
             if not isinstance(row.get(name), kind):

@@ -1,20 +1,27 @@
-"""An append-only file of JSON objects with keys: what one line holds is never asked for twice."""
+"""An append-only file of records with keys: what one line holds is never asked for twice."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from embedrl.errors import DataError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-class JournalFile:
-    """JSON lines, each an object with a `key`; of several lines with one key the last counts.
+T = TypeVar("T", bound="DataclassInstance")
+
+
+class JournalFile(ABC, Generic[T]):
+    """Records as JSON lines, each a dataclass with a text `key`; of several lines with one key the last counts.
 
     A line is written in one go and synced before `put` returns, so a killed process loses nothing that it had put. A
     last line without its newline was never finished: it is dropped, and cut off when the file is opened for writing.
@@ -57,7 +64,7 @@ class JournalFile:
             raise
 
     def __contains__(self, key: object) -> bool:
-        """Whether a line has this key."""
+        """Whether a record with this key was put."""
         return key in self._places
 
     def __len__(self) -> int:
@@ -74,22 +81,28 @@ class JournalFile:
         """Close the file."""
         self.close()
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The object with this key; None if there is none."""
+    @abstractmethod
+    def record(self, row: dict[str, Any]) -> T:
+        """The record that a line's object holds."""
+
+    @abstractmethod
+    def problem(self, row: dict[str, Any]) -> str:
+        """What is wrong with a line's object besides its key; empty if nothing."""
+
+    def get(self, key: str) -> T | None:
+        """The record with this key; None if it was never put."""
         place = self._places.get(key)
         return None if place is None else self._read(*place)
 
-    def put(self, row: Mapping[str, Any]) -> None:
-        """Append an object; it is on the disk when this returns.
-
-        Args:
-            row: What `json` can write, with a text `key`.
+    def put(self, record: T) -> None:
+        """Append a record; it is on the disk when this returns.
 
         Raises:
             DataError: If the journal is open for reading only, or the disk refuses.
         """
         if self.read_only or self._file < 0:
             raise DataError(f"{self.path}: the journal is not open for writing")
+        row = asdict(record)
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         try:
             written = os.write(self._file, line)
@@ -104,8 +117,8 @@ class JournalFile:
         self._places[row["key"]] = (self._end, len(line))
         self._end += len(line)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The objects that count, in the order in which they were written."""
+    def records(self) -> Iterator[T]:
+        """The records that count, in the order in which they were written."""
         for place in sorted(self._places.values()):
             yield self._read(*place)
 
@@ -115,9 +128,8 @@ class JournalFile:
             os.close(self._file)
         self._file = -1
 
-    def _read(self, start: int, length: int) -> dict[str, Any]:
-        row: dict[str, Any] = json.loads(os.pread(self._file, length, start))
-        return row
+    def _read(self, start: int, length: int) -> T:
+        return self.record(json.loads(os.pread(self._file, length, start)))
 
     def _index(self) -> int:
         """Note every finished line's place; returns where the last one ends."""
@@ -142,7 +154,3 @@ class JournalFile:
         if problem:
             raise DataError(f"{self.path}: line {number}: {problem}: mend or delete the line")
         return str(row["key"])
-
-    def problem(self, row: dict[str, Any]) -> str:
-        """What is wrong with an object besides its key; empty if nothing. Subclasses check their own fields."""
-        return ""

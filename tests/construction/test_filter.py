@@ -101,7 +101,7 @@ def test_probabilities_decide_where_the_endpoint_gives_them(tmp_path, mix):
         assert run("filter", "--mix", mix, "--out", tmp_path / "a", *vlm(server)) == 0
         assert run("filter", "--mix", mix, "--out", tmp_path / "b", *vlm(server), "--threshold", 0.25) == 1
     with VerdictJournal(tmp_path / "a" / "verdicts.jsonl", read_only=True) as store:
-        assert {round(row["p_yes"], 6) for row in store.rows()} == {0.3}
+        assert {round(verdict.p_yes, 6) for verdict in store.records()} == {0.3}
     assert json.loads((tmp_path / "b" / "report.json").read_text())["world/vqa"]["left_out"] == {"conflict": 8}
 
 
