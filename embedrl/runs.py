@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from embedrl.errors import CheckpointError
+from embedrl.files import replacing
 
 _NAMES = ("last", "best")
 
@@ -45,12 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+        with replacing(target, sync=True) as part:
+            torch.save(checkpoint, part)
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -16,6 +16,7 @@ from embedrl.data.media import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.source import PairSource
 from embedrl.errors import ConfigError, DataError
+from embedrl.files import replacing
 from embedrl.types import ImageSource, Pair, Side
 
 Report = dict[str, dict[str, Any]]
@@ -97,9 +98,8 @@ class PairWriter:
         out = self.folder / "pictures" / self.slug / f"{name}.png"
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
-            part = out.with_suffix(".part")
-            source.load().save(part, "png")
-            part.replace(out)
+            with replacing(out) as part:
+                source.load().save(part, "png")
         return out.relative_to(self.folder).as_posix()
 
 
@@ -157,9 +157,8 @@ def earlier_report(row: MixRow) -> dict[str, Any]:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 class LeftOut:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets.arrow_writer import ArrowWriter
 from embedrl.data.json_rows import iter_rows
 from embedrl.data.media import MAX_PIXELS, ImageFile, is_picture, list_frames, resolve, sample_frames
 from embedrl.errors import DataError
+from embedrl.files import replacing
 from embedrl.tcot.schema import clean_text
 from embedrl.types import Modality, Pair, Side
 
@@ -154,15 +154,13 @@ class RecordTable(ABC):
             return out
         folder.mkdir(parents=True, exist_ok=True)
         # Several processes may convert at once: each writes its own file, the last one moved into place stays.
-        part = out.with_suffix(f".{uuid.uuid4().hex}.part")
-        try:
-            with ArrowWriter(path=str(part), features=_FEATURES, writer_batch_size=1000) as writer:
-                for index, (line, row) in enumerate(iter_rows(self.path)):
-                    writer.write(self._record(row, index, line))
-                writer.finalize()
-            part.replace(out)
-        finally:
-            part.unlink(missing_ok=True)
+        with (
+            replacing(out, shared=True) as part,
+            ArrowWriter(path=str(part), features=_FEATURES, writer_batch_size=1000) as writer,
+        ):
+            for index, (line, row) in enumerate(iter_rows(self.path)):
+                writer.write(self._record(row, index, line))
+            writer.finalize()
         return out
 
     def _record(self, row: Mapping[str, Any], index: int, line: int) -> Record:

@@ -23,6 +23,7 @@ import yaml
 from embedrl.errors import ConfigError
 from embedrl.evaluation.report import QUERIES, REPORT
 from embedrl.evaluation.vectors import VectorCache
+from embedrl.files import replacing
 from embedrl.models.distributed import world_size
 from embedrl.versions import environment
 
@@ -92,9 +93,8 @@ def write_provenance(
         "wall_seconds": round(seconds, 1),
         "config": dict(settings),
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"starts": [*starts, start]}, indent=1))
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps({"starts": [*starts, start]}, indent=1))
 
 
 def _short(value: Any) -> str:

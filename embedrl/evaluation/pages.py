@@ -9,6 +9,7 @@ from embedrl.errors import DataError
 from embedrl.evaluation.readers.beir import page_file, table_of
 from embedrl.evaluation.readers.files import folder_of, read_rows
 from embedrl.evaluation.table import SetRow, load_table
+from embedrl.files import replacing
 
 
 def write_pages(root: Path, sets: list[str] | None = None) -> None:
@@ -46,8 +47,7 @@ def _write(row: SetRow, root: Path) -> int:
         content = image.get("bytes") if isinstance(image, dict) else None
         if not isinstance(content, bytes):
             raise DataError(f"{row.name}: {page.where}: 'image' holds no bytes: fetch the corpus with its pictures")
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(content)
-        part.replace(path)
+        with replacing(path) as part:
+            part.write_bytes(content)
         written += 1
     return written

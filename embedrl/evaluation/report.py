@@ -16,6 +16,7 @@ from embedrl.evaluation import averages as public
 from embedrl.evaluation.published import Published
 from embedrl.evaluation.results import SetResult
 from embedrl.evaluation.table import BENCHMARKS
+from embedrl.files import replacing
 
 REPORT, SCORES, QUERIES = "report.json", "scores.json", "queries"
 
@@ -205,6 +206,5 @@ def _published(figures: Mapping[str, float], name: str) -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False))
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False))

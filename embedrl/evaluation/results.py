@@ -13,6 +13,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from embedrl.files import replacing
 from embedrl.metrics import mean_metrics, metrics
 from embedrl.models.reasoned_retrieval import evidence_counts
 from embedrl.ranking import Blocks, Ranking, rank_both
@@ -168,9 +169,8 @@ def write_queries(path: Path, task: RetrievalTask, ranking: Ranking) -> None:
             "found_scores": pa.array([row[row.isfinite()].tolist() for row in ranking.scores]),
         }
     )
-    part = path.with_name(f"{path.name}.part")
-    pq.write_table(table, part)
-    part.replace(path)
+    with replacing(path) as part:
+        pq.write_table(table, part)
 
 
 def first_relevant(ranking: Ranking) -> list[int | None]:

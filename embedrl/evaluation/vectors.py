@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from embedrl.data.loader import Loader
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
+from embedrl.files import replacing
 from embedrl.models.backbone import Backbone
 from embedrl.models.distributed import gather_objects, world_size
 from embedrl.models.reasoned_retrieval import FrozenEmbedder, encode
@@ -212,10 +212,5 @@ def read_shard(path: Path, rows: int) -> Tensor:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write beside the target and rename: a killed run leaves no half file."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with replacing(path, sync=True, shared=True) as part:
+        part.write_bytes(content)

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from embedrl.files import replacing
 from embedrl.versions import environment
 
 
@@ -67,9 +68,8 @@ class SaveRun(SaveConfigCallback):
             self._write()
 
     def _write(self) -> None:
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"starts": self._starts}, indent=1))
-        part.replace(self._path)
+        with replacing(self._path) as part:
+            part.write_text(json.dumps({"starts": self._starts}, indent=1))
 
 
 def device_name(trainer: Trainer) -> str:
