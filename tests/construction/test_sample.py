@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedrl.construction import sample as module
 from embedrl.construction.sample import Caps, equal_distances, sample
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, Side
@@ -28,13 +27,6 @@ class Labels:
         if self.labels[index] is None:
             raise DataError("broken")
         return Pair(Side(f"row {index}"), Side(self.labels[index]), self.name, str(index))
-
-
-def test_the_docstrings():
-    import doctest
-
-    assert doctest.testmod(module).attempted > 0
-    assert doctest.testmod(module).failed == 0
 
 
 @given(st.integers(0, 300), st.integers(0, 300))

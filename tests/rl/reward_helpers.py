@@ -1,6 +1,5 @@
 """Steps of pairs and rollouts with made-up vectors, and a discriminator that answers as it is told."""
 
-import doctest
 import random
 
 import torch
@@ -63,9 +62,3 @@ class FakeJudge:
         self.questions += questions
         answers = [self.answer(question) for question in questions]
         return [Verdict(None, a) if isinstance(a, str) else Verdict(a) for a in answers]
-
-
-def check_docstrings(module):
-    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-    assert result.attempted > 0
-    assert result.failed == 0

@@ -1,4 +1,3 @@
-import doctest
 import math
 from statistics import mean, stdev
 
@@ -19,12 +18,6 @@ def laid_out(table):
     """Rows of rewards → rewards by id, groups by id."""
     rewards = {f"{g}/{i}": value for g, row in enumerate(table) for i, value in enumerate(row)}
     return rewards, {name: name.split("/")[0] for name in rewards}
-
-
-def test_the_docstring():
-    result = doctest.testmod(advantage, optionflags=doctest.ELLIPSIS)
-    assert result.attempted == 1
-    assert result.failed == 0
 
 
 @settings(max_examples=50, deadline=None)

@@ -8,22 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reward_helpers import GOOD, check_docstrings, coarse, step_of, unit
+from reward_helpers import GOOD, coarse, step_of, unit
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
-from embedrl.rl.rewards import format as format_reward
-from embedrl.rl.rewards import outcome
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.outcome import OutcomeReward
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.parse import build, parse
 from embedrl.types import Modality, Role
-
-
-@pytest.mark.parametrize("module", [format_reward, outcome], ids=lambda module: module.__name__)
-def test_the_docstrings(module):
-    check_docstrings(module)
-
 
 BOX = build(Modality.IMAGE, "Look.", "Only this.", "A thing.", boxes=[(1, 2, 30, 40)]).render()
 

@@ -7,10 +7,9 @@ from statistics import fmean, pstdev
 
 import pytest
 from jsonargparse import ArgumentParser
-from reward_helpers import FakeJudge, check_docstrings, step_of
+from reward_helpers import FakeJudge, step_of
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
-from embedrl.rl.rewards import combine
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.judge import ReferenceJudge
@@ -42,10 +41,6 @@ IDS = [r.id for r in step().rollouts]
 
 def told(name, *values, **metrics):
     return Told(name, dict(zip(IDS, values, strict=True)), **metrics)
-
-
-def test_the_docstring():
-    check_docstrings(combine)
 
 
 def test_the_weighted_sum_by_hand():

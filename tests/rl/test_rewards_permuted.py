@@ -4,9 +4,8 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
-from reward_helpers import check_docstrings, step_of
+from reward_helpers import step_of
 
-from embedrl.rl.rewards import permuted
 from embedrl.rl.rewards.combine import RewardRow, total_rewards
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.outcome import OutcomeReward
@@ -37,7 +36,3 @@ def test_parts_of_a_total_are_permuted_alike():
     totals = total_rewards(rows, step).totals
     dealt = total_rewards([RewardRow(PermutedReward(row.reward), row.weight) for row in rows], step).totals
     assert grouped(step, dealt) == grouped(step, totals)
-
-
-def test_docstrings():
-    check_docstrings(permuted)

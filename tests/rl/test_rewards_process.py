@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reward_helpers import FakeJudge, check_docstrings, step_of, unit
+from reward_helpers import FakeJudge, step_of, unit
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
-from embedrl.rl.rewards import process
 from embedrl.rl.rewards.comparison import compare, margins
 from embedrl.rl.rewards.judge import Verdict
 from embedrl.rl.rewards.process import ProcessReward
@@ -44,10 +43,6 @@ def asked(step, **options):
     judge = FakeJudge()
     ProcessReward(judge, **options)(step)
     return {question.id: question for question in judge.questions}
-
-
-def test_the_docstring():
-    check_docstrings(process)
 
 
 @pytest.mark.parametrize(("answer", "expected"), [(oracle, 1.0), (wrong, 0.0)])
