@@ -29,3 +29,12 @@ class RewardError(EmbedRLError):
 
 class EndpointError(EmbedRLError):
     """A model behind an endpoint does not answer as it must. The message names the endpoint, the cause and the cure."""
+
+
+def listed(names: list[str]) -> str:
+    """The first few of many names, for a message.
+
+    >>> listed(list("abcdefg"))
+    'a, b, c, d, e and 2 more'
+    """
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

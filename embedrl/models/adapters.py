@@ -11,7 +11,7 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from embedrl.errors import CheckpointError
+from embedrl.errors import CheckpointError, listed
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -89,8 +89,3 @@ def check_tensors(path: str, expected: dict[str, torch.Tensor], saved: dict[str,
     for kind, names in problems.items():
         if names:
             raise CheckpointError(f"{path}: {kind} in the weights: {listed(sorted(names))}")
-
-
-def listed(names: list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

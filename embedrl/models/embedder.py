@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
-from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import TrainedWeights, hyperparameters
 from embedrl.models.distributed import GradientSync, gather_rows, gradient_norm, max_over_ranks, world_size
@@ -162,7 +162,7 @@ class EmbedderModule(TrainedWeights):
             names = sorted({self._ids[owners[i]] for i in bad}) or self._ids
             what = f"{len(bad)} vectors are" if bad else "the loss is"
             raise NonFiniteError(
-                f"step {self.global_step}: {what} not finite in {_some(names)}; lower the learning rate"
+                f"step {self.global_step}: {what} not finite in {listed(names)}; lower the learning rate"
             )
 
     def backward(self, loss: Tensor) -> None:
@@ -180,7 +180,8 @@ class EmbedderModule(TrainedWeights):
         """
         norm = gradient_norm(self)
         if not torch.isfinite(norm):
-            raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; last batch: {_some(self._ids)}")
+            last = listed(self._ids)
+            raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; last batch: {last}")
         self.log("train/grad_norm", norm)
 
     def on_train_batch_end(self, outputs: Any, batch: ContrastiveBatch, batch_idx: int) -> None:
@@ -239,8 +240,3 @@ class EmbedderModule(TrainedWeights):
             `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU.
         """
         return {"items": batch.items, "vectors": self._embed(batch).cpu()}
-
-
-def _some(names: list[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from tokenizers import AddedToken
-from transformers import AutoProcessor, AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
-from embedrl.errors import CheckpointError
-from embedrl.models.adapters import adapter_base, listed, merge_adapter
+from embedrl.errors import CheckpointError, listed
+from embedrl.models.adapters import adapter_base, merge_adapter
 from embedrl.models.tiny import build_config, build_model, build_processor, build_tokenizer, world_words
 
 EMB_TOKEN = "<emb>"
