@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
@@ -35,6 +38,15 @@ class Backbone(nn.Module, ABC):
     def build(self) -> None:
         """Create the modules, load weights, add LoRA, freeze what is frozen."""
 
+    def build_on_meta(self) -> None:
+        """Create the modules that `build` creates, on the meta device: this process gets the weights from another one.
+
+        They must have the names, shapes and frozen parts of `build`'s. Does nothing when called again. By default it is
+        `build` itself, whose tensors are meant for the meta device then; where that reads the weights, leave them out.
+        """
+        with torch.device("meta"):
+            self.build()
+
     @abstractmethod
     def preprocessor(self) -> Preprocessor:
         """The preprocessor that fits this model; needs no weights."""
@@ -49,6 +61,14 @@ class Backbone(nn.Module, ABC):
         Returns:
             Unit vectors, float32, shape `[batch, dim]`.
         """
+
+    def look_once(self, seen: list[Any]) -> AbstractContextManager[None]:
+        """While open, `encode` may leave what a frozen part makes of a micro-batch in `seen`, and take it from there.
+
+        Args:
+            seen: One list for each micro-batch, empty at first and filled by its first pass.
+        """
+        return nullcontext()
 
     def forward(self, inputs: ModelInputs) -> Tensor:
         """Same as `encode`, so that wrappers with hooks on `forward` (FSDP, DDP) work."""

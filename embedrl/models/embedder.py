@@ -126,7 +126,10 @@ class EmbedderModule(TrainedWeights):
             NonFiniteError: If a vector or the loss is NaN or infinite.
         """
         calls = max_over_ranks(len(batch.micro_batches), self.device)
-        self._cache = GradientCache(self._encode, batch.micro_batches, self.device, calls, self.gradient_cache)
+        look_once = self.backbone.look_once
+        self._cache = GradientCache(
+            self._encode, batch.micro_batches, self.device, calls, self.gradient_cache, look_once
+        )
         self._vectors = self._cache.forward()
         order = batch.order.to(self.device)
         loss, metrics = self._loss(self._vectors[order.argsort()], batch)

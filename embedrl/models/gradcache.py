@@ -3,13 +3,15 @@
 The loss needs the vectors of the whole batch at once, but the vectors need no graph: encode every micro-batch without
 gradients, compute the loss on the vectors, keep its gradient with respect to them, then encode every micro-batch again,
 this time with a graph, and push the kept gradient through. Each second pass starts from the random state of its first,
-so dropout is the same and the result is exact. Source: Embed-RL B.1 (mini-batched forward); Gao et al., 2101.06983.
+so dropout is the same and the result is exact; what a frozen vision tower made in the first it takes over.
+Source: Embed-RL B.1 (mini-batched forward); Gao et al., 2101.06983.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +35,7 @@ class GradientCache:
             `encode` must agree on it: the last micro-batch is repeated with a gradient of zero.
         recompute: False keeps the graphs of all micro-batches instead of encoding twice: the same gradients in two
             thirds of the time, in memory that grows with the batch.
+        look_once: `Backbone.look_once` of what `encode` runs.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class GradientCache:
         device: torch.device,
         calls: int | None = None,
         recompute: bool = True,
+        look_once: Callable[[list[Any]], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._encode = encode
         self._sizes: list[int] = []
@@ -49,6 +53,8 @@ class GradientCache:
         self._micro_batches = [*micro_batches, *[micro_batches[-1]] * self._extra]
         self._device = device
         self._states: list[RandomState] = []
+        self._seen: list[list[Any]] = [[] for _ in self._micro_batches]
+        self._look_once = look_once
         self._keep = not recompute or len(self._micro_batches) == 1
         self._kept: list[Tensor] = []
         # Lightning's autocast covers training_step but not the backward pass: enter the same one again there.
@@ -63,9 +69,10 @@ class GradientCache:
         """
         vectors = []
         with torch.set_grad_enabled(self._keep), self._autocast():
-            for inputs in self._micro_batches:
+            for inputs, seen in zip(self._micro_batches, self._seen, strict=True):
                 self._states.append(_random_state(self._device))
-                vectors.append(self._encode(inputs))
+                with nullcontext() if self._keep else self._look_once(seen):
+                    vectors.append(self._encode(inputs))
         if self._keep:
             self._kept = list(vectors)
         vectors = vectors[: len(vectors) - self._extra]
@@ -87,8 +94,9 @@ class GradientCache:
                     vectors = self._kept.pop(0)  # its graph is freed with it
                 else:
                     _set_random_state(state, self._device)
-                    with torch.enable_grad(), self._autocast():
+                    with torch.enable_grad(), self._autocast(), self._look_once(self._seen[i]):
                         vectors = self._encode(inputs)
+                    self._seen[i].clear()
                 output = (vectors * part.to(vectors.device)).sum()
                 if i == len(gradients) - 1:
                     output = before_last(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from embedrl.errors import ConfigError
 from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.blocks import block_mask
+from embedrl.models.looking import look_once
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.pooling import pool_at_token
 from embedrl.models.preprocess import PixelBudget, QwenVLPreprocessor
@@ -188,6 +190,10 @@ class QwenVL(nn.Module):
 
     def shard_units(self) -> list[nn.Module]:
         """The text layers; the vision tower stays with the root, as a rank may have no picture to run it on."""
+    def look_once(self, seen: list[Any]) -> AbstractContextManager[None]:
+        """While open, a frozen vision tower takes from `seen` what it made of the same pictures before."""
+        return look_once(self.core.visual, seen)
+
         return list(self.core.language_model.layers)
 
     def export(self, out: Path, merge: bool = True) -> None:

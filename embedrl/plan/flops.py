@@ -107,13 +107,16 @@ class Flops:
         seen = prompt * reply + reply**2 / 2
         return self.text.forward(reply) + 4 * self.text.width * seen + self.head.forward(reply)
 
+    def look(self, mix: Mix) -> float:
+        """Operations of a frozen tower on rows, which a further pass saves (`look_once`); 0 for a trained one."""
+        return 0.0 if self.merger.carries else sum(count * self._look(row, "forward") for row, count in mix)
+
     def _pass(self, row: Row, kind: str) -> float:
+        return float(self._look(row, kind) + getattr(self.text, kind)(row.length, [(row.length, 1.0)]))
+
+    def _look(self, row: Row, kind: str) -> float:
         patches, blocks = sum(row.blocks), [(size, 1.0) for size in row.blocks]
-        return float(
-            getattr(self.vision, kind)(patches, blocks)
-            + getattr(self.merger, kind)(patches / self.merge)
-            + getattr(self.text, kind)(row.length, [(row.length, 1.0)])
-        )
+        return float(getattr(self.vision, kind)(patches, blocks) + getattr(self.merger, kind)(patches / self.merge))
 
 
 def _part(modules: list[Any], checkpointed: Iterable[nn.Module], width: int, carries: bool) -> Part:

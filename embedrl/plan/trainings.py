@@ -105,7 +105,7 @@ def _embedder(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, fl
     plan.tokens["sides"] = tokens(step)
     plan.flops["forward"], plan.flops["backward"] = flops.forward(step), flops.backward(step)
     if module.gradient_cache:
-        plan.extra["first pass of gradient caching"] = flops.forward(step)
+        plan.extra["first pass of gradient caching"] = flops.forward(step) - flops.look(step)
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = flops.again(step)
     rows = [longest(pair)] * data.micro_batch_size
@@ -184,8 +184,10 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     head = flops.head
     needed = flops.forward(packed) + flops.backward(packed) + head.forward(replies) + head.backward(replies)
     plan.tokens["policy pass"] = tokens(packed)
-    plan.flops["policy"] = module.inner_epochs * needed
-    if module.policy_loss.kl_coefficient:
+    asked, own = module.policy_loss.kl_coefficient, module.reference is None
+    spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights looks at the pictures
+    plan.flops["policy"] = module.inner_epochs * needed - spared * flops.look(packed)
+    if asked:
         plan.flops["reference"] = judge.forward(packed) + judge.head.forward(replies)
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = module.inner_epochs * flops.again(packed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -60,10 +61,12 @@ class PolicyBatch:
     Attributes:
         inputs: The network's inputs, from `packing.pack`, on the CPU.
         replies: For each row of the results: (position of the group, position of the reply in it).
+        seen: What the policy's frozen vision tower made of the pictures (see `look_once`).
     """
 
     inputs: ModelInputs
     replies: list[tuple[int, int]]
+    seen: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -168,7 +171,9 @@ class Policy:
     def _pass(self, generator: QwenVLReasoner, batch: PolicyBatch) -> ReplyLogprobs:
         device = next(generator.parameters()).device
         inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
-        logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
+        # Another model as reference has a tower of its own, and looks for itself.
+        with generator.look_once(batch.seen) if generator is self.generator else nullcontext():
+            logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
         return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
 
 

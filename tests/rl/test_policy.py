@@ -165,6 +165,27 @@ def test_the_prompt_and_its_picture_are_computed_once_and_the_head_on_replies_al
     assert [len(shapes) for shapes in seen.values()] == [1, 1, 1]
 
 
+def test_reference_and_policy_share_one_look_at_the_picture():
+    model, looks = policy_model(), []
+    model.core.visual.patch_embed.register_forward_hook(lambda *_: looks.append(1))
+    policy, group = Policy(model), Group(PROMPTS["image"], random_replies(model, [3])[0])
+    looks.clear()
+    [batch], [other] = policy.batches([group]), policy.batches([group])
+    reference = policy.reference_log_probs(batch).logprobs
+    mine = gradients(model, policy.log_probs(batch).logprobs.sum())
+    again = gradients(model, policy.log_probs(batch).logprobs.sum())  # a further inner epoch
+    assert len(looks) == 1
+    fresh = gradients(model, policy.log_probs(other).logprobs.sum())
+    for name, gradient in fresh.items():
+        assert torch.equal(mine[name], gradient), name
+        assert torch.equal(again[name], gradient), name
+    # Another model as reference has a tower of its own.
+    base = Policy(model, reference=policy_model(lora=False))
+    [batch] = base.batches([group])
+    torch.testing.assert_close(base.reference_log_probs(batch).logprobs, reference)
+    assert batch.seen == []
+
+
 def test_the_head_in_parts_changes_nothing(monkeypatch):
     model = policy_model(lora=False)
     groups = [Group(PROMPTS["image"], random_replies(model, [5], 20)[0])]
