@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from embedrl.data.source import TaskSource
 from embedrl.data.world import WorldTasks
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.published import Published, published
-from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.readers import missing_files, read_task
 from embedrl.evaluation.table import BENCHMARKS, load_table
 from embedrl.types import RetrievalTask
 
@@ -26,12 +28,14 @@ class Job:
         group: Where it counts.
         read: Reads it: the task, and what was left out.
         expected_queries: Number of queries of the public data, if a source states it.
+        missing: Looks for its files; returns those that are not there.
     """
 
     name: str
     group: str
     read: Callable[[], tuple[RetrievalTask, Mapping[str, int]]]
     expected_queries: int | None = None
+    missing: Callable[[], list[str]] = list
 
 
 def find_jobs(
@@ -61,7 +65,13 @@ def find_jobs(
             raise ConfigError(f"--root {root}: no such folder; give the one with the local copy of {benchmark}")
         folder = root
         jobs = [
-            Job(row.name, row.group, lambda row=row: read_task(row, folder, on_bad), row.num_queries)  # type: ignore[misc]
+            Job(
+                row.name,
+                row.group,
+                partial(read_task, row, folder, on_bad),
+                row.num_queries,
+                partial(missing_files, row, folder),
+            )
             for row in load_table(benchmark)
         ]
     else:
@@ -96,6 +106,37 @@ def choose(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
             cure = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
             raise ConfigError(f"--sets {name}: no such data set; {cure}")
     return [job for job in jobs if not sets or job.name in sets]
+
+
+def split_by_presence(
+    jobs: Sequence[Job], on_bad: Literal["raise", "skip"], tell: bool
+) -> tuple[list[Job], dict[str, str]]:
+    """See which data sets are there, before anything is computed.
+
+    Args:
+        jobs: The data sets to score.
+        on_bad: Data sets whose files are missing: `raise`, or `skip`.
+        tell: Whether to list on stderr what is not there.
+
+    Returns:
+        Those whose files are there, and why the others are not scored, by name.
+
+    Raises:
+        DataError: If files are missing and `on_bad` is `raise`, or no data set is there.
+    """
+    why = {job.name: ", ".join(f"no {path}" for path in found) for job in jobs if (found := job.missing())}
+    here = [job for job in jobs if job.name not in why]
+    if why and tell:
+        rows = "".join(f"  {name}: {what}\n" for name, what in why.items())
+        sys.stderr.write(f"{len(here)} of {len(jobs)} data sets are there; these are not:\n{rows}")
+    if why and (on_bad == "raise" or not here):
+        name, first = next(iter(why.items()))
+        cure = ", name those that are there with --sets, or leave these out with --on_bad skip" if here else ""
+        raise DataError(
+            f"{len(why)} of {len(jobs)} data sets are not there, the first is {name} ({first}): put their files there "
+            f"(docs/evaluation.md says where){cure}"
+        )
+    return here, why
 
 
 def find_published(benchmark: str, models: Sequence[str]) -> list[Published]:

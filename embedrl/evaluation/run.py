@@ -18,7 +18,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.data.source import TaskSource
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.folder import check_same_model, claim, write_provenance
-from embedrl.evaluation.jobs import Job, choose, find_jobs, find_published
+from embedrl.evaluation.jobs import Job, choose, find_jobs, find_published, split_by_presence
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
@@ -26,7 +26,7 @@ from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.metrics import KS
 from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import config_form
-from embedrl.models.distributed import gather_objects, world_size
+from embedrl.models.distributed import gather_objects, rank, world_size
 from embedrl.models.generator import Generator
 from embedrl.models.tcot_writing import with_tcots
 from embedrl.types import RetrievalTask
@@ -90,6 +90,9 @@ def evaluate(
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
     settings = {name: config_form(value) for name, value in given.items()}
     with _processes(device) as (place, rank):
+        absent = {job.name: "not asked for" for job in everything if job not in jobs}
+        jobs, gone = split_by_presence(jobs, on_bad, tell=rank == 0)
+        absent |= gone
         if rank == 0:
             claim(out, settings)
         if world_size() > 1:
@@ -101,7 +104,6 @@ def evaluate(
         if rank == 0:
             check_same_model(out, vectors.identity)
         results: list[SetResult] = []
-        absent = {job.name: "not asked for" for job in everything if job not in jobs}
         dimension = 0
         for number, job in enumerate(jobs, 1):
             try:
@@ -174,7 +176,7 @@ def _processes(device: str) -> Iterator[tuple[torch.device, int]]:
     if mine:
         distributed.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield place, distributed.get_rank() if world_size() > 1 else 0
+        yield place, rank()
     finally:
         if mine:
             distributed.destroy_process_group()

@@ -6,6 +6,7 @@ from local_copies import judged, pool_of, set_row, write_frames, write_lines, wr
 
 from embedrl.errors import DataError
 from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.table import load_table
 from embedrl.metrics import mean_metrics, rank
 
 
@@ -41,6 +42,18 @@ def test_pictures_and_videos_ask_too(tmp_path):
     assert (query.text.split()[0], len(query.frames)) == ("Find", 4)
 
 
+def test_texts_are_cut_as_the_released_configurations_say(tmp_path):
+    """8,192 characters with the prompt; the 512 in the released code is a default that every configuration replaces."""
+    row = set_row("uvrb", "LoVR-V")
+    texts = ["x" * 600, "y" * 9000]
+    instances = [{"qid": f"q{i}", "pos": ["d0"]} for i in range(2)]
+    write_set(tmp_path, "LoVR-V", [{"id": f"q{i}", "text": text} for i, text in enumerate(texts)], instances, [0])
+    asked = [side.text for side in read_task(row, tmp_path)[0].queries]
+    prompt = "Find the long video according to the long text description."
+    assert asked == [f"{prompt} {'x' * 600}", f"{prompt} {'y' * (8192 - len(prompt) - 1)}"]
+    assert {row.options["max_characters"] for row in load_table("uvrb")} == {"8192"}
+
+
 def ten(start):
     return [f"d{number}" for number in range(start, start + 10)]
 
@@ -68,7 +81,7 @@ def test_ten_candidates_a_query(tmp_path, key):
 @pytest.mark.parametrize(
     ("more", "cause", "message"),
     [
-        ({}, "query without its own candidates", "'neg' or 'candidates' is missing"),
+        ({}, "query without its own candidates", "it holds 'qid', 'pos', but neither 'neg' nor 'candidates': .* 10 "),
         ({"neg": ten(1)}, "query without its own candidates", "11 candidates, not 10"),
         ({"candidates": ten(5)}, "query without its own candidates", "10 candidates, not 10 with the right ones"),
         ({"neg": [*ten(1)[:8], "d99"]}, "pool with an unknown candidate", "'d99' is unknown"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from embedrl.errors import DataError
 from embedrl.evaluation.readers import (
@@ -18,18 +18,32 @@ from embedrl.evaluation.readers import (
     video_pool,
 )
 from embedrl.evaluation.readers.build import TaskBuilder
+from embedrl.evaluation.readers.files import needs
 from embedrl.evaluation.table import SetRow
 from embedrl.types import RetrievalTask
 
+
+class Reader(NamedTuple):
+    """What reads a kind of layout.
+
+    Attributes:
+        read: Reads a data set.
+        needs: The files and folders that it cannot be read without.
+    """
+
+    read: Callable[[TaskBuilder, Path], None]
+    needs: Callable[[SetRow, Path], list[Path]] = needs
+
+
 READERS = {
-    "image_rows": image_rows.read,
-    "video_labels": video_labels.read,
-    "video_options": video_options.read,
-    "video_pool": video_pool.read,
-    "moment_folders": moment_folders.read,
-    "moment_lists": moment_lists.read,
-    "beir": beir.read,
-    "uvrb": uvrb.read,
+    "image_rows": Reader(image_rows.read),
+    "video_labels": Reader(video_labels.read),
+    "video_options": Reader(video_options.read),
+    "video_pool": Reader(video_pool.read),
+    "moment_folders": Reader(moment_folders.read),
+    "moment_lists": Reader(moment_lists.read),
+    "beir": Reader(beir.read, beir.needs),
+    "uvrb": Reader(uvrb.read, uvrb.needs),
 }
 """Kind of layout, as the table names it → what reads it."""
 
@@ -59,5 +73,21 @@ def read_task(
     if not Path(root).is_dir():
         raise DataError(f"{row.name}: {root} does not exist: give the folder of the local copy of {row.benchmark}")
     build = TaskBuilder(row, on_bad)
-    READERS[row.reader](build, Path(root))
+    READERS[row.reader].read(build, Path(root))
     return build.finish()
+
+
+def missing_files(row: SetRow, root: Path) -> list[str]:
+    """What of a data set is not in the local copy, without reading it: the rows' files, and folders of pictures.
+
+    Whether each single picture is there turns out when its row is read.
+
+    Args:
+        row: The data set.
+        root: The folder of the benchmark's local copy.
+
+    Returns:
+        The files that do not exist, and the folders that do not or are empty; none if all is there.
+    """
+    places = READERS[row.reader].needs(row, root)
+    return [str(path) for path in places if not (path.is_file() or (path.is_dir() and any(path.iterdir())))]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
-from embedrl.evaluation.readers.files import joined, picture, read_rows
+from embedrl.evaluation.readers.files import folder_of, joined, picture, read_rows
 from embedrl.evaluation.table import SetRow
 from embedrl.types import Side
 
@@ -48,6 +48,17 @@ def read(build: TaskBuilder, root: Path) -> None:
     for query in sorted(relevance.keys() - asked):
         with build.unless_bad(f"qrels of query {query}"):
             raise UnusableError("qrel of an unknown query", "the queries lack it: complete queries or qrels")
+
+
+def needs(row: SetRow, root: Path) -> list[Path]:
+    """The files and folders without which a set cannot be read.
+
+    Args:
+        row: The data set.
+        root: The root of the local copy.
+    """
+    tables = [table_of(root / row.paths["rows"], name) for name in ("corpus", "qrels", "queries")]
+    return [*tables, folder_of(root, row.paths["images"])]
 
 
 def page_name(corpus_id: str) -> str:

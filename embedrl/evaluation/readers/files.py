@@ -16,6 +16,7 @@ from embedrl.data.media import ImageFile, list_frames, natural_key, resolve, sam
 from embedrl.data.record_table import get
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.build import UnusableError
+from embedrl.evaluation.table import SetRow
 
 NUM_FRAMES = 8
 _SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -178,6 +179,16 @@ def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -
     if limit is not None and len(names) > limit:
         names = [names[place] for place in sample_frames(len(names), limit)]
     return tuple(ImageFile(f"{path}/{frame}", f"{relative}/{frame}") for frame in names)
+
+
+def needs(row: SetRow, root: Path) -> list[Path]:
+    """The files and folders without which a data set cannot be read: those of the table, its rows first.
+
+    Args:
+        row: The data set.
+        root: The root of the local copy.
+    """
+    return [folder_of(root, row.paths[name]) for name in sorted(row.paths, key=lambda name: name != "rows")]
 
 
 def folder_of(root: Path, folder: str) -> Path:

@@ -8,15 +8,17 @@ from pathlib import Path, PurePosixPath
 from embedrl.data.media import ImageFile
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import Row, frames, joined, picture, read_rows
+from embedrl.evaluation.table import SetRow
 from embedrl.types import Side
 
 
 def read(build: TaskBuilder, root: Path) -> None:
     """Read `jsonl/{queries,corpus,instances}.jsonl`, `videos_frames/` and `images/` of a set.
 
-    Queries: `id` and any of `text`, `image`, `video`. Corpus: `id`, `video`. Instances: `qid`, `pos[]`; a set that is
-    ranked locally needs the query's other candidates too, as `neg[]`, or all of them as `candidates[]`: ranking its
-    queries against the whole corpus gives figures that cannot be compared.
+    Queries: `id` and any of `text`, `image`, `video`; the text is cut to `max_characters`, prompt included. Corpus:
+    `id`, `video`. Instances: `qid`, `pos[]`; a set that is ranked locally needs the query's other candidates too, as
+    `neg[]`, or all of them as `candidates[]`: ranking its queries against the whole corpus gives figures that cannot be
+    compared. The released code reads neither, so these two names are ours.
 
     Args:
         build: Takes the queries and candidates.
@@ -51,8 +53,20 @@ def read(build: TaskBuilder, root: Path) -> None:
             raise UnusableError("qrel of an unknown query", "the queries lack it: complete queries or instances")
 
 
+def needs(row: SetRow, root: Path) -> list[Path]:
+    """The files and folders without which a set cannot be read.
+
+    Args:
+        row: The data set.
+        root: The root of the local copy.
+    """
+    folder = root / row.paths["rows"]
+    tables = [folder / "jsonl" / f"{name}.jsonl" for name in ("queries", "corpus", "instances")]
+    return [*tables, folder / "videos_frames"]
+
+
 def _query(build: TaskBuilder, root: Path, folder: str, row: Row) -> Side:
-    text = joined(build.row.instruction, row.text("text", ""))
+    text = joined(build.row.instruction, row.text("text", ""))[: int(build.row.options["max_characters"])]
     image, video = row.text("image", ""), row.text("video", "")
     if image:
         return Side(text, (picture(root, f"{folder}/images", image),))
@@ -64,7 +78,9 @@ def _pool(build: TaskBuilder, row: Row, right: list[str]) -> list[str]:
     if "candidates" not in row.values and "neg" not in row.values:
         raise UnusableError(
             "query without its own candidates",
-            "'neg' or 'candidates' is missing: this set ranks a query against its own candidates, not the corpus",
+            f"it holds {', '.join(map(repr, row.values))}, but neither 'neg' nor 'candidates': this set ranks a query "
+            f"against {build.row.options['pool_size']} candidates of its own, not the corpus: add them by their ids in "
+            "corpus.jsonl, all of them as 'candidates' or all but 'pos' as 'neg'",
         )
     pool = row.texts("candidates") if "candidates" in row.values else right + row.texts("neg")
     pool, size = list(dict.fromkeys(pool)), int(build.row.options["pool_size"])
