@@ -59,13 +59,14 @@ def test_a_crash_while_writing_keeps_the_checkpoint_before(tmp_path, monkeypatch
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
 
     def half(value, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
 def test_best_needs_something_to_compare():

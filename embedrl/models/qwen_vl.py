@@ -174,6 +174,10 @@ class QwenVL(nn.Module):
             hidden = hidden + self._idle_vision()
         return hidden
 
+    def look_once(self, seen: list[Any]) -> AbstractContextManager[None]:
+        """While open, a frozen vision tower takes from `seen` what it made of the same pictures before."""
+        return look_once(self.core.visual, seen)
+
     def _idle_vision(self) -> Tensor | float:
         """A zero that depends on the vision tower, if that is trained.
 
@@ -190,10 +194,6 @@ class QwenVL(nn.Module):
 
     def shard_units(self) -> list[nn.Module]:
         """The text layers; the vision tower stays with the root, as a rank may have no picture to run it on."""
-    def look_once(self, seen: list[Any]) -> AbstractContextManager[None]:
-        """While open, a frozen vision tower takes from `seen` what it made of the same pictures before."""
-        return look_once(self.core.visual, seen)
-
         return list(self.core.language_model.layers)
 
     def export(self, out: Path, merge: bool = True) -> None:
