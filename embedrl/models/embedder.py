@@ -17,7 +17,7 @@ from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.checkpoint import TrainedWeights, hyperparameters
 from embedrl.models.distributed import GradientSync, gather_rows, gradient_norm, max_over_ranks, world_size
-from embedrl.models.fsdp import shard_if_asked
+from embedrl.models.fsdp import build_model
 from embedrl.models.gradcache import GradientCache
 from embedrl.models.losses import ContrastiveLoss, PairKeys, key_hashes
 from embedrl.models.randomness import StepRandomness
@@ -87,8 +87,7 @@ class EmbedderModule(TrainedWeights):
 
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
-        self.backbone.build()
-        shard_if_asked(self.backbone, None if self._trainer is None else self._trainer.strategy)
+        build_model(self.backbone, None if self._trainer is None else self._trainer.strategy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the learning rate of every step up to the end of the run."""

@@ -7,6 +7,7 @@ exercise what GPUs run.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +19,16 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from embedrl.errors import ConfigError
 from embedrl.models.backbone import Backbone
+from embedrl.models.broadcast import build_once, receive
 from embedrl.models.checkpoint import check_keys
+from embedrl.models.sharded_checkpoint import (
+    is_sharded,
+    load_shards,
+    read_rest,
+    remove,
+    replace_checkpoint,
+    saved_keys,
+)
 
 if TYPE_CHECKING:
     from embedrl.models.generator import Generator
@@ -73,17 +83,24 @@ def whole_copy(model: Backbone | Generator) -> Backbone | Generator | None:
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Shard a model over all processes; checkpoints are single files, as with any other strategy.
+    """Shard a model over all processes.
 
     In YAML: `strategy: {class_path: embedrl.models.fsdp.FSDP2Strategy, init_args: {param_dtype: bfloat16}}` together
     with `precision: 32-true`, which keeps float32 master weights.
 
     Args:
         param_dtype: What forward and backward passes compute in; gradients are reduced in float32.
+        save_distributed_checkpoint: Write a checkpoint as a folder to which every process adds its shards, rather than
+            as one file from the first process, as other strategies do. Both resume under this strategy on any number
+            of processes, and `embedrl export` reads both.
     """
 
-    def __init__(self, param_dtype: Literal["float32", "bfloat16"] = "float32") -> None:
-        super().__init__("auto", 1, save_distributed_checkpoint=False)
+    def __init__(
+        self,
+        param_dtype: Literal["float32", "bfloat16"] = "float32",
+        save_distributed_checkpoint: bool = False,
+    ) -> None:
+        super().__init__("auto", 1, save_distributed_checkpoint)
         self.param_dtype = param_dtype
 
     def setup_environment(self) -> None:
@@ -91,34 +108,96 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, model: Backbone | Generator) -> None:
-        """Shard a built model in place; does nothing when called again."""
+    def build(self, model: Backbone | Generator) -> None:
+        """Build a model and shard it: the first process reads the weights, each gets its share of them.
+
+        Does nothing when called again.
+
+        Raises:
+            EmbedRLError: What any of the processes met.
+        """
         if isinstance(model, FSDPModule):
             return
+        weights = build_once(model)
         shard_model(model, self.device_mesh["data_parallel"], getattr(torch, self.param_dtype))
+        receive(model, weights, self.root_device)
+
+    def build_frozen(self, model: Backbone | Generator) -> None:
+        """Build a model that every process holds whole: the first one reads the weights, the others receive them.
+
+        Does nothing when called again.
+
+        Raises:
+            EmbedRLError: What any of the processes met.
+        """
+        if next(model.parameters(), None) is not None:
+            return
+        weights = build_once(model)
+        if weights:
+            model.to(self.root_device)
+        receive(model, weights, self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The trained parameters, gathered on rank 0; the frozen ones are never gathered."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        """The trained parameters: gathered on rank 0, or each process's shards. The frozen ones are left out."""
+        whole = not self._save_distributed_checkpoint
+        options = StateDictOptions(full_state_dict=whole, cpu_offload=True, ignore_frozen_params=True)
         assert self.model is not None
         return get_model_state_dict(self.model, options=options)
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint in the place of the one before, which stays until this one is whole."""
+        path = Path(self.broadcast(filepath))
+        # A file takes the place of a file in one go, which `AtomicCheckpointIO` sees to; a folder is put aside first.
+        if not self._save_distributed_checkpoint and not path.is_dir():
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        part = path.with_name(f"{path.name}.part")
+        if self.is_global_zero:
+            remove(part)
+        self.barrier()
+        super().save_checkpoint(checkpoint, part, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            replace_checkpoint(part, path)
+        self.barrier()
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load as Lightning does, but refuse keys that do not fit instead of leaving them out."""
-        assert self.lightning_module is not None
-        saved = torch.load(checkpoint_path, mmap=True, map_location="cpu", weights_only=weights_only)
-        check_keys(self.lightning_module, saved["state_dict"])
+        """Load a file or a folder; refuse keys that do not fit instead of leaving them out.
+
+        Raises:
+            CheckpointError: If the checkpoint is not this module's.
+        """
+        module, path = self.lightning_module, Path(self.broadcast(checkpoint_path))
+        assert module is not None
+        if is_sharded(path):
+            check_keys(module, saved_keys(path))
+            load_shards(path, module, self.optimizers)
+            return read_rest(path)
+        saved = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        check_keys(module, saved["state_dict"])
         del saved
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        return super().load_checkpoint(path, weights_only)
 
 
-def shard_if_asked(model: Backbone | Generator, strategy: Strategy | None) -> None:
-    """Shard a built model if the strategy does.
+def build_model(model: Backbone | Generator, strategy: Strategy | None) -> None:
+    """Build a model, and shard it if the strategy does.
 
     Raises:
         ConfigError: If the strategy is another one that shards.
+        EmbedRLError: What `model.build` raises.
     """
     if isinstance(strategy, FSDP2Strategy):
-        strategy.shard(model)
+        strategy.build(model)
     elif isinstance(strategy, ModelParallelStrategy):
         raise ConfigError("trainer.strategy: use class_path embedrl.models.fsdp.FSDP2Strategy, which shards")
+    else:
+        model.build()
+
+
+def build_frozen(model: Backbone | Generator, strategy: Strategy | None) -> None:
+    """Build a model that is only used, whole on every process; under FSDP2 one process reads its weights."""
+    if isinstance(strategy, FSDP2Strategy):
+        strategy.build_frozen(model)
+    else:
+        model.build()
+    model.requires_grad_(False).eval()

@@ -33,6 +33,11 @@ class Generator(nn.Module, ABC):
     def build(self) -> None:
         """Create the modules, load weights, add LoRA, freeze what is frozen; does nothing when called again."""
 
+    def build_on_meta(self) -> None:
+        """See `Backbone.build_on_meta`."""
+        with torch.device("meta"):
+            self.build()
+
     @abstractmethod
     def preprocessor(self) -> GeneratorPreprocessor:
         """The preprocessor that fits this model; needs no weights."""

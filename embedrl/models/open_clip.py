@@ -126,6 +126,20 @@ class OpenClipBackbone(Backbone):
                 raise CheckpointError(f"{weights} does not fit {self.model}: {str(error).splitlines()[-1]}") from error
         if self.vision_weights is not None:
             load_tower(getattr(clip.visual, "trunk", clip.visual), self.vision_weights)
+        self._adopt(clip)
+
+    def build_on_meta(self) -> None:
+        """See `Backbone.build_on_meta`; no weights are read.
+
+        Raises:
+            ConfigError: If the model or a package cannot be found, or nothing would be trained.
+        """
+        if self.net is None:
+            with torch.device("meta"):
+                self._adopt(make_model(read_config(self.model, self.pretrained), load_towers=False))
+
+    def _adopt(self, clip: Any) -> None:
+        """Freeze what is frozen."""
         if self.gradient_checkpointing:
             clip.set_grad_checkpointing(True)
         self.net = self._freeze(clip)

@@ -5,6 +5,8 @@ A folder with a LoRA adapter in peft's layout counts as its base with the adapte
 
 from __future__ import annotations
 
+import copy
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,27 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[kind])
         if names:
             raise CheckpointError(f"{path}: {kind.replace('_', ' ')} in the weights: {listed(names)}")
+    return network
+
+
+def empty_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
+    """The model that `load_network` returns, without its weights; call it under `torch.device("meta")`.
+
+    Where the weights decide on the dtype (`auto`, and config.json does not say), it may differ.
+
+    Raises:
+        CheckpointError: If config.json cannot be read.
+    """
+    if base := adapter_base(path):
+        return empty_network(base, dtype, attn_implementation)
+    config = copy.deepcopy(load_config(path))  # what follows writes into it
+    dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
+    if path == TINY:
+        return build_model(config).to(dtype)
+    network = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    # A checkpoint without the file has what its config.json says, which the model was made with.
+    with suppress(OSError):
+        network.generation_config = GenerationConfig.from_pretrained(_place(path))
     return network
 
 

@@ -25,6 +25,7 @@ from embedrl.models.preprocess import PixelBudget, QwenVLPreprocessor
 from embedrl.models.qwen_loading import (
     DTYPES,
     emb_token_id,
+    empty_network,
     load_config,
     load_network,
     load_processor,
@@ -115,6 +116,21 @@ class QwenVL(nn.Module):
         network = load_network(self.path, DTYPES[self.dtype], self.attn_implementation)
         prepare_emb_row(network, tokenizer, self.emb_token_id, self.emb_added)
         self.adopt(network)
+
+    def build_on_meta(self) -> None:
+        """As `build`, without reading weights: every tensor is on the meta device. Does nothing when called again.
+
+        Raises:
+            CheckpointError: If the checkpoint's processor or configuration cannot be read.
+            ConfigError: If the LoRA scope matches nothing.
+        """
+        if self.net is not None:
+            return
+        tokenizer = self.processor.tokenizer
+        with torch.device("meta"):
+            network = empty_network(self.path, DTYPES[self.dtype], self.attn_implementation)
+            prepare_emb_row(network, tokenizer, self.emb_token_id, self.emb_added)
+            self.adopt(network)
 
     def adopt(self, network: Any) -> None:
         """Take a `Qwen3VLForConditionalGeneration` as the network: add LoRA, freeze what is frozen.

@@ -18,6 +18,7 @@ from embedrl.data.source import TaskSource
 from embedrl.errors import NonFiniteError
 from embedrl.models.backbone import Backbone, GroupPreprocessor
 from embedrl.models.distributed import world_size
+from embedrl.models.fsdp import FSDP2Strategy, build_frozen
 from embedrl.models.scoring import TaskResult, TaskScorer, log_results
 from embedrl.models.tcot_writing import write_tcots
 from embedrl.tcot.parse import parse
@@ -156,6 +157,11 @@ class ReasonedRetrieval(Callback):
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.tasks: list[RetrievalTask] = []
         self.results: list[TaskResult] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Under FSDP2, where one process reads the Embedder's weights for all, load them now that all are together."""
+        if self.embedder is not None and isinstance(trainer.strategy, FSDP2Strategy):
+            build_frozen(self.embedder.backbone, trainer.strategy)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write up, embed, rank, log."""

@@ -24,7 +24,7 @@ from embedrl.models.distributed import (
     mean_over_ranks,
     world_size,
 )
-from embedrl.models.fsdp import shard_if_asked
+from embedrl.models.fsdp import build_model
 from embedrl.models.generator import Generator
 from embedrl.models.lesson_scores import score_reply
 from embedrl.models.preprocess import IGNORE
@@ -83,8 +83,7 @@ class ReasonerModule(TrainedWeights):
 
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
-        self.generator.build()
-        shard_if_asked(self.generator, None if self._trainer is None else self._trainer.strategy)
+        build_model(self.generator, None if self._trainer is None else self._trainer.strategy)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer, and the learning rate of every step up to the end of the run."""

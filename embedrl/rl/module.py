@@ -16,6 +16,7 @@ from embedrl.data.rollout_pairs import PairBatch
 from embedrl.errors import NonFiniteError
 from embedrl.models.checkpoint import hyperparameters
 from embedrl.models.distributed import GradientSync, gather_objects, gradient_norm, max_over_ranks, mean_over_ranks
+from embedrl.models.fsdp import FSDP2Strategy, build_frozen
 from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.reasoned_retrieval import FrozenEmbedder
 from embedrl.models.reasoner import ReasonerModule
@@ -129,9 +130,11 @@ class EGRLModule(ReasonerModule):
     def configure_model(self) -> None:
         """Load the weights, and shard the policy if the strategy does."""
         super().configure_model()
+        strategy = None if self._trainer is None else self._trainer.strategy
         if self.reference is not None:
-            self.reference.build()
-            self.reference.requires_grad_(False).eval()
+            build_frozen(self.reference, strategy)
+        if isinstance(strategy, FSDP2Strategy):  # here, where all processes are together; else when it is first used
+            build_frozen(self.embedder.backbone, strategy)
         assert isinstance(self.generator, QwenVLReasoner)
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
         if self.engine is not None:
