@@ -10,25 +10,33 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.cli import instantiate_module
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.embedder import EmbedderModule
 from embedrl.models.reasoner import ReasonerModule
+from embedrl.models.sharded_checkpoint import is_sharded, read_rest, read_weights
 from embedrl.rl.module import EGRLModule
 
 
 def load_module(checkpoint: Path) -> LightningModule:
     """The module of a training checkpoint, on the CPU, in evaluation mode, as it was configured.
 
+    Args:
+        checkpoint: The file or the folder that `embedrl fit` wrote.
+
     Raises:
-        CheckpointError: If the file is missing, broken, or none of embedrl's.
+        CheckpointError: If it is missing, broken, or none of embedrl's.
     """
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         raise CheckpointError(f"--checkpoint {checkpoint}: no such file; give the .ckpt that `embedrl fit` wrote")
-    if not zipfile.is_zipfile(checkpoint):
+    if not is_sharded(checkpoint) and not zipfile.is_zipfile(checkpoint):
         raise CheckpointError(f"--checkpoint {checkpoint}: not a checkpoint, or cut short; give another one")
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        if is_sharded(checkpoint):
+            saved = read_rest(checkpoint)
+        else:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         arguments = saved["hyper_parameters"]
         # The argument that no other module has tells them apart.
         kinds: dict[str, type[LightningModule]] = {
@@ -37,7 +45,12 @@ def load_module(checkpoint: Path) -> LightningModule:
         kind = next((cls for name, cls in kinds.items() if name in arguments), None)
         if kind is None:
             raise CheckpointError(f"--checkpoint {checkpoint}: neither an Embedder's nor a Reasoner's checkpoint")
-        module = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        if is_sharded(checkpoint):
+            module = instantiate_module(kind, {k: v for k, v in arguments.items() if k != "_instantiator"})
+            module.configure_model()
+            module.load_state_dict(read_weights(checkpoint))
+        else:
+            module = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"--checkpoint {checkpoint}: not a checkpoint of embedrl ({error})") from error
     return module.eval()
@@ -51,7 +64,7 @@ def export(checkpoint: Path, out: Path, adapter: bool = False) -> None:
     open_clip's own files. A Reasoner's is a plain checkpoint for `AutoModelForImageTextToText`.
 
     Args:
-        checkpoint: The `.ckpt` file that `embedrl fit` wrote.
+        checkpoint: The `.ckpt` that `embedrl fit` wrote: a file, or a folder with shards.
         out: The folder to write; must be new or empty.
         adapter: Write the LoRA adapter alone, in peft's layout, instead of merging it into the weights.
 

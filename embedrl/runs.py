@@ -7,7 +7,7 @@
     provenance.json                  versions, seed, device, wall time of every start
     events.out.tfevents.*            curves, grids, projector
     retrieval_grid/*.png             the grids of the last validation
-    checkpoints/{last,best}.ckpt
+    checkpoints/{last,best}.ckpt     files, or folders with the shards of every process
   validate_0/ test_0/ predict_0/     the other commands
 ```
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from embedrl.errors import CheckpointError
 from embedrl.files import replacing
+from embedrl.models.sharded_checkpoint import ASIDE, is_sharded
 
 _NAMES = ("last", "best")
 
@@ -47,6 +48,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target, sync=True) as part:
             torch.save(checkpoint, part)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read one checkpoint.
+
+        Raises:
+            CheckpointError: If it is a folder, which other strategies than FSDP2's cannot spread over their processes.
+        """
+        if Path(path).is_dir():
+            raise CheckpointError(
+                f"--ckpt_path {path}: a sharded checkpoint: resume with trainer.strategy.class_path "
+                "embedrl.models.fsdp.FSDP2Strategy (on any number of processes), or `embedrl export` it"
+            )
+        return super().load_checkpoint(path, *args, **kwargs)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -119,7 +133,10 @@ def find_checkpoint(name: str, root: Path) -> str:
         CheckpointError: If there is none.
     """
     if name in _NAMES:
-        found = [path for path in root.rglob(f"{name}.ckpt") if _is_complete(path)]
+        found = [path for path in root.rglob(f"{name}.ckpt") if path.is_file() or is_sharded(path)]
+        # What a kill left under this name when another one was about to take its place.
+        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if path.is_file() or is_sharded(path))
+        found += [path for path in aside if not path.with_suffix("").exists()]
         if not found:
             raise CheckpointError(
                 f"--ckpt_path {name}: no {name}.ckpt under {root} (trainer.default_root_dir); "
@@ -141,8 +158,3 @@ def next_version(prefix: str, root: Path) -> str:
     """`prefix_N` with the lowest N above all those under `root`."""
     numbers = [int(path.name.rpartition("_")[2]) for path in root.glob(f"{prefix}_*") if path.name[-1].isdigit()]
     return f"{prefix}_{max(numbers, default=-1) + 1}"
-
-
-def _is_complete(path: Path) -> bool:
-    """A sharded checkpoint is a folder whose `.metadata` is written last."""
-    return path.is_file() or (path / ".metadata").is_file()

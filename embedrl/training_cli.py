@@ -13,12 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf.errors import OmegaConfBaseException
 
 from embedrl.errors import ConfigError
 from embedrl.inspection.provenance import SaveRun
 from embedrl.inspection.summary import RunSummary
+from embedrl.models.ending import EndTogether
 from embedrl.parsing import OneLineErrors
 from embedrl.runs import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
 
@@ -75,8 +75,7 @@ class TrainingCLI(LightningCLI):
             version = self._version or next_version(prefix, self._root)
             kwargs["logger"] = TensorBoardLogger(self._root, name="", version=version)
         plugins = _as_list(trainer.get("plugins"))
-        sharded = isinstance(trainer.get("strategy"), ModelParallelStrategy)
-        if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
             trainer["callbacks"] = [
@@ -118,7 +117,7 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
             trainer_defaults={
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
-                "callbacks": [RunSummary()],
+                "callbacks": [RunSummary(), EndTogether()],
             },
         )
     except MisconfigurationException as error:

@@ -15,6 +15,7 @@ from embedrl.exporting import export
 def runs(tmp_path_factory):
     """One process trains here; two under FSDP2 and DDP."""
     out = tmp_path_factory.mktemp("ranks")
+    train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
     processes = launch(Path(__file__).parent / "dist_reasoner.py", out, log=out)
     one = train("auto", 1, save=out / "one.ckpt", exam=3)
     finish(processes, out)
@@ -54,6 +55,19 @@ def test_a_sharded_run_resumes_exactly(runs):
     expected = weights(out / "fsdp.ckpt")
     for name, value in weights(out / "resumed.ckpt").items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.dist
+def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
+    """Of one process on two sharded ones, and the other way round: also the optimizer's moments find their places."""
+    out, _ = runs
+    train("auto", 1, ckpt_path=out / "two.ckpt", save=out / "from-two.ckpt")
+    expected = weights(out / "one.ckpt")
+    for name in ("from-one", "from-two"):
+        got = weights(out / f"{name}.ckpt")
+        assert got.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(got[key], value, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.dist

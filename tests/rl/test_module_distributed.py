@@ -18,8 +18,9 @@ def runs(tmp_path_factory):
     """One process trains here; two under FSDP2 and DDP."""
     out = tmp_path_factory.mktemp("ranks")
     processes = launch(Path(__file__).parent / "dist_egrl.py", out, log=out)
+    saves = [SaveAt(at, out / f"paper-{at}.ckpt") for at in (2, 4)]
     one = {
-        "paper": run("paper", save=out / "paper.ckpt", callbacks=[SaveAt(2, out / "paper-2.ckpt")]),
+        "paper": run("paper", save=out / "paper.ckpt", callbacks=saves),
         "idle": run("idle", save=out / "idle.ckpt"),
     }
     finish(processes, out)
@@ -91,6 +92,23 @@ def test_a_sharded_run_resumes_exactly(runs):
     expected = weights(out / "paper-fsdp.ckpt")
     for name, value in weights(out / "paper-resumed.ckpt").items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.dist
+def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
+    """Of one process on two sharded ones, and the other way round: the same rewards, the same policy."""
+    out, one = runs
+    from_two = run("paper", ckpt_path=out / "half.ckpt", save=out / "paper-from-two.ckpt")["rewards"]
+    from_one = [a | b for a, b in zip(*(r["rewards"] for r in found(out, "paper-from-one")), strict=True)]
+    expected, alone = one["paper"]["rewards"][2:], weights(out / "paper.ckpt")
+    for got in (from_one, from_two):
+        assert len(got) == len(expected) == 1
+        assert got[0].keys() == expected[0].keys()
+        for rollout, values in got[0].items():
+            assert values == pytest.approx(expected[0][rollout], abs=1e-5), rollout
+    for name in ("from-one", "from-two"):
+        for key, value in weights(out / f"paper-{name}.ckpt").items():
+            torch.testing.assert_close(value, alone[key], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.dist
