@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from cli_process import logged
 from egrl_small import CONFIGS, RETRIEVAL, TRAINER, overlay
 from processes import finish, launch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 import embedrl
+from embedrl.exporting import export
 
-FSDP2 = {"class_path": "embedrl.models.fsdp.FSDP2Strategy"}
+FSDP2 = {
+    "class_path": "embedrl.models.fsdp.FSDP2Strategy",
+    "init_args": {"save_distributed_checkpoint": True},
+}
 
 
 def settings(recipe: str, strategy, out: Path) -> dict:
@@ -27,6 +33,13 @@ def settings(recipe: str, strategy, out: Path) -> dict:
     }
 
 
+def assert_same_tensors(one: Path, other: Path) -> None:
+    [a], [b] = (list(folder.glob("*.safetensors")) for folder in (one, other))
+    a, b = load_file(a), load_file(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize(("recipe", "strategy"), [("egrl", FSDP2), ("reasoner", "ddp")])
 def test_a_quickstart_on_two_processes(recipe, strategy, tmp_path):
@@ -39,10 +52,13 @@ def test_a_quickstart_on_two_processes(recipe, strategy, tmp_path):
     run = root / "version_0"
     assert sorted(logged(run, "reward/total/mean" if recipe == "egrl" else "train/loss")) == [0, 1]
     assert len(logged(run, "val/hit@1")) == 1
-    assert (run / "checkpoints/last.ckpt").is_file()
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert (run / "checkpoints/last.ckpt").is_dir() == (strategy == FSDP2)
     [start] = json.loads((run / "provenance.json").read_text())["starts"]
     assert start["processes"] == 2
     assert start["finished"]
     AutoModelForImageTextToText.from_pretrained(out)
+    export(run / "checkpoints/last.ckpt", tmp_path / "exported")
+    assert_same_tensors(out, tmp_path / "exported")
     assert (tmp_path / "__main__.0.log").read_text().count("Done: ") == 1
     assert "Done: " not in (tmp_path / "__main__.1.log").read_text()

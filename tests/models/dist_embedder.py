@@ -21,10 +21,12 @@ from embedrl.models.losses import InfoNCE, PairKeys, key_hashes
 STEPS = 3
 
 
-def train(strategy, devices, steps=STEPS, save=None, ckpt_path=None, micro_batch_size=5, until=STEPS, **options):
+def train(
+    strategy, devices, steps=STEPS, save=None, ckpt_path=None, micro_batch_size=5, until=STEPS, backbone=None, **options
+):
     """Train with AdamW; the schedule always ends at step `until`."""
     module = EmbedderModule(
-        FakeBackbone(dropout=0.0),
+        backbone or FakeBackbone(dropout=0.0),
         InfoNCE(0.05),
         functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
         schedule="constant",

@@ -86,6 +86,8 @@ def main(out):
         torch.save(result, out / f"{name}.{rank}.pt")
     train(FSDP2Strategy(), 2, steps=2, save=out / "two.ckpt")
     train(FSDP2Strategy(), 2, ckpt_path=out / "two.ckpt", save=out / "resumed.ckpt")
+    shards = FSDP2Strategy(save_distributed_checkpoint=True)
+    train(shards, 2, ckpt_path=out / "two.ckpt", save=out / "shards.ckpt")
     train(FSDP2Strategy(), 2, ckpt_path=out / "one-at-2.ckpt", save=out / "from-one.ckpt")
 
 

@@ -74,8 +74,10 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
 def test_a_sharded_model_is_shipped_and_its_checkpoint_exported(runs, tmp_path):
     out, _ = runs
     export(out / "fsdp.ckpt", tmp_path / "exported")
+    assert (out / "shards.ckpt").is_dir()
+    export(out / "shards.ckpt", tmp_path / "from_shards")
     trained = weights(out / "fsdp.ckpt")
-    for folder in (out / "shipped", tmp_path / "exported"):
+    for folder in (out / "shipped", tmp_path / "exported", tmp_path / "from_shards"):
         state = AutoModelForImageTextToText.from_pretrained(folder).state_dict()
         compared = [name for name in state if f"generator.net.{name}" in trained]
         assert len(compared) > 50
