@@ -1,10 +1,11 @@
 import pytest
-import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Two test processes share two cores, and sums are the same everywhere."""
+    import torch  # here, not above: the process that hands out the tests needs none
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -29,6 +29,17 @@ def start(function, args: tuple, log: Path) -> ForkServerProcess:
     return process
 
 
+def command(words: list[str], log: Path) -> ForkServerProcess:
+    """Run the command line in a process, its output in a file; the process ends with its exit code."""
+    return start(_command, (words,), log)
+
+
+def _command(words: list[str]) -> None:
+    from embedrl.cli import main
+
+    sys.exit(main(words))
+
+
 def _call(function, args: tuple, log: str) -> None:
     file = Path(log).open("a", buffering=1)  # noqa: SIM115 (open to the end: errors are told last)
     sys.stdout = sys.stderr = file

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from chat_server import asked_text, completion, fingerprint, serving, valid_tcot
 from making import lines, run, vlm, world, write_mix
+from processes import command
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONCURRENCY = 4
@@ -36,13 +36,13 @@ def reply(body):
 
 
 def start(words, log):
-    command = [sys.executable, "-m", "embedrl", *map(str, words)]
-    return subprocess.Popen(command, stdout=log.open("a"), stderr=subprocess.STDOUT)
+    return command([str(word) for word in words], log)
 
 
 def finish(words, log):
     process = start(words, log)
-    assert process.wait(3000) == 0, log.read_text()[-2000:]
+    process.join(3000)
+    assert process.exitcode == 0, log.read_text()[-2000:]
 
 
 def whole_lines(path):
@@ -74,11 +74,11 @@ def chain(tmp_path, size, kills, reply, options, judged=True):
         lost = 0
         for number, mark in enumerate(sorted(rng.sample(range(1, everything), kills)), start=1):
             process = start([*words, "--out", tmp_path / "out"], tmp_path / "out.log")
-            while len(server.finished) < mark + lost and process.poll() is None:
+            while len(server.finished) < mark + lost and process.is_alive():
                 time.sleep(0.002)
             time.sleep(rng.random() * 0.02)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             while server.open:
                 time.sleep(0.01)
             answered.append((len(server.asked), journalled(journal)))
@@ -161,11 +161,11 @@ def transformers_serve(reasoner, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [Path(sys.executable).with_name("transformers"), "serve", reasoner, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    words = [Path(sys.executable).with_name("transformers"), "serve", reasoner, "--host", "127.0.0.1"]
+    words += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "serve.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         for _ in range(600):
             assert server.poll() is None, (tmp_path / "serve.log").read_text()[-2000:]

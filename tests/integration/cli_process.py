@@ -1,24 +1,9 @@
-"""The CLI in processes of their own, and what a run logged."""
+"""What a run logged."""
 
-import sys
 from collections import defaultdict
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import processes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-
-def run(args: list[str]) -> None:
-    """What a child does: the CLI."""
-    from embedrl.cli import main
-
-    sys.exit(main(args))
-
-
-def start(args: list[str], log: Path) -> ForkServerProcess:
-    """Start the CLI, its output in a file."""
-    return processes.start(run, (args,), log)
 
 
 def logged(folder: Path, tag: str) -> dict[int, list[float]]:

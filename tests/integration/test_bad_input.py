@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import command
 
 from embedrl.cli import main
 
@@ -133,14 +131,12 @@ def test_bad_flags(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_process_exits_with_the_code_and_one_line(folder: Path) -> None:
     write_pairs(folder, {"images": ["gone.png"]})
-    command = [sys.executable, "-c", "import sys; from embedrl.cli import main; sys.exit(main())"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "fit", "--config", "recipe.yaml"], capture_output=True, text=True, timeout=240, env=environment
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "gone.png" in done.stderr.strip().splitlines()[-1]
+    process = command(["fit", "--config", "recipe.yaml"], folder / "out.log")
+    process.join(240)
+    assert process.exitcode == 1
+    out = (folder / "out.log").read_text()
+    assert "Traceback" not in out
+    assert "gone.png" in out.strip().splitlines()[-1]
 
 
 def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from cli_process import logged, start
+from cli_process import logged
 from egrl_small import CONFIGS, RETRIEVAL, overlay
+from processes import command
 
 STEPS = 12  # of the optimizer: two inner epochs make six steps of EG-RL
 EVERY = 4
@@ -27,7 +28,7 @@ def fit(root: Path, *more: str, kills: Sequence[dict] = ()):
     path = root.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(settings))
     flags = ["--config", str(CONFIGS / "quickstart/egrl.yaml"), "--config", str(path)]
-    return start(["fit", *flags, "--trainer.default_root_dir", str(root), *more], root.with_suffix(".log"))
+    return command(["fit", *flags, "--trainer.default_root_dir", str(root), *more], root.with_suffix(".log"))
 
 
 def finish(process, root: Path, code: int = 0) -> None:

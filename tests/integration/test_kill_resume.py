@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cli_process import logged, start
+from cli_process import logged
+from processes import command
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -64,7 +65,7 @@ def overlay(tmp_path_factory) -> Path:
 
 def fit(overlay: Path, root: Path, *more: str):
     args = ["fit", "--config", str(ROOT / "configs/quickstart/embedder.yaml"), "--config", str(overlay)]
-    return start([*args, "--trainer.default_root_dir", str(root), *more], root.parent / f"{root.name}.log")
+    return command([*args, "--trainer.default_root_dir", str(root), *more], root.parent / f"{root.name}.log")
 
 
 def finish(process, log: Path) -> None:

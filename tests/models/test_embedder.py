@@ -1,8 +1,6 @@
 import copy
 import functools
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from fake_backbone import FakeBackbone, FakeData, contrastive_batch
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from processes import finish, start
 
 from embedrl.errors import CheckpointError, ConfigError, NonFiniteError
 from embedrl.metrics import mean_metrics, rank
@@ -19,7 +18,6 @@ from embedrl.models.embedder import EmbedderModule
 from embedrl.models.losses import InfoNCE
 
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.01)
-HERE = Path(__file__).parent
 
 
 def make_module(backbone=None, **options):
@@ -171,16 +169,12 @@ def test_missing_vectors_are_an_error():
 
 # -------------------------------------------------------------------- checkpoints
 
-FRESH = """
-import sys, torch
-sys.path.insert(0, {here!r})
-from embedrl.models.embedder import EmbedderModule
-import fake_backbone
-for path in {paths!r}:
-    module = EmbedderModule.load_from_checkpoint(path, weights_only=True)
-    module.eval()
-    torch.save((module.backbone({{"x": torch.ones(3, 8)}}).detach(), dict(module.hparams)), path + ".out")
-"""
+
+def reload(paths):
+    for path in paths:
+        module = EmbedderModule.load_from_checkpoint(path, weights_only=True)
+        module.eval()
+        torch.save((module.backbone({"x": torch.ones(3, 8)}).detach(), dict(module.hparams)), path + ".out")
 
 
 class Cli(LightningCLI):
@@ -225,8 +219,7 @@ def test_checkpoints_rebuild_the_module_in_a_fresh_process(tmp_path):
         saved = torch.load(path, weights_only=True)
         assert set(saved["state_dict"]) == {f"backbone.net.{name}" for name in ("3.0.weight", "3.0.bias", "5.weight")}
         assert saved["hyper_parameters"]["backbone"]["class_path"] == "fake_backbone.FakeBackbone"
-    script = FRESH.format(here=str(HERE), paths=list(runs))
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=240)
+    finish([start(reload, (list(runs),), tmp_path / "fresh.log")], tmp_path)
     for path, (_, module) in runs.items():
         vectors, hparams = torch.load(path + ".out", weights_only=True)
         module.eval()
