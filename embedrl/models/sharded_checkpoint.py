@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         for name, entry in entries.items()
         if name.startswith(prefix) and isinstance(entry, TensorStorageMetadata)
     }
-    load({MODEL: weights}, storage_reader=Reader(path), planner=Planner(), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as asked
+        load({MODEL: weights}, storage_reader=Reader(path), planner=Planner(), no_dist=True)
     return weights
 
 

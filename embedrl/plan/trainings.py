@@ -76,8 +76,6 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions) -> Plan
     plan = Plan(setup.devices, notes=notes + more)
     plan.add_model("backbone" if isinstance(module, EmbedderModule) else "generator", model)
     plan.memory = training_bytes(model, setup, module.optimizer)
-    if setup.sharded:  # every process reads all of it and then keeps its share
-        plan.peaks["loading"] = whole(model)
     if not isinstance(model, QwenVL):
         plan.notes.append("no activations and operations: only Qwen3-VL's are known")
         plan.peaks["between steps"] = sum(plan.memory.values())
