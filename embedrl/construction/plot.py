@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from embedrl.types import Role
 
@@ -46,15 +47,19 @@ def _pairs(axes: Any, figures: Sequence[Figures]) -> None:
         left = [a + b for a, b in zip(left, width, strict=True)]
     axes.invert_yaxis()
     axes.set(title="pairs, by modality of query → target", xlabel="pairs")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_xlim(0, 1.05 * max([*left, 1.0]))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
 
 
 def _lengths(axes: Any, figures: Sequence[Figures]) -> None:
     words = {role: [n for one in figures for n in one.tcot_words[role]] for role in Role}
     drawn = {role: numbers for role, numbers in words.items() if numbers}
     if drawn:
-        longest = max(max(numbers) for numbers in drawn.values())
-        axes.hist(list(drawn.values()), bins=min(40, longest + 1), label=[str(role) for role in drawn])
+        first, last = (pick(pick(numbers) for numbers in drawn.values()) for pick in (min, max))
+        width = (last - first) // 40 + 1  # whole words: other bins would leave gaps
+        axes.hist(list(drawn.values()), bins=range(first, last + width + 1, width), label=[str(role) for role in drawn])
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize="small")
     else:
         _nothing(axes, "no T-CoTs")
@@ -82,6 +87,8 @@ def _failures(axes: Any, causes: Counter[str]) -> None:
     if most:
         bars = axes.barh([cause for cause, _ in most], [number for _, number in most], color="tab:red")
         axes.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize="small")
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.invert_yaxis()
     else:
         _nothing(axes, "none known")

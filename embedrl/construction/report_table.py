@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from embedrl.console import data_set_column, make_console
 from embedrl.construction.rows import Report
 
 
@@ -18,7 +18,7 @@ def print_report(report: Report, last: str) -> None:
         report: What happened to each data set.
         last: The field that counts the pairs which the step kept.
     """
-    table = Table("data set", "kept / initial", "share", "left out, by cause")
+    table = Table(data_set_column(), "kept / initial", "share", "left out, by cause")
     for column in table.columns[1:3]:
         column.justify = "right"
     total: Counter[str] = Counter()
@@ -29,7 +29,7 @@ def print_report(report: Report, last: str) -> None:
         table.add_row(name, f"{kept:,}/{initial:,}", _share(kept, initial), _told(causes, counts))
     table.add_section()
     table.add_row("total", f"{total['kept']:,}/{total['initial']:,}", _share(total["kept"], total["initial"]), "")
-    Console().print(table)
+    make_console().print(table)
 
 
 def _share(part: int, whole: int) -> str:

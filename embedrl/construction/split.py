@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from embedrl.console import data_set_column, make_console
 from embedrl.construction.rows import PairWriter, check_slugs, write_mix
 from embedrl.construction.sample import equal_distances
 from embedrl.data.json_rows import iter_rows
@@ -33,9 +33,9 @@ def split(
         mix: The data sets: the `mix.yaml` of `embedrl filter`, or any other.
         out: The folder to write to.
         rl: Pairs to draw from each of the sets that are hard, by the set's name.
-        scores: JSON lines {dataset, id, success}: the share of a pair's rollouts that find their target. Pairs between
-            `low` and `high` are taken first, then those without a score, then the others: a group of rollouts that all
-            succeed, or all fail, teaches EG-RL nothing.
+        scores: JSON lines {dataset, id, success}: the share of a pair's rollouts that find their target, such as
+            `embedrl.rl.success.RolloutSuccess` writes. Pairs between `low` and `high` are taken first, then those
+            without a score, then the others: a group of rollouts that all succeed, or all fail, teaches EG-RL nothing.
         low: Least share of successful rollouts.
         high: Greatest share of successful rollouts.
         disjoint: Keep EG-RL's pairs out of the Embedder's, which the paper does not.
@@ -57,7 +57,7 @@ def split(
     if scores and not any(name in rl for name, _ in success):
         raise DataError(f"{scores}: no score is about {', '.join(rl)}: check the data sets' names")
     drawn = {row.label: _draw(row, rl[row.label], success, low, high) for row in mix if row.label in rl}
-    table = Table("data set", "pairs", "Embedder", "EG-RL", *(["with a score in range"] if scores else []))
+    table = Table(data_set_column(), "pairs", "Embedder", "EG-RL", *(["with a score in range"] if scores else []))
     written: dict[str, list[dict[str, object] | None]] = {"embedder": [], "rl": []}
     for row in mix:
         taken = set(drawn.get(row.label, ()))
@@ -70,7 +70,7 @@ def split(
         table.add_row(row.label, *(f"{number:,}" for number in told))
     for kind, rows in written.items():
         write_mix(out / kind / "mix.yaml", rows)
-    Console().print(table)
+    make_console().print(table)
 
 
 def read_scores(path: Path) -> dict[tuple[str, str], float]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from rich.console import Console
 from rich.table import Table
 
+from embedrl.console import data_set_column, make_console
 from embedrl.construction.rows import earlier_report
 from embedrl.construction.sample import equal_distances
 from embedrl.data.mix import MixRow, check_labels
@@ -83,15 +83,16 @@ def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None) 
     if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .svg or .pdf")
     figures = [count(row, limit) for row in mix]
-    Console().print(pairs_table(figures), tcots_table(figures))
+    console = make_console()
+    console.print(pairs_table(figures), tcots_table(figures))
     causes = sum((one.failures for one in figures), Counter[str]())
     if causes:
-        Console().print(failures_of(causes))
+        console.print(failures_of(causes))
     if out is not None:
         from embedrl.construction.plot import plot
 
         plot(figures, out)
-        Console().print(f"plot: {out}")
+        console.print(f"plot: {out}", highlight=False, soft_wrap=True)
 
 
 def count(row: MixRow, limit: int | None = None) -> Figures:
@@ -118,7 +119,9 @@ def count(row: MixRow, limit: int | None = None) -> Figures:
 
 def pairs_table(figures: Sequence[Figures]) -> Table:
     """Pairs, modalities and lengths of texts, a row a data set."""
-    table = Table("data set", "pairs", "looked at", "targets", "words", "modalities", title="pairs (query / target)")
+    table = Table(
+        data_set_column(), "pairs", "looked at", "targets", "words", "modalities", title="pairs (query / target)"
+    )
     for one in figures:
         table.add_row(
             one.name,
@@ -135,7 +138,9 @@ def pairs_table(figures: Sequence[Figures]) -> Table:
 
 def tcots_table(figures: Sequence[Figures]) -> Table:
     """T-CoTs and their evidence, a row a data set: means of those that were looked at."""
-    table = Table("data set", "T-CoTs", "words", "well-formed", *CUES.values(), title="T-CoTs (means; query / target)")
+    table = Table(
+        data_set_column(), "T-CoTs", "words", "well formed", *CUES.values(), title="T-CoTs (means; query / target)"
+    )
     for one in figures:
         tcots = sum(map(len, one.tcot_words.values()))
         table.add_row(

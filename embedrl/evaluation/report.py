@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from embedrl.console import make_console
 from embedrl.evaluation import averages as public
 from embedrl.evaluation.published import Published
 from embedrl.evaluation.results import SetResult
@@ -168,12 +169,6 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         console.print(f"{other.model}: {other.source} (data {other.version})", highlight=False, markup=False)
         for name, what in other.errata.items():
             console.print(f"  {name}: {what}", highlight=False, markup=False)
-
-
-def make_console() -> Console:
-    """As wide as the terminal; in a file, wide enough for the table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 def notes(report: Report) -> list[str]:
