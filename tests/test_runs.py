@@ -34,7 +34,8 @@ def test_a_half_written_sharded_checkpoint_does_not_count(tmp_path):
     broken = tmp_path / "version_1/checkpoints/last.ckpt"
     for folder in (whole, broken):
         folder.mkdir(parents=True)
-    (whole / ".metadata").touch()
+        (folder / ".metadata").touch()
+    (whole / "meta.pt").touch()  # comes last
     assert find_checkpoint("last", tmp_path) == str(whole)
 
 
