@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,16 +52,25 @@ def plot_evidence(path: Path, sets: Sequence[Sequence[SetResult]], labels: Seque
     panels = figure.subplots(1, max(len(present), 1), squeeze=False)[0]
     for modality, axes in zip(present, panels, strict=False):
         pairs = [pair for pair in zip(*sets, strict=True) if all(modality in result.evidence for result in pair)]
+        named: dict[tuple[float, float], list[str]] = defaultdict(list)
         for pair in pairs:
             (x0, y0), (x1, y1) = ((result.evidence[modality], 100 * result.score) for result in pair)
             axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "0.6"})
-            axes.annotate(pair[1].name, (x1, y1), textcoords="offset points", xytext=(5, 3), fontsize=8)
+            named[x1, y1].append(pair[1].name)
+        for i, (place, names) in enumerate(sorted(named.items(), key=lambda item: (item[0][1], item[0][0]))):
+            below = i % 2  # neighbours in turn above and below, points that coincide in one label
+            axes.annotate(
+                "\n".join(names), place, textcoords="offset points", xytext=(5, -4 if below else 3), fontsize=7,
+                va="top" if below else "bottom",
+            )  # fmt: skip
         for results, label, color in zip(zip(*pairs, strict=True), labels, _COLORS, strict=False):
             xs, ys = [r.evidence[modality] for r in results], [100 * r.score for r in results]
             axes.scatter(xs, ys, color=color, label=label, zorder=3)
         axes.set_xlabel(f"mean number of {_CUES[modality]}")
         axes.set_ylabel("main metric, percent")
-        axes.margins(0.15)
+        axes.margins(0.25)  # room for the names, but not where there can be no point
+        axes.set_xlim(left=max(axes.get_xlim()[0], -0.1))
+        axes.set_ylim(max(axes.get_ylim()[0], -5), min(axes.get_ylim()[1], 115))
         if pairs:
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
