@@ -1,7 +1,7 @@
 """Exact top-k over a corpus that does not fit into memory: time, and memory that it adds; beside plain torch and faiss.
 
     python benchmarks/topk_million.py --out benchmarks/results            # 1,000,000 x 2,048: 8 GB on disk
-    python benchmarks/topk_million.py --rows 20000 --dim 256 --queries 64 --peers   # small, everything in memory too
+    python benchmarks/topk_million.py --rows 20000 --dim 256 --queries 64 --peers true   # in memory too
 
 Writes random unit vectors as shards of safetensors, as an evaluation does, and ranks them as it does
 (`embedrl.ranking.rank`). `--peers` also runs `torch.topk` over all scores and, if it is installed, faiss' IndexFlatIP,
