@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from small_sources import MIX, VAL
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "parts/backbone/tiny.yaml")
 TASKS = [{"class_path": "embedrl.data.world.WorldTasks", "init_args": {"split": "val", "size": 2, "families": ["vqa"]}}]
@@ -33,10 +35,10 @@ MODEL = {
 }
 DATA = {
     "batch_size": 2,
-    "mix": str(CONFIGS / "parts/mix/world.yaml"),
+    "mix": MIX,
     "block_size": 1,
     "steps_per_epoch": 4,
-    "val": {"init_args": {"limit": 1}},
+    "val": VAL,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_process import logged
+from small_sources import MIX, world
 
 from embedrl.cli import main
 
@@ -51,7 +52,7 @@ EMBEDDER = {
     "model": {"init_args": {"backbone": str(CONFIGS / "parts/backbone/tiny.yaml")}},
     "data": {
         "init_args": {
-            "mix": str(CONFIGS / "parts/mix/world.yaml"),
+            "mix": [{"source": world("composed", negatives=1)}, {"source": world("video_qa")}],
             "val": TASKS,
             "test": TASKS,
             "batch_size": 4,
@@ -91,7 +92,7 @@ EGRL = {
             "max_new_tokens": 4,
         }
     },
-    "data": {"init_args": {"batch_size": 2, "block_size": 1, "mix": str(CONFIGS / "parts/mix/world.yaml")}},
+    "data": {"init_args": {"batch_size": 4}},
 }
 SMALLER = {"EmbedderModule": EMBEDDER, "ReasonerModule": REASONER, "EGRLModule": EGRL}
 PICTURES = {
@@ -128,7 +129,7 @@ def overlays(folder: Path, *contents: dict) -> list[str]:
     return flags
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=name)
+@pytest.mark.parametrize("recipe", ON_GPUS, ids=name)
 def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
     config = printed(capsys, "--config", recipe)
     assert config["trainer"]["default_root_dir"].startswith("runs/")
@@ -137,21 +138,22 @@ def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in (QUICKSTART, *ON_GPUS)], ids=name)
 def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
-    kind = printed(capsys, "--config", recipe)["model"]["class_path"].rpartition(".")[2]
+    kind = yaml.safe_load(recipe.read_text())["model"]["class_path"].rpartition(".")[2]
     monkeypatch.chdir(tmp_path)
     flags = overlays(tmp_path, SMALL, SMALLER[kind])
     assert main(["fit", "--config", str(recipe), *flags]) == 0, capsys.readouterr().err
-    (run,) = tmp_path.rglob("version_0")
+    (run,) = (tmp_path / "runs").rglob("version_0")
     assert sorted(logged(run, "reward/total/mean" if kind == "EGRLModule" else "train/loss")) == [0, 1]
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    flags = ["--config", str(QUICKSTART), *overlays(tmp_path, SMALL, EMBEDDER, PICTURES)]
+    data = {key: value for key, value in EMBEDDER["data"]["init_args"].items() if key != "mix"}  # the shipped mix
+    flags = ["--config", str(QUICKSTART), *overlays(tmp_path, SMALL, {"data": {"init_args": data}}, PICTURES)]
     assert main(["fit", *flags]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
-    (run,) = tmp_path.rglob("version_0")
+    (run,) = (tmp_path / "runs").rglob("version_0")
     shown = run.relative_to(tmp_path)
     files = (f"{shown}/retrieval_grid/", f"{shown}/checkpoints/best.ckpt")
     for line in ("tensorboard --logdir", *files, "last validation", "hit@1"):
@@ -183,12 +185,13 @@ def alone() -> dict[Path, dict]:
 
 
 @pytest.mark.parametrize(("first", "second"), SWAPS, ids=lambda path: name(path))
-def test_a_part_replaces_another_without_trace(first, second, alone, capsys):
+def test_a_part_replaces_another_without_trace(first, second, alone, tmp_path, capsys):
     flag = FLAG[first.parent.name]
+    base = ["--config", QUICKSTART, *overlays(tmp_path, {"data": {"init_args": {"mix": MIX}}})]
     for part in (first, second):
         if part not in alone:
-            alone[part] = printed(capsys, "--config", QUICKSTART, flag, part)
-    swapped = printed(capsys, "--config", QUICKSTART, flag, first, flag, second)
+            alone[part] = printed(capsys, *base, flag, part)
+    swapped = printed(capsys, *base, flag, first, flag, second)
     assert swapped == alone[second]
     assert swapped != alone[first]
 

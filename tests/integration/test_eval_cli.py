@@ -8,6 +8,7 @@ import pytest
 import yaml
 from cli_process import logged
 from safetensors.torch import load_file, save_file
+from small_sources import LESSONS
 
 from embedrl.cli import main
 
@@ -165,7 +166,7 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
     ship = {"class_path": "embedrl.models.ship.ShipCheckpoint", "init_args": {"out": "reasoner"}}
     content = {
         "trainer": {**SMALL["trainer"], "callbacks": [retrieval, ship], "limit_val_batches": 1},
-        "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4, "val": {"init_args": {"limit": 1}}}},
+        "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4, **LESSONS}},
         "model": {"init_args": {"max_new_tokens": 4}},
     }
     path = overlay(inside / "reasoner.yaml", content)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from cli_process import logged
 from processes import command
+from small_sources import world
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -40,6 +41,11 @@ OVERLAY = {
     },
     "data": {
         "init_args": {
+            "mix": [
+                {"source": world("composed", negatives=1)},
+                {"source": world("vqa")},
+                {"source": world("video_qa")},
+            ],
             "batch_size": 4,
             "sub_batch_size": 2,
             "micro_batch_size": 4,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
+from small_sources import LESSONS
 from test_configs import CONFIGS, SMALL
 
 from embedrl.cli import main
@@ -14,7 +15,7 @@ RECIPE = CONFIGS / "quickstart" / "reasoner.yaml"
 GENERATOR = "--model.init_args.generator.init_args"
 OVERLAY = {
     "trainer": {**SMALL["trainer"], "limit_val_batches": 0, "callbacks": []},
-    "data": {"init_args": {"batch_size": 6, "micro_batch_size": 6}},
+    "data": {"init_args": {"batch_size": 6, "micro_batch_size": 6, **LESSONS}},
 }
 FULL = [f"{GENERATOR}.train_vision", "false"]
 LORA = [*FULL, f"{GENERATOR}.lora"]
