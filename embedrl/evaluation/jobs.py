@@ -28,7 +28,7 @@ class Job:
         group: Where it counts.
         read: Reads it: the task, and what was left out.
         expected_queries: Number of queries of the public data, if a source states it.
-        missing: Looks for its files; returns those that are not there.
+        missing: Looks for its files; returns those that are not below the root.
     """
 
     name: str
@@ -128,12 +128,12 @@ def split_by_presence(
     here = [job for job in jobs if job.name not in why]
     if why and tell:
         rows = "".join(f"  {name}: {what}\n" for name, what in why.items())
-        sys.stderr.write(f"{len(here)} of {len(jobs)} data sets are there; these are not:\n{rows}")
+        sys.stderr.write(f"{len(here)} of {len(jobs)} data sets are below --root; these are not:\n{rows}")
     if why and (on_bad == "raise" or not here):
         name, first = next(iter(why.items()))
         cure = ", name those that are there with --sets, or leave these out with --on_bad skip" if here else ""
         raise DataError(
-            f"{len(why)} of {len(jobs)} data sets are not there, the first is {name} ({first}): put their files there "
+            f"{len(why)} of {len(jobs)} data sets are not below --root, the first is {name} ({first}): put them there "
             f"(docs/evaluation.md says where){cure}"
         )
     return here, why

@@ -11,15 +11,11 @@ from embedrl.evaluation.readers import READERS, missing_files, read_task
 from embedrl.evaluation.table import load_table
 
 
-def names(row, root):
-    return [path.removeprefix(f"{root}/") for path in missing_files(row, root)]
-
-
 @pytest.mark.parametrize("row", [*load_table("mmeb_v2"), *load_table("uvrb")], ids=lambda row: row.name)
 def test_of_nothing_everything_is_missing(row, tmp_path):
     (tmp_path / "copy").mkdir()
     needed = READERS[row.reader].needs(row, tmp_path / "copy")
-    assert missing_files(row, tmp_path / "copy") == [str(path) for path in needed]
+    assert missing_files(row, tmp_path / "copy") == [str(path.relative_to(tmp_path / "copy")) for path in needed]
     assert len(needed) >= 2  # rows, and pictures or frames
     with pytest.raises(DataError):
         read_task(row, tmp_path / "copy", on_bad="skip")
@@ -27,13 +23,13 @@ def test_of_nothing_everything_is_missing(row, tmp_path):
 
 def test_rows_and_pictures(tmp_path):
     row = set_row("mmeb_v2", "OK-VQA")
-    assert names(row, tmp_path) == ["image-query/OK-VQA", "image-tasks/MMEB"]
+    assert missing_files(row, tmp_path) == ["image-query/OK-VQA", "image-tasks/MMEB"]
     write_parquet(tmp_path / "image-query/OK-VQA/test-0.parquet", [{"qry_inst": ""}])
     (tmp_path / "image-tasks/MMEB").mkdir(parents=True)
-    assert names(row, tmp_path) == ["image-tasks/MMEB"]  # an empty folder is nothing
+    assert missing_files(row, tmp_path) == ["image-tasks/MMEB"]  # an empty folder is nothing
     (tmp_path / "image-tasks/MMEB").rmdir()
     write_picture(tmp_path / "image-tasks/OK-VQA/a.jpg")  # unpacked one folder higher: the table's second alternative
-    assert names(row, tmp_path) == []
+    assert missing_files(row, tmp_path) == []
 
 
 def test_uvrb(tmp_path):
@@ -41,7 +37,7 @@ def test_uvrb(tmp_path):
     for name in ("queries", "instances"):
         write_lines(tmp_path / f"CRB-S/jsonl/{name}.jsonl", [{"id": "a"}])
     write_frames(tmp_path / "CRB-S/videos_frames/1", 1)
-    assert names(row, tmp_path) == ["CRB-S/jsonl/corpus.jsonl"]
+    assert missing_files(row, tmp_path) == ["CRB-S/jsonl/corpus.jsonl"]
 
 
 @pytest.mark.parametrize("suffix", ["/test-0.parquet", ".parquet", ".jsonl"])
@@ -52,7 +48,7 @@ def test_beir(suffix, tmp_path):
     for table in ("corpus", "queries"):
         path = tmp_path / folder / f"{table}{suffix}"
         write_lines(path, [{"a": 1}]) if suffix == ".jsonl" else write_parquet(path, [{"a": 1}])
-    assert names(row, tmp_path) == [f"{folder}/qrels"]
+    assert missing_files(row, tmp_path) == [f"{folder}/qrels"]
 
 
 def job(name, missing=()):
@@ -64,11 +60,13 @@ def test_all_of_them_are_told_before_anything_is_read(capsys):
     here, why = split_by_presence(jobs, "skip", tell=True)
     assert ([j.name for j in here], why) == (["here"], {"half": "no a/frames", "gone": "no b/rows, no b/frames"})
     assert capsys.readouterr().err.splitlines() == [
-        "1 of 3 data sets are there; these are not:", "  half: no a/frames", "  gone: no b/rows, no b/frames",
+        "1 of 3 data sets are below --root; these are not:", "  half: no a/frames", "  gone: no b/rows, no b/frames",
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"^2 of 3 data sets are not there, the first is half .*--sets.*--on_bad skip"):
+    with pytest.raises(
+        DataError, match=r"^2 of 3 data sets are not below --root, the first is half .*--sets.*--on_bad skip"
+    ):
         split_by_presence(jobs, "raise", tell=False)
-    with pytest.raises(DataError, match=r"^2 of 2 data sets are not there"):  # nothing left to score
+    with pytest.raises(DataError, match=r"^2 of 2 data sets are not below --root"):  # nothing left to score
         split_by_presence(jobs[1:], "skip", tell=False)
     assert capsys.readouterr().err == ""
     assert split_by_presence(jobs[:1], "raise", tell=True) == (jobs[:1], {})

@@ -87,7 +87,8 @@ def missing_files(row: SetRow, root: Path) -> list[str]:
         root: The folder of the benchmark's local copy.
 
     Returns:
-        The files that do not exist, and the folders that do not or are empty; none if all is there.
+        The files that do not exist, and the folders that do not or are empty, below the root; none if all is there.
     """
     places = READERS[row.reader].needs(row, root)
-    return [str(path) for path in places if not (path.is_file() or (path.is_dir() and any(path.iterdir())))]
+    absent = [path for path in places if not (path.is_file() or (path.is_dir() and any(path.iterdir())))]
+    return [path.relative_to(root).as_posix() for path in absent]
