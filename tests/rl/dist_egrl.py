@@ -18,7 +18,10 @@ from embedrl.data.mix import MixRow
 from embedrl.data.reasoning import TCoTLessons
 from embedrl.data.rollout_pairs import PairBatch, RolloutDataModule
 from embedrl.data.world import WorldSource, WorldTasks
+from embedrl.models import qwen_vl
 from embedrl.models.fsdp import FSDP2Strategy
+from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.qwen_loading import load_network
 from embedrl.models.qwen_vl import QwenVLBackbone
 from embedrl.models.reasoned_retrieval import FrozenEmbedder, ReasonedRetrieval
 from embedrl.rl import module as egrl
@@ -76,14 +79,18 @@ def paper_data():
 
 
 class SaveAt(Callback):
-    """Saves a checkpoint after a step."""
+    """Saves a checkpoint after a step, as a file and perhaps as a folder of shards."""
 
-    def __init__(self, step, path):
-        self.step, self.path = step, path
+    def __init__(self, step, path, folder=None):
+        self.step, self.path, self.folder = step, path, folder
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
             trainer.save_checkpoint(self.path)
+            if self.folder:
+                trainer.strategy._save_distributed_checkpoint = True
+                trainer.save_checkpoint(self.folder)
+                trainer.strategy._save_distributed_checkpoint = False
 
 
 def counted(judge):
@@ -91,6 +98,10 @@ def counted(judge):
     numbers, choose = [], judge.choose
     judge.choose = lambda questions: numbers.append(len(questions)) or choose(questions)
     return numbers
+
+
+def refuse(*_):
+    raise AssertionError("under FSDP2 rank 0 alone reads weights")
 
 
 def build(kind):
@@ -108,6 +119,8 @@ def build(kind):
         rollout=RolloutOptions(max_new_tokens=WORDS),
         policy=PolicyOptions(max_tokens=300),
         inner_epochs=2 if kind == "paper" else 1,
+        # In its place: the policy with its adapter off, which is the same.
+        reference=None if kind == "paper" else QwenVLReasoner("embedrl:world_base", max_length=2048),
         style="brief",
         max_new_tokens=4,
     )
@@ -116,7 +129,10 @@ def build(kind):
 
 def run(kind, strategy="auto", devices=1, steps=None, save=None, ckpt_path=None, callbacks=()):
     """Train; what the rewards of this process were, step by step, and what was logged."""
+    qwen_vl.load_network = load_network  # `build` reads the policy's weights on every rank, to change them
     module, questions = build(kind)
+    alone = devices == 1 or strategy == "ddp" or os.environ["RANK"] == "0"
+    qwen_vl.load_network = load_network if alone else refuse  # those of the frozen models
     seen = []
 
     def spy(rows, step):
@@ -144,10 +160,11 @@ def run(kind, strategy="auto", devices=1, steps=None, save=None, ckpt_path=None,
 
 def main(out):
     rank = int(os.environ["RANK"])
-    half = SaveAt(4, out / "half.ckpt")
+    half = SaveAt(4, out / "half.ckpt", out / "half-shards.ckpt")
+    shards = FSDP2Strategy(save_distributed_checkpoint=True)
     runs = {
         "paper-fsdp": lambda save: run("paper", FSDP2Strategy(), 2, save=save, callbacks=[half]),
-        "paper-resumed": lambda save: run("paper", FSDP2Strategy(), 2, save=save, ckpt_path=out / "half.ckpt"),
+        "paper-resumed": lambda save: run("paper", shards, 2, save=save, ckpt_path=out / "half-shards.ckpt"),
         "paper-ddp": lambda save: run("paper", "ddp", 2, steps=2, save=save),
         "idle-fsdp": lambda save: run("idle", FSDP2Strategy(), 2, save=save),
         "idle-ddp": lambda save: run("idle", "ddp", 2, save=save),
