@@ -64,7 +64,10 @@ def lines(log: str) -> list[str]:
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("recipe", "trainer"),
-    [*((recipe, {}) for recipe in RECIPES), ("embedder/qwen3_vl_2b", {"strategy": "ddp"})],
+    [
+        *((recipe, {}) for recipe in RECIPES),
+        pytest.param("embedder/qwen3_vl_2b", {"strategy": "ddp"}, marks=pytest.mark.slow),
+    ],
 )
 def test_both_processes_end_with_the_one_error(recipe, trainer, tmp_path):
     main = Path(embedrl.__file__).parent / "__main__.py"
