@@ -162,7 +162,8 @@ _TABLE = {
         "TensorStorageMetadata",
         "_MEM_FORMAT_ENCODING",
     ),
-    "pathlib": ("Path", "PosixPath", "WindowsPath"),
+    "pathlib": ("PosixPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "WindowsPath"),  # their name in Python 3.13
 }
 
 
