@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,18 +50,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with replacing(target, sync=True) as part:
             torch.save(checkpoint, part)
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read one checkpoint.
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read one checkpoint; unless told otherwise, one that can run no code.
 
         Raises:
-            CheckpointError: If it is a folder, which other strategies than FSDP2's cannot spread over their processes.
+            CheckpointError: If it is a folder, which other strategies than FSDP2's cannot spread over their processes,
+                or holds more than tensors and plain values.
         """
         if Path(path).is_dir():
             raise CheckpointError(
                 f"--ckpt_path {path}: a sharded checkpoint: resume with trainer.strategy.class_path "
                 "embedrl.models.fsdp.FSDP2Strategy (on any number of processes), or `embedrl export` it"
             )
-        return super().load_checkpoint(path, *args, **kwargs)
+        try:
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"--ckpt_path {path}: not a checkpoint of embedrl ({error})") from error
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -70,6 +70,19 @@ def test_a_crash_while_writing_keeps_the_checkpoint_before(tmp_path, monkeypatch
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
+class Trap:
+    def __reduce__(self):
+        return print, ("code that a checkpoint runs",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": Trap()}, path)
+    with pytest.raises(CheckpointError, match=r"last.ckpt: not a checkpoint of embedrl"):
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert capsys.readouterr().out == ""
+
+
 def test_best_needs_something_to_compare():
     assert len(CheckpointOptions().callbacks()) == 1
     best, last = CheckpointOptions(every_n_steps=7, monitor="val/hit@1").callbacks()

@@ -173,6 +173,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             check_keys(module, saved_keys(path))
             load_shards(path, module, self.optimizers)
             return read_rest(path)
+        weights_only = weights_only is not False
         saved = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         check_keys(module, saved["state_dict"])
         del saved

@@ -34,7 +34,7 @@ def look_once(tower: nn.Module, seen: list[Any]) -> Iterator[None]:
         seen.append(tree_map_only(Tensor, _put_aside, features))
         return features
 
-    tower.forward = look  # type: ignore[method-assign]  # a hook cannot keep the forward pass from running
+    tower.forward = look  # a hook cannot keep the forward pass from running
     try:
         yield
     finally:
