@@ -2,6 +2,7 @@
 
     python benchmarks/egrl_world.py                  # the main row, 3 seeds, and all rows that need no training
     python benchmarks/egrl_world.py --rows all       # the ablations and the control as well
+    python benchmarks/egrl_world.py --smallest true --out /tmp/small   # checks the code alone
 
 Runs the three recipes of `configs/quickstart` one after another: the Embedder (T-CoTs of the perfect teacher), the
 Reasoner (T-CoTs of the annotator), and EG-RL from there, once for each row and seed. Every row is ranked by the same
@@ -56,6 +57,13 @@ FIXED: dict[str, RenderOptions] = {
 }
 """Rows of the Reasoner as SFT left it: name → what the Embedder sees of its T-CoTs."""
 RAW, PERFECT = "raw input, Embedder trained on it", "perfect teacher"
+SHORT = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--data.init_args.batch_size=4"]
+SMALLEST: dict[str, list[str]] = {
+    "embedder": [*SHORT, "--data.init_args.sub_batch_size=2"],
+    "reasoner": SHORT,
+    "egrl": [*SHORT, "--model.init_args.group_size=2", "--model.init_args.rollout.max_new_tokens=4"],
+}
+"""Recipe → flags that leave as little of its training as there can be."""
 EVIDENCE = ("format", "answer", "iou", "f1", "keyword_f1")
 
 
@@ -140,14 +148,14 @@ def evaluate(
     file.write_text(json.dumps(scores))
 
 
-def run(out: Path, row: str, seed: int, split: str, size: int, flags: list[str]) -> None:
+def run(out: Path, row: str, seed: int, split: str, size: int, flags: dict[str, list[str]]) -> None:
     """One training and what it scores; a job of the pool."""
     torch.set_num_threads(1)
     base, file = out / "base", out / split / f"{row} {seed}.json"
     embedder = base / "runs/quickstart_embedder/model"
     if row == RAW:
         switch = ["--data.init_args.render.tcot", "none", "--trainer.limit_val_batches", "0"]
-        model = train(out / "raw", "embedder", *switch)
+        model = train(out / "raw", "embedder", *switch, *flags["embedder"])
         evaluate(file, None, model, {RAW: FIXED["raw input"]}, split, size)
     elif row == PERFECT:
         evaluate(file, None, embedder, {PERFECT: LENIENT}, split, size)
@@ -163,7 +171,7 @@ def run(out: Path, row: str, seed: int, split: str, size: int, flags: list[str])
         seeds = [f"--{flag}={seed}" for flag in ("seed_everything", "model.init_args.seed", "data.init_args.seed")]
         seeds += [f"--model.init_args.rollout.seed={seed}"]
         rewards = ["--model.init_args.rewards", str(REWARDS / f"{TRAINED[row]}.yaml")]
-        model = train(folder, "egrl", *seeds, *rewards, *flags)
+        model = train(folder, "egrl", *seeds, *rewards, *flags["egrl"])
         evaluate(file, model, embedder, {row: LENIENT}, split, size)
 
 
@@ -175,6 +183,7 @@ def main(
     split: str = "test",
     size: int = 128,
     flags: list[str] | None = None,
+    smallest: bool = False,
 ) -> None:
     """Run the benchmark; print the table as Markdown and draw the plot.
 
@@ -186,16 +195,20 @@ def main(
         split: `test`; `val` to choose a recipe by.
         size: Queries a family.
         flags: More flags of EG-RL's `embedrl fit`, such as `["--trainer.max_steps=20"]`.
+        smallest: One seed, two steps of each training, two queries a family; give it an `out` of its own.
     """
     folder = Path(out).resolve()
+    seeds, size = (1, 2) if smallest else (seeds, size)
+    more = {recipe: SMALLEST[recipe] if smallest else [] for recipe in SMALLEST}
+    more["egrl"] = [*more["egrl"], *(flags or [])]
     for recipe in ("embedder", "reasoner"):
         # The grids and the validations of these two are for people to look at.
-        train(folder / "base", recipe, "--trainer.limit_val_batches", "0")
+        train(folder / "base", recipe, "--trainer.limit_val_batches", "0", *more[recipe])
     wanted = [MAIN] if rows == "main" else list(TRAINED) if rows == "all" else [rows]
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
     work = [(row, seed) for seed in range(seeds) for row in wanted] + [("SFT", 0), (PERFECT, 0), (RAW, 0)]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for job in [pool.submit(run, folder, row, seed, split, size, flags or []) for row, seed in work]:
+        for job in [pool.submit(run, folder, row, seed, split, size, more) for row, seed in work]:
             job.result()
     report(folder, split)
 

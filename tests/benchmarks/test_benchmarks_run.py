@@ -81,12 +81,54 @@ def test_gpu_modules_at_the_tiny_shape(benchmark, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_shared_prefix(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["shared_prefix.py", "--smallest"])
+    benchmark("shared_prefix").main()
+    lines = capsys.readouterr().out.splitlines()
+    policy, embedder = (next(line.split() for line in lines if word in line) for word in ("64/64", "grounding"))
+    assert max(map(float, policy[-2:])) < 1e-4  # log-probs, gradients
+    assert float(embedder[-1]) < 1e-5  # vectors
+
+
+@pytest.mark.slow
+def test_world_embedder(benchmark, tmp_path, monkeypatch):
+    module = benchmark("world_embedder")
+    monkeypatch.setattr(module, "ROWS", dict([*module.ROWS.items()][:2]))
+    short = ["--trainer.max_steps=1", "--data.init_args.batch_size=4", "--data.init_args.sub_batch_size=2"]
+    module.main(str(tmp_path), seeds=1, size=2, extra=short)
+    rows = (tmp_path / "table.md").read_text().splitlines()[2:]
+    assert len(rows) == 4  # two trainings, chance, sizes
+    assert all(row.count(" ± ") == 11 for row in rows[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_egrl_world(benchmark, tmp_path):
+    module = benchmark("egrl_world")
+    module.main(str(tmp_path), smallest=True)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores) == ["raw input", module.RAW, *[*module.FIXED][1:], module.MAIN, module.PERFECT]
+    assert {*module.EVIDENCE, "hit@1", "vqa", "video_qa"} <= scores[module.MAIN][0].keys()
+    assert scores[module.PERFECT][0]["iou"] == 1
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
 @pytest.mark.gpu
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")
 def test_gpu_modules(benchmark, tmp_path):
     benchmark("gpu_modules").main(out=tmp_path)
     assert all(row["peak GiB"] < 80 for row in rows(tmp_path, "gpu_modules"))
+
+
+def test_every_benchmark_is_run_by_a_test():
+    here = Path(__file__).read_text()
+    programs = {file.stem for file in BENCHMARKS.glob("*.py") if "__main__" in file.read_text()}
+    elsewhere = {"memory", "topk_million"}  # test_memory.py, test_topk_benchmark.py
+    need_data = {"real_small", "tux"}  # fetched, and minutes
+    assert {name for name in programs if f'benchmark("{name}")' not in here} == elsewhere | need_data
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU only where there is none")
