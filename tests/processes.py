@@ -23,8 +23,8 @@ CONTEXT.set_forkserver_preload(["embedrl.training_cli", "embedrl.models.embedder
 
 
 def start(function, args: tuple, log: Path) -> ForkServerProcess:
-    """Run a function in a process, its output in a file."""
-    process = CONTEXT.Process(target=_call, args=(function, args, str(log)))
+    """Run a function in a process with this one's environment, its output in a file."""
+    process = CONTEXT.Process(target=_call, args=(function, args, str(log), dict(os.environ)))
     process.start()
     return process
 
@@ -40,10 +40,12 @@ def _command(words: list[str]) -> None:
     sys.exit(main(words))
 
 
-def _call(function, args: tuple, log: str) -> None:
+def _call(function, args: tuple, log: str, environment: dict[str, str]) -> None:
     file = Path(log).open("a", buffering=1)  # noqa: SIM115 (open to the end: errors are told last)
     sys.stdout = sys.stderr = file
     faulthandler.dump_traceback_later(PATIENCE - 10, file=file)  # where it hangs, if it does
+    os.environ.clear()  # the fork server's, which may have been started before a test changed it
+    os.environ.update(environment)
     import torch
 
     torch.set_num_threads(1)
