@@ -76,8 +76,15 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, every_n_steps: int) -> None:
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
+        if not _validation_follows(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write again what was written before the validation, or its scores would be unknown to a resumed run.
+        """Write what a resumed run goes on from, the scores included.
 
         Not before the first step: a run that has done nothing starts anew.
         """
@@ -101,6 +108,16 @@ class LastCheckpoint(ModelCheckpoint):
     def _write(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation is due after this batch, by the number of batches."""
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or not isinstance(every, int):
+        return False
+    if epochs is None:
+        return (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    return (trainer.current_epoch + 1) % epochs == 0 and (batch_idx + 1) % every == 0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,15 @@ from embedrl.runs import AtomicCheckpointIO, CheckpointOptions, find_checkpoint,
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser with errors of one line."""
+    """Lightning's parser with errors of one line, which writes a configuration without parsing it once more."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """The configuration as YAML; it was validated when it was parsed, which takes up to a second for a long mix."""
+        return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the configuration as YAML; see `dump`."""
+        super().save(*args, **{"skip_validation": True, **kwargs})
 
 
 class TrainingCLI(LightningCLI):
