@@ -41,7 +41,9 @@ def assert_same_tensors(one: Path, other: Path) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("recipe", "strategy"), [("egrl", FSDP2), ("reasoner", "ddp")])
+@pytest.mark.parametrize(
+    ("recipe", "strategy"), [pytest.param("egrl", FSDP2, marks=pytest.mark.slow), ("reasoner", "ddp")]
+)
 def test_a_quickstart_on_two_processes(recipe, strategy, tmp_path):
     path, root, out = tmp_path / "overlay.yaml", tmp_path / "runs", tmp_path / "model"
     path.write_text(yaml.safe_dump(settings(recipe, strategy, out)))
