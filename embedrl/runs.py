@@ -157,9 +157,9 @@ def find_checkpoint(name: str, root: Path) -> str:
         CheckpointError: If there is none.
     """
     if name in _NAMES:
-        found = [path for path in root.rglob(f"{name}.ckpt") if path.is_file() or is_sharded(path)]
+        found = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
         # What a kill left under this name when another one was about to take its place.
-        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if path.is_file() or is_sharded(path))
+        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path))
         found += [path for path in aside if not path.with_suffix("").exists()]
         if not found:
             raise CheckpointError(
@@ -182,3 +182,8 @@ def next_version(prefix: str, root: Path) -> str:
     """`prefix_N` with the lowest N above all those under `root`."""
     numbers = [int(path.name.rpartition("_")[2]) for path in root.glob(f"{prefix}_*") if path.name[-1].isdigit()]
     return f"{prefix}_{max(numbers, default=-1) + 1}"
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it is a file, or a folder that its last file has reached."""
+    return checkpoint.is_file() or is_sharded(checkpoint)
