@@ -14,8 +14,8 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.tiny import CHAT_TEMPLATE, build_tokenizer, world_words
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.tiny import CHAT_TEMPLATE, build_tokenizer, world_words
 
 Model = Literal["tiny", "130m", "2b"]
 VOCABULARY = 151_936  # Qwen's; the tokenizer knows the built-in world's words and bytes, and leaves the rest unused

@@ -28,13 +28,13 @@ from timing import OURS, Beside, Row, apart, peak_mib, quiet_trainer, ratio, rep
 from torch import Tensor, nn
 
 from embedrl.data.collate import ContrastiveBatch, ContrastiveCollator
-from embedrl.data.dataset import PairDataset, SampleKey
+from embedrl.data.pair_dataset import PairDataset, SampleKey
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldSource
-from embedrl.models.embedder import EmbedderModule
-from embedrl.models.gradcache import GradientCache
-from embedrl.models.losses import InfoNCE, PairKeys, key_hashes
-from embedrl.models.qwen_vl import QwenVLBackbone
+from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.training.embedder import EmbedderModule
+from embedrl.training.gradient_cache import GradientCache
 from embedrl.types import Chat
 
 FAMILIES = ("grounding", "t2i", "vqa", "composed", "doc", "i2t")

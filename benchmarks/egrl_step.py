@@ -31,13 +31,13 @@ from timing import OURS, Beside, Row, quiet_trainer, ratio, report, seconds
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from embedrl.data.rollout_pairs import PairBatch
-from embedrl.models.generator import QwenVLReasoner
+from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.lora import LoRAOptions
-from embedrl.models.preprocess import PixelBudget
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
-from embedrl.rl.loss import GRPOLoss
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.policy import Group, Policy, PolicyOptions
 from embedrl.rl.rewards.combine import RewardRow

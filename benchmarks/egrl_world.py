@@ -30,12 +30,12 @@ from jsonargparse import ArgumentParser, auto_cli
 
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldTasks
+from embedrl.inference.frozen_embedder import LENIENT, FrozenEmbedder
+from embedrl.inference.tcot_writer import write_tcots
+from embedrl.metrics.replies import f1, matched_iou
 from embedrl.models.backbone import Backbone
-from embedrl.models.generator import QwenVLReasoner
-from embedrl.models.lesson_scores import f1, matched_iou
-from embedrl.models.reasoned_retrieval import LENIENT, FrozenEmbedder
-from embedrl.models.tcot_writing import write_tcots
-from embedrl.tcot.parse import parse
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.tcot.parser import parse
 from embedrl.types import Modality, RetrievalTask, Side
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -27,25 +27,25 @@ from lightning.pytorch import LightningModule
 from timing import OURS, Beside, Row, quiet_trainer, report
 
 from embedrl.data.collate import ContrastiveCollator
-from embedrl.data.dataset import Example
+from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.data.datamodules.reasoner import LessonCollator
 from embedrl.data.inputs import ModelInputs
-from embedrl.data.lessons import LessonCollator
+from embedrl.data.pair_dataset import Example
 from embedrl.data.render import RenderOptions, render
-from embedrl.data.rollout_pairs import PairBatch
-from embedrl.models.embedder import EmbedderModule
-from embedrl.models.generator import QwenVLReasoner
+from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.losses.contrastive import InfoNCE
 from embedrl.models.lora import LoRAOptions
-from embedrl.models.losses import InfoNCE
-from embedrl.models.preprocess import PixelBudget
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
-from embedrl.models.reasoner import ReasonerModule
-from embedrl.plan import rows as planned
-from embedrl.plan.flops import Flops
-from embedrl.rl.loss import GRPOLoss
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.planning import rows as planned
+from embedrl.planning.flops import Flops
+from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.combine import RewardRow
 from embedrl.rl.rollout import RolloutOptions
+from embedrl.training.embedder import EmbedderModule
+from embedrl.training.reasoner import ReasonerModule
 from embedrl.types import Lesson, Side
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "4090": 165e12}

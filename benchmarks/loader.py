@@ -27,13 +27,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from timing import Row, quiet_trainer, report
 
-from embedrl.data.datamodule import EmbedderDataModule
+from embedrl.data.datamodules.embedder import EmbedderDataModule
+from embedrl.data.formats import JsonlSource
 from embedrl.data.mix import MixRow
-from embedrl.data.records import JsonlSource
 from embedrl.data.render import RenderOptions
-from embedrl.models.embedder import EmbedderModule
-from embedrl.models.losses import InfoNCE
-from embedrl.models.qwen_vl import QwenVLBackbone
+from embedrl.losses.contrastive import InfoNCE
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.training.embedder import EmbedderModule
 
 
 def draw(folder: str, numbers: range, side: int) -> None:

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, auto_cli
 
 from embedrl.data.pdf import PdfPage
-from embedrl.data.source import TaskSource
+from embedrl.data.sources import TaskSource
 from embedrl.evaluation.baselines import chance, text_only
 from embedrl.evaluation.report import read_report
 from embedrl.types import RetrievalTask

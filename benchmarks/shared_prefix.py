@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from embedrl.data.world import WorldSource
-from embedrl.models.generator import QwenVLReasoner
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.lora import LoRAOptions
-from embedrl.models.preprocess import PixelBudget
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.policy import Group, Policy, PolicyBatch, PolicyOptions
 
 SIZES = ((64, 64), (512, 128), (1024, 256))

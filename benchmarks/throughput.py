@@ -29,9 +29,9 @@ from transformers import AutoModel, AutoProcessor
 
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.world import vocabulary
-from embedrl.models.preprocess import PixelBudget
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.types import Side
 
 RAW = RenderOptions(tcot="none")

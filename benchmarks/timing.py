@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from embedrl.versions import environment
+from embedrl.utils.versions import environment
 
 T = TypeVar("T")
 OURS = "embedrl"

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import get_scheduler
 
+from embedrl.data.datasets.tux import PACKAGE, Stamp, TuxTasks, read_stamps, split_of
 from embedrl.data.render import RenderOptions, render
-from embedrl.data.tux import PACKAGE, Stamp, TuxTasks, read_stamps, split_of
-from embedrl.metrics import mean_metrics, rank
-from embedrl.models.losses import InfoNCE, PairKeys, key_hashes
-from embedrl.models.open_clip import OpenClipBackbone
-from embedrl.models.open_clip_towers import TowerWeights
-from embedrl.models.packages import locate
+from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.models.open_clip.backbone import OpenClipBackbone
+from embedrl.models.open_clip.towers import TowerWeights
+from embedrl.models.weight_files import locate
 from embedrl.types import RetrievalTask, Side
 
 CONFIGS = Path(__file__).parents[1] / "configs"

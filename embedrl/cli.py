@@ -30,13 +30,13 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.training_cli:run"),
-    "validate": Command("Score a checkpoint on the validation tasks", "embedrl.training_cli:run"),
-    "test": Command("Score a checkpoint on the test tasks", "embedrl.training_cli:run"),
-    "predict": Command("Embed the test tasks with a checkpoint", "embedrl.training_cli:run"),
-    "plan": Command("Say what a training would take, from its YAML alone", "embedrl.planning_cli:run"),
-    "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.exporting:export"),
-    "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.reasoning_cli:reason"),
+    "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.commands.fit:run"),
+    "validate": Command("Score a checkpoint on the validation tasks", "embedrl.commands.fit:run"),
+    "test": Command("Score a checkpoint on the test tasks", "embedrl.commands.fit:run"),
+    "predict": Command("Embed the test tasks with a checkpoint", "embedrl.commands.fit:run"),
+    "plan": Command("Say what a training would take, from its YAML alone", "embedrl.commands.plan:run"),
+    "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.commands.export:export"),
+    "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.commands.reason:reason"),
     "annotate": Command(
         "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True
     ),
@@ -52,7 +52,7 @@ COMMANDS: dict[str, Command] = {
 }
 """The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
 
-_OWN_PARSER = ("embedrl.training_cli:run", "embedrl.planning_cli:run")
+_OWN_PARSER = ("embedrl.commands.fit:run", "embedrl.commands.plan:run")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -137,13 +137,13 @@ def _run(name: str, rest: list[str]) -> None:
         return
     from jsonargparse import auto_cli, set_parsing_settings
 
-    from embedrl.parsing import OneLineErrors
+    from embedrl.commands.parsing import OneLineErrors, with_class_paths
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     command = COMMANDS[name]
     auto_cli(
         function,
-        args=rest,
+        args=with_class_paths(rest),
         as_positional=command.positional,
         prog=f"embedrl {name}",
         parser_class=OneLineErrors,

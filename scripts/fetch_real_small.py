@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from embedrl.data import eyes17, openclipart, tux
-from embedrl.data.debian import fetch
+from embedrl.data.datasets import eyes17, openclipart, tux
+from embedrl.data.datasets.debian import fetch
 from embedrl.errors import ConfigError, EmbedRLError
 
 PACKAGES = (tux.PACKAGE, eyes17.PACKAGE, openclipart.PICTURES, openclipart.TAGS)

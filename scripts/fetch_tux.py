@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from embedrl.data.debian import fetch
-from embedrl.data.tux import PACKAGE, read_stamps
+from embedrl.data.datasets.debian import fetch
+from embedrl.data.datasets.tux import PACKAGE, read_stamps
 from embedrl.errors import EmbedRLError
 
 

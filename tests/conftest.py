@@ -10,3 +10,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A tiny checkpoint folder with random weights."""
+    from qwen_helpers import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from embedrl import cli
+from embedrl.commands.parsing import explain
 from embedrl.errors import ConfigError, DataError
-from embedrl.parsing import explain
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs/quickstart/embedder.yaml")
 
@@ -61,8 +61,8 @@ USAGE = {
         "--data.batch_size: Expected a int, got many",
     ),
     "unknown class": (
-        ["fit", "--config", QUICKSTART, "--model.backbone", "embedrl.models.qwen_vl.Nope"],
-        "--model.backbone: module 'embedrl.models.qwen_vl' has no attribute 'Nope'; check the spelling of class_path",
+        ["fit", "--config", QUICKSTART, "--model.backbone", "embedrl.Nope"],
+        "--model.backbone: module 'embedrl' has no attribute 'Nope'; check the spelling of class_path",
     ),
     "unknown package": (["fit", "--config", QUICKSTART, "--data", "nowhere.Data"], "--data: No module named 'nowhere'"),
     "unknown argument": (

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedrl.construction.jobs import OnError, carry_out
 from embedrl.construction.report_table import print_report
+from embedrl.construction.requests import OnError, run_requests
 from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, write_mix, write_report
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
-from embedrl.data.reasoning import counterpart_of, reasoning_chat, side_of
 from embedrl.errors import ConfigError, DataError
-from embedrl.tcot.journal import Record, TCoTJournal, tcot_key
-from embedrl.tcot.parse import parse
+from embedrl.tcot.chat import counterpart_of, reasoning_chat, side_of
+from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style, correction, situation
+from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import Chat, Modality, Pair, Role, Side
 
 
@@ -119,7 +119,7 @@ class _Run:
     def data_set(self, row: MixRow, picked: list[int], out: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Annotate the picked rows of a data set; returns its mix row and its report."""
         keys: dict[int, tuple[str, str] | str] = {}
-        carry_out(
+        run_requests(
             self.vlm, self._jobs(row, picked, keys), self._ask, self._failed,
             title=row.label, total=2 * len(picked), on_error=self.on_error, patience=self.patience,
         )  # fmt: skip

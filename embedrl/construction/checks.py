@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 from PIL.Image import Resampling
 
-from embedrl.data.reasoning import side_of
 from embedrl.errors import ConfigError
+from embedrl.tcot.chat import side_of
 from embedrl.tcot.evidence import crop_box
-from embedrl.tcot.journal import content_hash
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import ParseResult, ProblemCode
+from embedrl.tcot.store import content_hash
 from embedrl.types import ImageSource, Modality, Pair, Role, Side
 
 CheckName = Literal["format", "evidence", "keywords", "duplicate", "near_duplicate_text", "near_duplicate_picture"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from embedrl.construction.checks import CheckName, Checks
-from embedrl.construction.jobs import OnError, carry_out
-from embedrl.construction.judgement import VerdictJournal, judge, verdict_key
+from embedrl.construction.judgement import JudgementStore, judge, verdict_key
 from embedrl.construction.report_table import print_report
+from embedrl.construction.requests import OnError, run_requests
 from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, earlier_report, write_mix, write_report
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
@@ -67,7 +67,7 @@ def filter_pairs(
     Checks(checks)
     report: Report = {}
     rows = []
-    with VerdictJournal(journal or out / "verdicts.jsonl") as store:
+    with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
             run = _Run(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
@@ -85,7 +85,7 @@ class _Run:
 
     row: MixRow
     vlm: VLM | None
-    store: VerdictJournal
+    store: JudgementStore
     checks: Checks
     threshold: float
     max_unclear: float
@@ -104,7 +104,7 @@ class _Run:
             for _ in jobs:
                 pass
         else:
-            carry_out(
+            run_requests(
                 self.vlm, jobs, self._ask, self._failed,
                 title=self.row.label, total=len(self.row.source), on_error=self.on_error, patience=self.patience,
             )  # fmt: skip

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedrl.construction.vlm import VLM
-from embedrl.tcot.journal import content_hash
-from embedrl.tcot.journal_file import JournalFile
 from embedrl.tcot.schema import clean_text
+from embedrl.tcot.store import content_hash
 from embedrl.types import Chat, Pair, Side
+from embedrl.utils.record_store import JournalFile
 
 PROMPT = """\
 A retrieval pair has a query and its target. Each has a note: a description of what it shows or asks for, and why.
@@ -31,7 +31,7 @@ _YES, _NO = re.compile(r"\W*yes\W*", re.IGNORECASE), re.compile(r"\W*no\W*", re.
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """An answer of the judge.
 
     Attributes:
@@ -88,7 +88,7 @@ def verdict_key(pair: Pair, model: str) -> str:
     return hashlib.sha256(json.dumps([sides, prompt, model]).encode()).hexdigest()[:32]
 
 
-async def judge(vlm: VLM, pair: Pair, key: str) -> Verdict:
+async def judge(vlm: VLM, pair: Pair, key: str) -> Judgement:
     """Ask for a verdict.
 
     Args:
@@ -100,15 +100,15 @@ async def judge(vlm: VLM, pair: Pair, key: str) -> Verdict:
         NoAnswer: If the model does not answer.
     """
     answer, probability = await vlm.yes_or_no(question(pair))
-    return Verdict(key, answer.strip(), probability)
+    return Judgement(key, answer.strip(), probability)
 
 
-class VerdictJournal(JournalFile[Verdict]):
+class JudgementStore(JournalFile[Judgement]):
     """Verdicts on disk, one JSON line each; see `JournalFile`."""
 
-    def record(self, row: dict[str, Any]) -> Verdict:
+    def record(self, row: dict[str, Any]) -> Judgement:
         """See `JournalFile`."""
-        return Verdict(row["key"], row["answer"], row["p_yes"])
+        return Judgement(row["key"], row["answer"], row["p_yes"])
 
     def problem(self, row: dict[str, Any]) -> str:
         """See `JournalFile`."""

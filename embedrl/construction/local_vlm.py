@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 
 from embedrl.construction.vlm import VLM, YES_NO
-from embedrl.endpoint import Completion
 from embedrl.errors import ConfigError
-from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.types import Chat
+from embedrl.utils.chat_client import Completion
 
 
 class LocalVLM(VLM):

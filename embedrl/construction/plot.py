@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from embedrl.construction.figures import Figures
 from embedrl.types import Role
-
-if TYPE_CHECKING:
-    from embedrl.construction.stats import Figures
 
 _ROW = 0.28  # inches a bar
 _MOST = 9  # a count of cues from here on is one bar

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from embedrl.console import data_set_column, make_console
 from embedrl.construction.rows import Report
+from embedrl.utils.console import data_set_column, make_console
 
 
 def print_report(report: Report, last: str) -> None:

@@ -12,12 +12,12 @@ from typing import Any, TextIO
 
 import yaml
 
-from embedrl.data.media import MAX_PIXELS
+from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
-from embedrl.data.source import PairSource
+from embedrl.data.sources import PairSource
 from embedrl.errors import ConfigError, DataError
-from embedrl.files import replacing
 from embedrl.types import ImageSource, Pair, Side
+from embedrl.utils.atomic_files import replacing
 
 Report = dict[str, dict[str, Any]]
 """What happened to each data set: `rows`, `sampled`, `annotated`, `kept`, and `left_out` by cause."""
@@ -77,7 +77,7 @@ class PairWriter:
         options: dict[str, Any] = {"path": str(self.path.resolve()), "root": str(self.root or self.folder.resolve())}
         if self.max_pixels != MAX_PIXELS:
             options["max_pixels"] = self.max_pixels
-        source = {"class_path": "embedrl.data.records.JsonlSource", "init_args": {**options, "dataset": self.name}}
+        source = {"class_path": "embedrl.data.JsonlSource", "init_args": {**options, "dataset": self.name}}
         return {"source": source, "weight": self.weight}
 
     def _side(self, side: Side) -> dict[str, Any]:

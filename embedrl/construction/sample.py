@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from embedrl.data.source import PairSource
+from embedrl.data.sources import PairSource
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality
 

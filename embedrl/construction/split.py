@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from embedrl.console import data_set_column, make_console
 from embedrl.construction.rows import PairWriter, check_slugs, write_mix
 from embedrl.construction.sample import equal_distances
-from embedrl.data.json_rows import iter_rows
+from embedrl.data.json_stream import iter_rows
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.errors import ConfigError, DataError
+from embedrl.utils.console import data_set_column, make_console
 
 
 def split(
@@ -34,7 +34,7 @@ def split(
         out: The folder to write to.
         rl: Pairs to draw from each of the sets that are hard, by the set's name.
         scores: JSON lines {dataset, id, success}: the share of a pair's rollouts that find their target, such as
-            `embedrl.rl.success.RolloutSuccess` writes. Pairs between `low` and `high` are taken first, then those
+            `embedrl.rl.RolloutSuccess` writes. Pairs between `low` and `high` are taken first, then those
             without a score, then the others: a group of rollouts that all succeed, or all fail, teaches EG-RL nothing.
         low: Least share of successful rollouts.
         high: Greatest share of successful rollouts.

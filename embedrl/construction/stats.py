@@ -4,65 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from rich.table import Table
 
-from embedrl.console import data_set_column, make_console
+from embedrl.construction.figures import CUES, Figures
 from embedrl.construction.rows import earlier_report
 from embedrl.construction.sample import equal_distances
 from embedrl.data.mix import MixRow, check_labels
-from embedrl.data.reasoning import side_of
 from embedrl.errors import ConfigError, DataError
-from embedrl.tcot.parse import parse
-from embedrl.types import Modality, Pair, Role
-
-CUES = {Modality.TEXT: "keywords", Modality.IMAGE: "boxes", Modality.VIDEO: "key frames"}
-
-
-@dataclass
-class Figures:
-    """What was counted in one data set.
-
-    Attributes:
-        name: Name of the data set.
-        pairs: Number of its pairs.
-        looked_at: Number of those that were counted.
-        modalities: Pairs by the modalities of query and target, e.g. `image → text`.
-        words: Words of the texts, by role.
-        tcot_words: Words of the T-CoTs, by role.
-        cues: Number of cues of each T-CoT, by kind.
-        well_formed: T-CoTs that follow the template.
-        targets: Content keys of the targets.
-        failures: Pairs that construction left out, and rows that cannot be read, by cause.
-    """
-
-    name: str
-    pairs: int
-    looked_at: int = 0
-    modalities: Counter[str] = field(default_factory=Counter)
-    words: dict[Role, list[int]] = field(default_factory=lambda: {role: [] for role in Role})
-    tcot_words: dict[Role, list[int]] = field(default_factory=lambda: {role: [] for role in Role})
-    cues: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in CUES.values()})
-    well_formed: int = 0
-    targets: set[str] = field(default_factory=set)
-    failures: Counter[str] = field(default_factory=Counter)
-
-    def add(self, pair: Pair) -> None:
-        """Count a pair."""
-        self.looked_at += 1
-        self.modalities[f"{pair.query.modality} → {pair.target.modality}"] += 1
-        self.targets.add(pair.target.key)
-        for role in Role:
-            side = side_of(pair, role)
-            self.words[role].append(len(side.text.split()))
-            if side.tcot.strip():
-                read = parse(side.tcot, side.modality, len(side.frames) or None)
-                self.tcot_words[role].append(len(side.tcot.split()))
-                self.cues[CUES[side.modality]].append(len(read.tcot.cues.of(side.modality)))
-                self.well_formed += read.ok
+from embedrl.types import Role
+from embedrl.utils.console import data_set_column, make_console
 
 
 def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None) -> None:

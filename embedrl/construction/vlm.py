@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
 
-from embedrl.endpoint import ChatEndpoint, Completion
 from embedrl.errors import ConfigError
 from embedrl.types import Chat
+from embedrl.utils.chat_client import ChatEndpoint, Completion
 
 if TYPE_CHECKING:
     from PIL.Image import Image

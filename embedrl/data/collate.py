@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from embedrl.data.dataset import Example
 from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
+from embedrl.data.pair_dataset import Example
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Chat
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from embedrl.data.dataset import PairDataset
+from embedrl.data.pair_dataset import PairDataset
 from embedrl.data.sampler import SubBatchSampler
 from embedrl.errors import EmbedRLError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from embedrl.data.source import PairSource
+from embedrl.data.sources import PairSource
 from embedrl.errors import ConfigError
 from embedrl.types import Modality
 

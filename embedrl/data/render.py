@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.evidence import crop_box, jitter_box, split
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import Box, TCoT
 from embedrl.types import Chat, Modality, Side
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from embedrl.data.dataset import SampleKey
+from embedrl.data.pair_dataset import SampleKey
 from embedrl.errors import ConfigError
 
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from rich.table import Table
 
-from embedrl.console import make_console
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.compare_plots import plot_delta_s, plot_evidence
 from embedrl.evaluation.report import QUERIES, REPORT, Report, read_report
 from embedrl.evaluation.results import SetResult
+from embedrl.utils.console import make_console
 
 Values = NDArray[np.float64]
 

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from embedrl.data.render import RenderOptions
-from embedrl.models.checkpoint import config_form
-from embedrl.versions import package_versions, source_hash
+from embedrl.training.checkpoints import config_form
+from embedrl.utils.versions import package_versions, source_hash
+
+CODE = ("types.py", "tcot", "data", "models", "inference")
+"""The rooms whose code decides what a side's vector is."""
 
 _NOISE = ("jitter", "drop_evidence", "replace_evidence")  # of training alone
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # hashed as they are in memory
@@ -61,7 +64,7 @@ def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
         "weights": weights_hash(model),
         "options": _by_content(config_form(model)),
         "device": device.type,
-        "code": source_hash(("data", "data/world", "models", "tcot")),
+        "code": source_hash(CODE),
         "class": hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "",
         "packages": {name: packages.get(name) for name in ("torch", "torchvision", "transformers", "open_clip_torch")},
     }

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from embedrl.data.source import TaskSource
+from embedrl.data.sources import TaskSource
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.published import Published, published

@@ -9,7 +9,7 @@ from embedrl.errors import DataError
 from embedrl.evaluation.readers.beir import page_file, table_of
 from embedrl.evaluation.readers.files import folder_of, read_rows
 from embedrl.evaluation.table import SetRow, load_table
-from embedrl.files import replacing
+from embedrl.utils.atomic_files import replacing
 
 
 def write_pages(root: Path, sets: list[str] | None = None) -> None:

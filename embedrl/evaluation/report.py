@@ -12,12 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from embedrl.console import make_console
 from embedrl.evaluation import averages as public
 from embedrl.evaluation.published import Published
 from embedrl.evaluation.results import SetResult
 from embedrl.evaluation.table import BENCHMARKS
-from embedrl.files import replacing
+from embedrl.utils.atomic_files import replacing
+from embedrl.utils.console import make_console
 
 REPORT, SCORES, QUERIES = "report.json", "scores.json", "queries"
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from embedrl.files import replacing
-from embedrl.metrics import mean_metrics, metrics
-from embedrl.models.reasoned_retrieval import evidence_counts
-from embedrl.ranking import Blocks, Ranking, rank_both
-from embedrl.tcot.parse import parse
+from embedrl.inference.frozen_embedder import evidence_counts
+from embedrl.metrics.ranking import Blocks, Ranking, rank_both
+from embedrl.metrics.retrieval import mean_metrics, metrics
+from embedrl.tcot.parser import parse
 from embedrl.types import RetrievalTask, Side
+from embedrl.utils.atomic_files import replacing
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SetResult:
         queries: Number of queries that were scored.
         candidates: Number of candidates.
         expected_queries: Number of queries of the public data, if a source states it.
-        metrics: Means over queries, by the names of `embedrl.metrics`; ties pessimistic.
+        metrics: Means over queries, by the names of `embedrl.metrics.retrieval`; ties pessimistic.
         optimistic: The same with ties resolved in favour of what is relevant: the conventional figures can be as high.
         delta_s: Mean Δs over the queries that have two candidates; None if none has.
         evidence: Mean number of cues of the sides of each modality.

@@ -15,20 +15,20 @@ import torch
 from torch import distributed
 
 from embedrl.data.render import RenderOptions
-from embedrl.data.source import TaskSource
+from embedrl.data.sources import TaskSource
+from embedrl.distributed.collectives import gather_objects, rank, world_size
 from embedrl.errors import ConfigError, DataError
-from embedrl.evaluation.folder import check_same_model, claim, write_provenance
 from embedrl.evaluation.jobs import Job, choose, find_jobs, find_published, split_by_presence
+from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
-from embedrl.metrics import KS
+from embedrl.inference.tcot_writer import with_tcots
+from embedrl.metrics.retrieval import KS
 from embedrl.models.backbone import Backbone
-from embedrl.models.checkpoint import config_form
-from embedrl.models.distributed import gather_objects, rank, world_size
 from embedrl.models.generator import Generator
-from embedrl.models.tcot_writing import with_tcots
+from embedrl.training.checkpoints import config_form
 from embedrl.types import RetrievalTask
 
 
@@ -94,7 +94,7 @@ def evaluate(
         jobs, gone = split_by_presence(jobs, on_bad, tell=rank == 0)
         absent |= gone
         if rank == 0:
-            claim(out, settings)
+            prepare_output_dir(out, settings)
         if world_size() > 1:
             distributed.barrier()  # nobody writes before the folder is known to be ours
         lightning.seed_everything(seed, verbose=False)

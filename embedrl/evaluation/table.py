@@ -26,7 +26,7 @@ class SetRow:
         group: Where it counts, e.g. `image/cls`.
         reader: The kind of layout: a module of `embedrl.evaluation.readers`.
         ranking: `local` ranks each query's own candidates, `global` the whole pool.
-        main_metric: The figure that is reported, by the names of `embedrl.metrics`.
+        main_metric: The figure that is reported, by the names of `embedrl.metrics.retrieval`.
         num_queries: How many queries the public data hold.
         version: Version of the data: the public repository they come from.
         instruction: The prompt of the queries; empty if rows carry their own.

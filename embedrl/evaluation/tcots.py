@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from embedrl.data.render import RenderOptions, renders_raw
+from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.identity import key_of, model_identity
-from embedrl.models.distributed import gather_objects, world_size
+from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, tcot_requests, with_tcots
 from embedrl.models.generator import Generator
-from embedrl.models.tcot_writing import Key, Wanted, wanted_tcots, with_tcots, written
-from embedrl.tcot.journal import Record, TCoTJournal, tcot_key
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
+from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import RetrievalTask
 
 
@@ -30,7 +30,7 @@ class TCoTOptions:
         model: The name under which the journal keeps them; None takes one made of the Reasoner's weights and options.
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
-        max_new_tokens: Longest T-CoT that is written.
+        max_new_tokens: Longest T-CoT that is generate_tcots.
     """
 
     cache: Path | None = None
@@ -96,11 +96,11 @@ class TCoTs:
             keeps its own.
 
         Raises:
-            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be written.
+            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be generate_tcots.
         """
         if self.path is None:
             return task, {}
-        wanted = wanted_tcots([task])
+        wanted = tcot_requests([task])
         keys = {key: self._key(key, item) for key, item in wanted.items()} if self.rank == 0 else {}
         tcots = self._cached(keys)
         cached = len(tcots)
@@ -115,7 +115,7 @@ class TCoTs:
         if self._journal is not None:
             self._journal.close()
 
-    def _key(self, key: Key, item: Wanted) -> str:
+    def _key(self, key: Key, item: TCoTRequest) -> str:
         return tcot_key(item.side, key[1], self.options.style, self.model)
 
     def _cached(self, keys: dict[Key, str]) -> dict[Key, str]:
@@ -126,12 +126,12 @@ class TCoTs:
         return dict(gather_objects(found))
 
     def _written(
-        self, generator: Generator, names: Sequence[Key], wanted: Sequence[Wanted], keys: dict[Key, str]
+        self, generator: Generator, names: Sequence[Key], wanted: Sequence[TCoTRequest], keys: dict[Key, str]
     ) -> dict[Key, str]:
         """Write what is absent; after every round of batches the first process puts it into the journal."""
         mine, todo = names[self.rank :: world_size()], wanted[self.rank :: world_size()]
         size, limit = self.options.batch_size, self.options.max_new_tokens
-        batches = written(todo, generator, self.device, self.options.style, size, limit)
+        batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit)
         out: dict[Key, str] = {}
         for start in range(0, -(-len(names) // world_size()), size):
             texts = next(batches, [])

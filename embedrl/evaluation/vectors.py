@@ -22,15 +22,15 @@ from torch import Tensor, distributed
 from embedrl.data.collate import EncodeCollator, EncodeSample
 from embedrl.data.loader import Loader
 from embedrl.data.render import RenderOptions, render
+from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
-from embedrl.files import replacing
+from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
+from embedrl.metrics.ranking import Blocks
 from embedrl.models.backbone import Backbone
-from embedrl.models.distributed import gather_objects, world_size
-from embedrl.models.reasoned_retrieval import FrozenEmbedder, encode
-from embedrl.ranking import Blocks
-from embedrl.tcot.journal import content_hash
+from embedrl.tcot.store import content_hash
 from embedrl.types import Side
+from embedrl.utils.atomic_files import replacing
 
 
 @dataclass(frozen=True)

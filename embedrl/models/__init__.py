@@ -1,1 +1,5 @@
 """Backbones, losses and LightningModules."""
+
+from embedrl.utils.public_names import lazy
+
+__getattr__, __dir__ = lazy(__name__)

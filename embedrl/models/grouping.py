@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import DataError
-from embedrl.models.blocks import SHARED
+from embedrl.models.attention_mask import SHARED
 
 MAX_TOKENS = 4096  # a longer row is spread over several: the mask of blocks grows with the square of it
 _VISUAL = {1: ("image_grid_thw", "pixel_values"), 2: ("video_grid_thw", "pixel_values_videos")}
@@ -42,7 +42,7 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """Chats that go into one row.
 
     Attributes:
@@ -78,7 +78,7 @@ def group_inputs(
         DataError: If a chat holds no `<emb>`.
     """
     readings = _read(inputs, token, merge)
-    rows: list[Row] = []
+    rows: list[PackedRow] = []
     for group in groups:
         shared = common_length([readings[i] for i in group])
         rows += plan(list(group), shared, [len(readings[i].ids) - shared for i in group], balance, max_chats)
@@ -93,7 +93,7 @@ def group_inputs(
     return [_pack(part, readings) for part in parts], torch.tensor(order)
 
 
-def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[Row]:
+def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[PackedRow]:
     """Spread a group over the number of rows that costs least.
 
     Every row computes the beginning again, but attention is computed for all pairs of tokens of a row, whatever the
@@ -106,10 +106,10 @@ def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_
         balance: At this many tokens a row, attention costs as much as the linear layers.
         max_chats: At most this many chats a row.
     """
-    found: list[tuple[float, list[Row]]] = []
+    found: list[tuple[float, list[PackedRow]]] = []
     for count in range(-(-len(chats) // max_chats), len(chats) + 1):
         cuts = [len(chats) * i // count for i in range(count + 1)]
-        rows = [Row(chats[a:b], shared, shared + sum(own[a:b])) for a, b in pairwise(cuts)]
+        rows = [PackedRow(chats[a:b], shared, shared + sum(own[a:b])) for a, b in pairwise(cuts)]
         if count == len(chats) or max(row.width for row in rows) <= MAX_TOKENS:
             found.append((sum(row.width * (balance + row.width) for row in rows), rows))
     return min(found, key=lambda pair: pair[0])[1]
@@ -155,7 +155,7 @@ def _read(inputs: ModelInputs, token: int, merge: int) -> list[_Reading]:
     return readings
 
 
-def _pack(rows: Sequence[Row], readings: Sequence[_Reading]) -> ModelInputs:
+def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> ModelInputs:
     """One micro-batch; its pictures in the order of their tokens."""
     ids, positions, segments, ends, pictures = [], [], [], [], []
     width = max(row.width for row in rows)

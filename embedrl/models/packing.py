@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from embedrl.data.inputs import ModelInputs
-from embedrl.models.blocks import SHARED
-from embedrl.models.preprocess import IGNORE
+from embedrl.models.attention_mask import SHARED
+from embedrl.models.qwen_vl.preprocess import IGNORE
 
 LOGITS = 2**25  # logits computed at once (128 MiB in float32): of a large vocabulary, a few hundred tokens
 

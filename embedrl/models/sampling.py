@@ -39,7 +39,7 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampledReply:
     """One reply.
 
     Attributes:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import EndpointError
-from embedrl.models.distributed import gather_objects
 
 if TYPE_CHECKING:
     from embedrl.rl.rollout import RemoteEngine

@@ -12,17 +12,15 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from embedrl.data.rollout_pairs import PairBatch
+from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.distributed.collectives import GradientSync, gather_objects, gradient_norm, max_over_ranks, mean_over_ranks
+from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
+from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
-from embedrl.models.checkpoint import hyperparameters
-from embedrl.models.distributed import GradientSync, gather_objects, gradient_norm, max_over_ranks, mean_over_ranks
-from embedrl.models.fsdp import FSDP2Strategy, build_frozen
-from embedrl.models.generator import QwenVLReasoner
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
-from embedrl.models.reasoner import ReasonerModule
-from embedrl.models.sharding import unsharded
-from embedrl.rl.advantage import group_advantages
-from embedrl.rl.loss import GRPOLoss
+from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.rl.advantages import group_advantages
+from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.mismatch import Mismatch
 from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
@@ -31,6 +29,8 @@ from embedrl.rl.statistics import PhaseClock, rollout_figures
 from embedrl.rl.step import Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
+from embedrl.training.checkpoints import hyperparameters
+from embedrl.training.reasoner import ReasonerModule
 
 # A checkpoint holds the state after the optimizer step, as with automatic optimisation.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
-from embedrl.models.generator import QwenVLReasoner
 from embedrl.models.packing import pack
-from embedrl.models.preprocess import IGNORE
+from embedrl.models.qwen_vl.preprocess import IGNORE
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.types import Chat
 
 
@@ -61,7 +61,7 @@ class PolicyBatch:
     Attributes:
         inputs: The network's inputs, from `packing.pack`, on the CPU.
         replies: For each row of the results: (position of the group, position of the reply in it).
-        seen: What the policy's frozen vision tower made of the pictures (see `look_once`).
+        seen: What the policy's frozen vision tower made of the pictures (see `cache_vision_features`).
     """
 
     inputs: ModelInputs
@@ -172,7 +172,7 @@ class Policy:
         device = next(generator.parameters()).device
         inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
         # Another model as reference has a tower of its own, and looks for itself.
-        with generator.look_once(batch.seen) if generator is self.generator else nullcontext():
+        with generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext():
             logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
         return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
 

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from torch import nn
 
+from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
-from embedrl.models.generator import QwenVLReasoner
-from embedrl.models.sampling import Sample, SamplingOptions
-from embedrl.models.sharding import unsharded
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.sampling import SampledReply, SamplingOptions
 from embedrl.types import Chat
 
 
@@ -38,7 +38,7 @@ class RolloutOptions(SamplingOptions):
 class RolloutEngine(Protocol):
     """Whatever writes the rollouts of one process."""
 
-    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[Sample]]:
+    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[SampledReply]]:
         """Write n replies a prompt.
 
         Args:
@@ -82,7 +82,7 @@ class LocalRollout:
     def __init__(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
         self.generator, self.options = generator, options
 
-    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[Sample]]:
+    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[SampledReply]]:
         """See `RolloutEngine.generate`.
 
         Raises:
@@ -94,7 +94,7 @@ class LocalRollout:
         device = next(self.generator.parameters()).device
         order = sorted(range(len(prompts)), key=lambda i: preprocessor.length(prompts[i]))
         size = max(1, self.options.max_sequences // n)
-        replies: dict[int, list[Sample]] = {}
+        replies: dict[int, list[SampledReply]] = {}
         with unsharded(self.generator), evaluating(self.generator):
             for start in range(0, len(order), size):
                 part = order[start : start + size]

@@ -6,8 +6,8 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
-from embedrl.data.reasoning import side_of
 from embedrl.rl.types import Rollout, RolloutStep
+from embedrl.tcot.chat import side_of
 from embedrl.types import Modality
 
 

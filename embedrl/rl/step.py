@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from embedrl.data.reasoning import counterpart_of, reasoning_chat, side_of
-from embedrl.models.distributed import gather_objects
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.distributed.collectives import gather_objects
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
 from embedrl.rl.types import Rollout, RolloutStep
-from embedrl.tcot.parse import parse
+from embedrl.tcot.chat import counterpart_of, reasoning_chat, side_of
+from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import Chat, Pair, Role, Side

@@ -9,9 +9,9 @@ import yaml
 from chat_server import asked_pictures, asked_text, completion, serving, valid_tcot
 from making import annotate, lines, picture, released, run, source, vlm, world, write_mix
 
-from embedrl.data.records import JsonlSource
-from embedrl.tcot.journal import TCoTJournal
-from embedrl.tcot.parse import parse
+from embedrl.data.formats import JsonlSource
+from embedrl.tcot.parser import parse
+from embedrl.tcot.store import TCoTJournal
 
 BROKEN = "<thinking>no cue</thinking><rethink>r</rethink><answer>a</answer>"
 
@@ -95,7 +95,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path):
 def test_equal_sides_are_asked_about_once(tmp_path):
     rows = [{"id": str(i), "query": {"text": f"is it {i}?"}, "target": {"text": "no"}} for i in range(5)]
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mix = write_mix(tmp_path / "m.yaml", [source("embedrl.data.records.JsonlSource", path=str(tmp_path / "set.jsonl"))])
+    mix = write_mix(tmp_path / "m.yaml", [source("embedrl.data.JsonlSource", path=str(tmp_path / "set.jsonl"))])
     with serving(valid_tcot) as server:
         assert annotate(mix, server, tmp_path / "out") == 0
     assert len(server.asked) == 6

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from embedrl.construction.checks import Checks, gradients
 from embedrl.data.world.source import WorldSource
 from embedrl.errors import ConfigError
-from embedrl.tcot.parse import build
+from embedrl.tcot.parser import build
 from embedrl.types import Modality, Pair, Side
 
 

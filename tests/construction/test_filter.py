@@ -7,7 +7,7 @@ import pytest
 from chat_server import asked_text, completion, serving
 from making import lines, run, vlm, world, write_mix
 
-from embedrl.construction.judgement import Verdict, VerdictJournal, question, verdict_key
+from embedrl.construction.judgement import Judgement, JudgementStore, question, verdict_key
 from embedrl.construction.vlm import p_yes
 from embedrl.data.world.source import WorldSource
 from embedrl.errors import DataError
@@ -30,7 +30,7 @@ from embedrl.errors import DataError
     ],
 )
 def test_only_a_yes_leaves_a_pair_out(answer, probability, clear, rejected):
-    verdict = Verdict("k", answer, probability)
+    verdict = Judgement("k", answer, probability)
     assert (verdict.is_clear, verdict.rejects(0.5)) == (clear, rejected)
 
 
@@ -100,7 +100,7 @@ def test_probabilities_decide_where_the_endpoint_gives_them(tmp_path, mix):
     with serving(lambda body: completion("No", logprobs=logprobs)) as server:
         assert run("filter", "--mix", mix, "--out", tmp_path / "a", *vlm(server)) == 0
         assert run("filter", "--mix", mix, "--out", tmp_path / "b", *vlm(server), "--threshold", 0.25) == 1
-    with VerdictJournal(tmp_path / "a" / "verdicts.jsonl", read_only=True) as store:
+    with JudgementStore(tmp_path / "a" / "verdicts.jsonl", read_only=True) as store:
         assert {round(verdict.p_yes, 6) for verdict in store.records()} == {0.3}
     assert json.loads((tmp_path / "b" / "report.json").read_text())["world/vqa"]["left_out"] == {"conflict": 8}
 
@@ -165,4 +165,4 @@ def test_a_step_never_overwrites_what_it_reads(tmp_path, mix, capsys):
 def test_a_broken_verdict_is_named(tmp_path):
     (tmp_path / "v.jsonl").write_text('{"key": "k", "answer": 3, "p_yes": null}\n')
     with pytest.raises(DataError, match=r"v\.jsonl: line 1: not a verdict"):
-        VerdictJournal(tmp_path / "v.jsonl")
+        JudgementStore(tmp_path / "v.jsonl")

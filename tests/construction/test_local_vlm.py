@@ -9,14 +9,14 @@ from making import lines, run, world, write_mix
 
 from embedrl.construction.local_vlm import LocalVLM
 from embedrl.construction.vlm import VLM
-from embedrl.data.reasoning import reasoning_chat
 from embedrl.data.world.source import WorldSource
 from embedrl.errors import ConfigError
-from embedrl.tcot.journal import TCoTJournal
+from embedrl.tcot.chat import reasoning_chat
+from embedrl.tcot.store import TCoTJournal
 from embedrl.types import Role
 
 FLAG = {
-    "class_path": "embedrl.construction.local_vlm.LocalVLM",
+    "class_path": "embedrl.construction.LocalVLM",
     "init_args": {"path": "embedrl:world_base", "max_tokens": 12, "batch_size": 4, "device": "cpu"},
 }
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from making import lines, run, world, write_mix
 
-from embedrl.data.records import JsonlSource
+from embedrl.data.formats import JsonlSource
 from embedrl.data.world.source import WorldSource
 
 

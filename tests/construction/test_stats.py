@@ -11,7 +11,7 @@ from embedrl.construction.rows import PairWriter, write_report
 from embedrl.construction.stats import count
 from embedrl.data.mix import MixRow
 from embedrl.data.world.source import WorldSource
-from embedrl.tcot.parse import build
+from embedrl.tcot.parser import build
 from embedrl.types import Modality, Pair, Role, Side
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedrl.data.collate import ContrastiveCollator, EncodeCollator, EncodeSample, Place
-from embedrl.data.dataset import Example, PairDataset, SampleKey
+from embedrl.data.pair_dataset import Example, PairDataset, SampleKey
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Side

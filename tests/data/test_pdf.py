@@ -6,7 +6,7 @@ from tiny_pdf import pdf
 
 from embedrl.data.pdf import PdfPage, Section, read_pdf
 from embedrl.errors import ConfigError, DataError
-from embedrl.tcot.journal import content_hash
+from embedrl.tcot.store import content_hash
 from embedrl.types import ImageSource, Side
 
 TWO = pdf(["One text", "Another text"], [("One  title", 0), ("Another", 1)])

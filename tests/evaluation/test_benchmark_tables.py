@@ -10,7 +10,7 @@ from embedrl.evaluation.averages import averages, missing
 from embedrl.evaluation.published import published
 from embedrl.evaluation.readers import READERS
 from embedrl.evaluation.table import load_table, rows_of
-from embedrl.metrics import mean_metrics, rank
+from embedrl.metrics.retrieval import mean_metrics, rank
 
 GROUPS = {
     "image/cls": 10, "image/qa": 10, "image/ret": 12, "image/gd": 4,

@@ -20,8 +20,8 @@ from embedrl.evaluation.report import Submission, make_report, notes, print_repo
 from embedrl.evaluation.results import data_hash, first_relevant, rank_task, set_result, write_queries
 from embedrl.evaluation.table import load_table
 from embedrl.evaluation.tcots import count_raw
-from embedrl.ranking import Blocks
-from embedrl.tcot.parse import build
+from embedrl.metrics.ranking import Blocks
+from embedrl.tcot.parser import build
 from embedrl.types import Modality, RetrievalTask, Side
 
 IDENTITY = {"model": {"weights": "w"}, "render": {}}

@@ -9,9 +9,9 @@ from torch import nn
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs
 from embedrl.models.generator import Generator
-from embedrl.tcot.journal import Record, TCoTJournal, tcot_key
-from embedrl.tcot.parse import build, parse
+from embedrl.tcot.parser import build, parse
 from embedrl.tcot.prompts import Situation
+from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import Modality, RetrievalTask, Side
 
 CPU = torch.device("cpu")

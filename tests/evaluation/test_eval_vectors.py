@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from toy_embedder import ToyBackbone
 
-from embedrl.data.media import ImageFile
+from embedrl.data.images import ImageFile
 from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import model_identity, weights_hash
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache, read_shard
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.lora import LoRAOptions
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
-from embedrl.tcot.parse import build
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.tcot.parser import build
 from embedrl.types import Modality, Side
 
 CPU = torch.device("cpu")

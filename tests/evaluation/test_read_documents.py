@@ -12,7 +12,7 @@ from embedrl.errors import DataError
 from embedrl.evaluation.pages import write_pages
 from embedrl.evaluation.readers import read_task
 from embedrl.evaluation.readers.beir import page_name
-from embedrl.metrics import mean_metrics, rank
+from embedrl.metrics.retrieval import mean_metrics, rank
 
 GRADES = {f"page-{number}": 1 + number % 3 for number in range(12)}
 

@@ -7,7 +7,7 @@ from local_copies import judged, pool_of, set_row, write_frames, write_lines, wr
 from embedrl.errors import DataError
 from embedrl.evaluation.readers import read_task
 from embedrl.evaluation.table import load_table
-from embedrl.metrics import mean_metrics, rank
+from embedrl.metrics.retrieval import mean_metrics, rank
 
 
 def write_set(root, name, queries, instances, videos):

@@ -19,16 +19,16 @@ TEXT_TCOT = '<thinking>a dot {"text_keywords": ["dot"]}</thinking><rethink>the d
 RECIPE = """
 trainer: {accelerator: cpu, max_steps: 1, default_root_dir: runs, logger: false, enable_checkpointing: false}
 model:
-  class_path: embedrl.models.embedder.EmbedderModule
+  class_path: embedrl.EmbedderModule
   init_args:
-    backbone: {class_path: embedrl.models.qwen_vl.QwenVLBackbone, init_args: {path: "embedrl:tiny"}}
-    loss: {class_path: embedrl.models.losses.InfoNCE}
+    backbone: {class_path: embedrl.QwenVLBackbone, init_args: {path: "embedrl:tiny"}}
+    loss: {class_path: embedrl.losses.InfoNCE}
     optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}
 data:
-  class_path: embedrl.data.datamodule.EmbedderDataModule
+  class_path: embedrl.EmbedderDataModule
   init_args:
     mix:
-      - source: {class_path: embedrl.data.records.JsonlSource, init_args: {path: pairs.jsonl, cache_dir: cache}}
+      - source: {class_path: embedrl.data.JsonlSource, init_args: {path: pairs.jsonl, cache_dir: cache}}
     batch_size: 2
     sub_batch_size: 2
     micro_batch_size: 4
@@ -109,7 +109,7 @@ def test_malformed_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 BAD_FLAGS = {
-    "unknown class_path": (["--model.init_args.loss", "embedrl.models.losses.InfoNCEE"], ["loss", "InfoNCEE"]),
+    "unknown class_path": (["--model.init_args.loss", "embedrl.losses.contrastive.InfoNCEE"], ["loss", "InfoNCEE"]),
     "wrong type": (["--data.init_args.batch_size", "many"], ["batch_size", "many"]),
     "wrong flag": (["--trainer.max_stepz", "3"], ["max_stepz", "max_steps"]),
     "missing YAML": (["--config", "gone.yaml"], ["gone.yaml"]),

@@ -44,7 +44,7 @@ def write_pairs(folder: Path, count: int) -> Path:
 def words(recipe: str, folder: Path, **trainer) -> list[str]:
     """The recipe, shrunk, on these pairs."""
     init_args = {"path": str(write_pairs(folder, RECIPES[recipe])), "cache_dir": str(folder / "cache")}
-    source = {"class_path": "embedrl.data.records.JsonlSource", "init_args": init_args}
+    source = {"class_path": "embedrl.data.JsonlSource", "init_args": init_args}
     data = {
         "embedder": {"mix": [{"source": source}], "on_error": "raise"},
         "reasoner": {"train": {"init_args": {"sources": [source]}}},

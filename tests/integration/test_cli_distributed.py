@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 import embedrl
-from embedrl.exporting import export
+from embedrl.commands.export import export
 
 FSDP2 = {
-    "class_path": "embedrl.models.fsdp.FSDP2Strategy",
+    "class_path": "embedrl.distributed.FSDP2Strategy",
     "init_args": {"save_distributed_checkpoint": True},
 }
 
 
 def settings(recipe: str, strategy, out: Path) -> dict:
-    ship = {"class_path": "embedrl.models.ship.ShipCheckpoint", "init_args": {"out": str(out)}}
+    ship = {"class_path": "embedrl.training.ExportModel", "init_args": {"out": str(out)}}
     trainer = {"devices": 2, "strategy": strategy, "callbacks": [RETRIEVAL, ship]}
     if recipe == "egrl":
         return overlay({**trainer, "max_steps": 4, "val_check_interval": 2})

@@ -3,14 +3,14 @@
 import pytest
 import torch
 from cli_process import logged
+from recipes import CONFIGS, EGRL, RETRIEVAL, SMALL, overlays
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_configs import CONFIGS, EGRL, RETRIEVAL, SMALL, overlays
 
 from embedrl.cli import main
 
 CALLBACKS = [
-    {"class_path": "embedrl.inspection.validate_at_start.ValidateAtStart"},
-    {"class_path": "embedrl.inspection.reasoning_samples.ReasoningSamples", "init_args": {"num_samples": 2}},
+    {"class_path": "embedrl.training.ValidateAtStart"},
+    {"class_path": "embedrl.training.ReasoningSamples", "init_args": {"num_samples": 2}},
     RETRIEVAL,
 ]
 

@@ -42,7 +42,7 @@ def overlay(path: Path, content: dict) -> Path:
 def trained(tmp_path_factory) -> Path:
     """A folder in which the Embedder's quickstart has run two steps."""
     folder = tmp_path_factory.mktemp("trained")
-    ship = {"class_path": "embedrl.models.ship.ShipCheckpoint", "init_args": {"out": "runs/quickstart_embedder/model"}}
+    ship = {"class_path": "embedrl.training.ExportModel", "init_args": {"out": "runs/quickstart_embedder/model"}}
     data = {"val": TASKS, "test": TASKS, "batch_size": 4, "sub_batch_size": 2, "micro_batch_size": 8}
     more = {**SMALL, "trainer": {**SMALL["trainer"], "callbacks": [ship]}, "data": {"init_args": data}}
     path = overlay(folder / "overlay.yaml", more)
@@ -156,14 +156,14 @@ def test_ablations_share_the_cache_and_are_compared(inside, scored, capsys):
 
 def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
     frozen = {
-        "class_path": "embedrl.models.reasoned_retrieval.FrozenEmbedder",
+        "class_path": "embedrl.FrozenEmbedder",
         "init_args": {"backbone": str(CONFIGS / "parts/backbone/quickstart_embedder.yaml")},
     }
     retrieval = {
-        "class_path": "embedrl.models.reasoned_retrieval.ReasonedRetrieval",
+        "class_path": "embedrl.training.ReasonedRetrieval",
         "init_args": {"tasks": TASKS, "embedder": frozen, "style": "brief", "max_new_tokens": 48},
     }
-    ship = {"class_path": "embedrl.models.ship.ShipCheckpoint", "init_args": {"out": "reasoner"}}
+    ship = {"class_path": "embedrl.training.ExportModel", "init_args": {"out": "reasoner"}}
     content = {
         "trainer": {**SMALL["trainer"], "callbacks": [retrieval, ship], "limit_val_batches": 1},
         "data": {"init_args": {"batch_size": 4, "micro_batch_size": 4, **LESSONS}},
@@ -172,7 +172,7 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
     path = overlay(inside / "reasoner.yaml", content)
     assert run("fit", "--config", CONFIGS / "quickstart/reasoner.yaml", "--config", path) == 0, capsys.readouterr().err
     reasoner = {
-        "class_path": "embedrl.models.generator.QwenVLReasoner",
+        "class_path": "embedrl.QwenVLReasoner",
         "init_args": {"path": "reasoner", "max_length": 512},
     }
     flags = [

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_pdf import pdf
 
 from embedrl.cli import main
-from embedrl.data import eyes17, openclipart, tux
-from embedrl.data.tux import Stamp, split_of
+from embedrl.data.datasets import eyes17, openclipart, tux
+from embedrl.data.datasets.tux import Stamp, split_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = CONFIGS / "eval/real_small.yaml"
@@ -42,9 +42,9 @@ def copies(tmp_path) -> dict[str, dict[str, str]]:
         tags.write_text(svg.format("even" if i % 2 == 0 else "odd"))
     root = str(tmp_path)
     return {
-        "embedrl.data.tux.TuxTasks": {"root": root},
-        "embedrl.data.eyes17.Eyes17Tasks": {"root": root},
-        "embedrl.data.openclipart.OpenClipartTasks": {"pictures": root, "tags": root},
+        "embedrl.data.datasets.TuxTasks": {"root": root},
+        "embedrl.data.datasets.Eyes17Tasks": {"root": root},
+        "embedrl.data.datasets.OpenClipartTasks": {"pictures": root, "tags": root},
     }
 
 

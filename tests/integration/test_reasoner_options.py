@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
+from recipes import CONFIGS, SMALL
 from small_sources import LESSONS
-from test_configs import CONFIGS, SMALL
 
 from embedrl.cli import main
 

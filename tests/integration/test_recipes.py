@@ -6,15 +6,15 @@ import pytest
 import yaml
 from cli_process import logged
 from processes import finish, launch
-from test_configs import CONFIGS, printed
+from recipes import CONFIGS, printed
 
 import embedrl
 from embedrl.cli import main
+from embedrl.commands.fit import pick_overlays
+from embedrl.commands.plan import plan, read
 from embedrl.errors import ConfigError
-from embedrl.plan.rows import Assumptions
-from embedrl.plan.trainings import make_plan
-from embedrl.planning_cli import plan, read
-from embedrl.training_cli import pick_overlays
+from embedrl.planning.rows import Assumptions
+from embedrl.planning.trainings import make_plan
 
 SHRINK, SMALL_GPU = (CONFIGS / "parts" / name for name in ("shrink.yaml", "gpu_24gb.yaml"))
 QWEN = ["embedder/qwen3_vl_2b", "embedder/qwen3_vl_4b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
@@ -52,7 +52,7 @@ def test_a_recipe_trains_two_steps_shrunk_under_fsdp2(recipe, tmp_path):
     assert (run / "checkpoints/last.ckpt").is_file()
     config = yaml.safe_load((run / "config.yaml").read_text())
     strategy = config["trainer"]["strategy"]
-    assert strategy["class_path"] == "embedrl.models.fsdp.FSDP2Strategy"
+    assert strategy["class_path"] == "embedrl.distributed.FSDP2Strategy"
     assert strategy["init_args"]["param_dtype"] == "bfloat16"
 
 

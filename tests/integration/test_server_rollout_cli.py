@@ -9,7 +9,7 @@ from egrl_small import CONFIGS, overlay
 from rollout_server import RolloutServer
 
 from embedrl.cli import main
-from embedrl.models.qwen_loading import SHIPPED
+from embedrl.models.qwen_vl.loading import SHIPPED
 
 BASE = SHIPPED["embedrl:world_base"]
 

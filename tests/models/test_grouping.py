@@ -4,9 +4,9 @@ from qwen_helpers import EMB, image, text, user, video, write_checkpoint
 
 from embedrl.data.collate import group_micro_batches
 from embedrl.errors import ConfigError, DataError
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.grouping import MAX_TOKENS, plan
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.types import Side
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoProcessor
 
 from embedrl.data.render import EMB_TOKEN, SUMMARIZE, RenderOptions, render
 from embedrl.errors import CheckpointError
-from embedrl.models.qwen_vl import QwenVLBackbone
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.sentence_transformers_layout import closing_template, write_layout
 from embedrl.types import Side
 

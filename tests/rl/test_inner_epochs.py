@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_module import adapters, build, fit
+from egrl_module import adapters, build, fit
 
 from embedrl.rl.policy import Policy, PolicyOptions
 

@@ -1,71 +1,16 @@
 """The whole EG-RL step on the real classes, with random weights."""
 
-import functools
-
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from egrl_module import adapters, build, data, fit
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from embedrl.cli import main
-from embedrl.data.mix import MixRow
-from embedrl.data.reasoning import TCoTLessons
-from embedrl.data.rollout_pairs import RolloutDataModule
-from embedrl.data.world import WorldSource, WorldTasks
-from embedrl.models.generator import QwenVLReasoner
-from embedrl.models.lora import LoRAOptions
-from embedrl.models.preprocess import PixelBudget
-from embedrl.models.qwen_vl import QwenVLBackbone
-from embedrl.models.reasoned_retrieval import FrozenEmbedder, ReasonedRetrieval
-from embedrl.rl.loss import GRPOLoss
+from embedrl.data.world import WorldTasks
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.module import EGRLModule
-from embedrl.rl.policy import PolicyOptions
-from embedrl.rl.rewards.combine import RewardRow
-from embedrl.rl.rewards.format import FormatReward
-from embedrl.rl.rewards.outcome import OutcomeReward
-from embedrl.rl.rollout import RolloutOptions
-
-SMALL = PixelBudget(1024, 2304)
-
-
-def build(**options):
-    return EGRLModule(
-        generator=QwenVLReasoner("embedrl:tiny", lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")),
-        embedder=FrozenEmbedder(QwenVLBackbone("embedrl:tiny", image_pixels=SMALL)),
-        rewards=[RewardRow(FormatReward(), 0.05), RewardRow(OutcomeReward(), 0.95)],
-        optimizer=functools.partial(torch.optim.AdamW, lr=1e-2),
-        loss=GRPOLoss(),
-        **{
-            "group_size": 3,
-            "rollout": RolloutOptions(max_new_tokens=6),
-            "policy": PolicyOptions(max_tokens=200),
-            "style": "brief",
-            "max_new_tokens": 6,
-            **options,
-        },
-    )
-
-
-def data():
-    mix = [MixRow(WorldSource(family, size=8, teacher="none")) for family in ("vqa", "grounding")]
-    lessons = TCoTLessons([WorldSource("vqa", split="val")], style="brief", limit=2)
-    return RolloutDataModule(batch_size=2, mix=mix, val=lessons)
-
-
-def fit(module, folder, steps, ckpt_path=None, **options):
-    seed_everything(0, verbose=False)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, default_root_dir=folder, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **{"limit_val_batches": 0, **options},
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
-    return trainer
-
-
-def adapters(module):
-    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
 
 
 @pytest.mark.filterwarnings("ignore")

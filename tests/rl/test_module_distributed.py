@@ -1,15 +1,13 @@
 """The EG-RL step on two processes: the rewards and the policy of one."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from dist_egrl import SaveAt, build, run
 from processes import finish, launch, weights
 
-from embedrl.exporting import export
-from embedrl.models.generator import QwenVLReasoner
-from embedrl.models.sharded_checkpoint import read_weights
+from embedrl.commands.export import export
+from embedrl.distributed.sharded_checkpoint import read_weights
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 
 RANKS = (0, 1)
 
@@ -18,7 +16,7 @@ RANKS = (0, 1)
 def runs(tmp_path_factory):
     """One process trains here; two under FSDP2 and DDP."""
     out = tmp_path_factory.mktemp("ranks")
-    processes = launch(Path(__file__).parent / "dist_egrl.py", out, log=out)
+    processes = launch("dist_egrl", out, log=out)
     saves = [SaveAt(at, out / f"paper-{at}.ckpt") for at in (2, 4)]
     one = {
         "paper": run("paper", save=out / "paper.ckpt", callbacks=saves),

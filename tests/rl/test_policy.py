@@ -6,8 +6,8 @@ from policy_helpers import PROMPTS, plain_logprobs, policy_model, random_replies
 
 from embedrl.errors import ConfigError
 from embedrl.models import packing
-from embedrl.models.blocks import block_mask
-from embedrl.models.generator import QwenVLReasoner
+from embedrl.models.attention_mask import block_mask
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.policy import Group, Policy, PolicyOptions
 from embedrl.rl.rollout import LocalRollout, RolloutOptions
 

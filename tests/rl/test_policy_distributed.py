@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from dist_policy import KEYS, step
@@ -11,7 +9,7 @@ from processes import WORLD, finish, launch
 def ranks(tmp_path_factory):
     """What each of two processes under FSDP2 found."""
     out = tmp_path_factory.mktemp("ranks")
-    finish(launch(Path(__file__).parent / "dist_policy.py", out, log=out), out)
+    finish(launch("dist_policy", out, log=out), out)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 

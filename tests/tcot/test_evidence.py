@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embedrl.tcot.evidence import crop_box, jitter_box, pick_frames, split
-from embedrl.tcot.parse import build
+from embedrl.tcot.parser import build
 from embedrl.types import Modality
 
 coordinate = st.floats(0, 1000)

@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import PROMPT_VERSION, Situation, prompt, situation
 from embedrl.tcot.schema import CUE_KEY
 from embedrl.types import Modality, Role
@@ -67,7 +67,7 @@ def test_a_changed_prompt_needs_a_new_version():
 
 def test_tcot_needs_neither_torch_nor_pil():
     code = (
-        "import sys, embedrl.types, embedrl.errors, embedrl.tcot.parse, embedrl.tcot.evidence, embedrl.tcot.prompts\n"
+        "import sys, embedrl.types, embedrl.errors, embedrl.tcot.parser, embedrl.tcot.evidence, embedrl.tcot.prompts\n"
         "print([m for m in ('torch', 'PIL', 'numpy', 'transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

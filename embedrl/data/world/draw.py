@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 from embedrl.data.world.scene import TEXTURES, Picture
 
 if TYPE_CHECKING:
-    from embedrl.data.world.page import Page
+    pass
 
 Floats = NDArray[np.float32]
 
@@ -47,30 +46,6 @@ _STAR_INNER = 0.45
 _CROSS_ARM = 0.36
 _SPLIT_ROW = {0: 0.5, 1: 0.5, 2: 0.68, 3: 0.5, 4: 0.49, 5: 0.5}
 """Where the mark's halves meet, by shape, as a share of the height (so that both have about the same area)."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorldImage:
-    """A picture of the world that is drawn when somebody needs its pixels; implements `ImageSource`.
-
-    Attributes:
-        spec: A `Picture` or a `Page`.
-    """
-
-    spec: Picture | Page
-
-    @property
-    def name(self) -> str:
-        """The content as text: equal names mean equal pixels."""
-        return self.spec.name
-
-    def load(self) -> Image.Image:
-        """Draw it, RGB, at native size."""
-        if isinstance(self.spec, Picture):
-            return draw_picture(self.spec)
-        from embedrl.data.world.page import draw_page  # which imports this module
-
-        return draw_page(self.spec)
 
 
 def draw_picture(picture: Picture) -> Image.Image:

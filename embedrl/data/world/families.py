@@ -38,12 +38,12 @@ from embedrl.data.world.scene_families import (
     t2i_decoy,
 )
 from embedrl.data.world.video import Clip, make_clip
-from embedrl.data.world.views import Item, Sample, View, clip_items, page_items, text_items
+from embedrl.data.world.views import Item, View, WorldSample, clip_items, page_items, text_items
 from embedrl.data.world.vocabulary import INSTRUCTIONS, PAGE_WORDS, QUESTIONS, ROWS
 from embedrl.types import Modality
 
-Make = Callable[[random.Random, Split], Sample]
-Decoy = Callable[[random.Random, Split, Sample], tuple[View, frozenset[Any]]]
+Make = Callable[[random.Random, Split], WorldSample]
+Decoy = Callable[[random.Random, Split, WorldSample], tuple[View, frozenset[Any]]]
 
 CLIP_LENGTH = 3
 """Frames of a moment's target."""
@@ -81,7 +81,7 @@ def _frames(item: Item) -> str:
     return " ".join(map(str, item.frames))
 
 
-def make_video_qa(rng: random.Random, split: Split) -> Sample:
+def make_video_qa(rng: random.Random, split: Split) -> WorldSample:
     """Video and question → what appears next after, or last before, another object."""
     clip = make_clip(rng, _events(rng, split, rng.randrange(3, 5)))
     items = clip_items(clip)
@@ -97,7 +97,7 @@ def make_video_qa(rng: random.Random, split: Split) -> Sample:
         answer,
         clip=clip,
     )
-    return Sample(query, label_target(answer), frozenset({answer}), frozenset({answer}))
+    return WorldSample(query, label_target(answer), frozenset({answer}), frozenset({answer}))
 
 
 def _order(names: list[str]) -> frozenset[tuple[str, str]]:
@@ -119,7 +119,7 @@ def _story(clip: Clip) -> View:
     )
 
 
-def make_video_ret(rng: random.Random, split: Split) -> Sample:
+def make_video_ret(rng: random.Random, split: Split) -> WorldSample:
     """The objects in order of appearance → the video."""
     clip = make_clip(rng, _events(rng, split, 3))
     names = [event.thing.kind for event in clip.events]
@@ -132,10 +132,10 @@ def make_video_ret(rng: random.Random, split: Split) -> Sample:
         "the order of appearance matters .",
         " , ".join(names),
     )
-    return Sample(query, _story(clip), _order(names), _order(names), clip)
+    return WorldSample(query, _story(clip), _order(names), _order(names), clip)
 
 
-def video_ret_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[str, str]]]:
+def video_ret_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[str, str]]]:
     """The same objects in another order."""
     entries = [(e.thing.color, e.thing.shape, e.thing.cell, e.thing.mark) for e in sample.memo.events]
     turn = rng.randrange(1, 3)
@@ -152,7 +152,7 @@ def _moment_target(rng: random.Random, color: int, shape: int, mark: int) -> Vie
     return View("", (item,), (0,), thinking, "its kind and its mark matter .", item.name, clip=clip)
 
 
-def make_moment(rng: random.Random, split: Split) -> Sample:
+def make_moment(rng: random.Random, split: Split) -> WorldSample:
     """Video and "when the red star appears" → a clip of a red star with the same mark."""
     clip = make_clip(rng, _events(rng, split, rng.randrange(3, 5)))
     items = clip_items(clip)
@@ -168,10 +168,10 @@ def make_moment(rng: random.Random, split: Split) -> Sample:
         clip=clip,
     )
     wanted = (thing.color, thing.shape, thing.mark)
-    return Sample(query, _moment_target(rng, *wanted), frozenset({wanted}), frozenset({wanted}), wanted)
+    return WorldSample(query, _moment_target(rng, *wanted), frozenset({wanted}), frozenset({wanted}), wanted)
 
 
-def moment_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[int, int, int]]]:
+def moment_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[int, int, int]]]:
     """A clip of the same kind with another mark, which only key frames tell from the target; or of another colour."""
     other = altered_look(rng, split, sample.memo)
     return _moment_target(rng, *other), frozenset({other})
@@ -202,7 +202,7 @@ def _page(rng: random.Random, split: Split, label: tuple[int, int], trap: tuple[
     return make_page(rng, others, highlighted)
 
 
-def make_doc(rng: random.Random, split: Split) -> Sample:
+def make_doc(rng: random.Random, split: Split) -> WorldSample:
     """Word and number → the page whose highlighted row holds them."""
     label = rng.choice(labels(split))
     word, number = PAGE_WORDS[label[0]], str(label[1])
@@ -214,10 +214,10 @@ def make_doc(rng: random.Random, split: Split) -> Sample:
         "both must be in the highlighted row .",
         f"{word} {number}",
     )
-    return Sample(query, _page_target(_page(rng, split, label)), frozenset({label}), frozenset({label}), label)
+    return WorldSample(query, _page_target(_page(rng, split, label)), frozenset({label}), frozenset({label}), label)
 
 
-def doc_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[int, int]]]:
+def doc_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[int, int]]]:
     """A page highlighting the same word with another number; now and then the wanted label is in another row."""
     label = rng.choice([other for other in labels(split) if other[0] == sample.memo[0] and other != sample.memo])
     page = _page(rng, split, label, trap=sample.memo if rng.random() < 0.3 else None)

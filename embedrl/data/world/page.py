@@ -53,7 +53,7 @@ _DIGITS = ("75557", "26227", "71747", "71717", "55711", "74717", "74757", "71222
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PageRow:
     """One row of a page.
 
     Attributes:
@@ -81,7 +81,7 @@ class Page:
         grain: Picks the noise.
     """
 
-    rows: tuple[Row, Row, Row]
+    rows: tuple[PageRow, PageRow, PageRow]
     highlighted: int
     paper: tuple[int, int, int]
     tint: tuple[int, int, int]
@@ -135,7 +135,9 @@ def make_page(rng: random.Random, labels_: list[tuple[int, int]], highlighted: i
         labels_: Three labels from the top.
         highlighted: The tinted row.
     """
-    first, second, third = (Row(word, number, rng.randrange(95, 99), rng.randrange(5, 12)) for word, number in labels_)
+    first, second, third = (
+        PageRow(word, number, rng.randrange(95, 99), rng.randrange(5, 12)) for word, number in labels_
+    )
     shade = rng.randrange(232, 250)
     paper = (shade, shade, rng.randrange(226, 250))
     tint = [250, 235, 150]

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from embedrl.data.world.families import FAMILIES
 from embedrl.data.world.scene import Split
-from embedrl.data.world.views import Sample
+from embedrl.data.world.views import WorldSample
 
 VERSION = "1"
 """Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
@@ -19,7 +19,7 @@ POOL = 256
 LARGEST_BLOCK = 8
 
 
-def make_sample(family: str, split: Split, seed: int, index: int) -> Sample:
+def make_sample(family: str, split: Split, seed: int, index: int) -> WorldSample:
     """A pair before anybody wrote it up: a pure function of its arguments."""
     return FAMILIES[family].make(random.Random(f"world/{VERSION}/{family}/{split}/{seed}/{index}"), split)
 

@@ -17,7 +17,7 @@ from embedrl.data.world.scene import (
     random_scene,
     triples,
 )
-from embedrl.data.world.views import Item, Sample, View, picture_items, text_items
+from embedrl.data.world.views import Item, View, WorldSample, picture_items, text_items
 from embedrl.data.world.vocabulary import COLORS, INSTRUCTIONS, PLACES, QUESTIONS, RELATIONS, SHAPES, a, kind
 
 Entry = tuple[int, int, int, int]
@@ -37,13 +37,13 @@ def label_target(name: str) -> View:
     return View(name, text_items(name), (0,), "the text names a kind .", "its color and shape matter .", name)
 
 
-def label_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[str]]:
+def label_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[str]]:
     """The name of another object that the query shows."""
     name = rng.choice([item.name for item in sample.query.items if item.name not in sample.want])
     return label_target(name), frozenset({name})
 
 
-def make_cls(rng: random.Random, split: Split) -> Sample:
+def make_cls(rng: random.Random, split: Split) -> WorldSample:
     """Picture → the kind that occurs twice in it."""
     first = own_entry(rng, split)
     cells = [cell for cell in ALL_CELLS if cell != first[2] and allowed(split, first[0], first[1], cell)]
@@ -62,7 +62,7 @@ def make_cls(rng: random.Random, split: Split) -> Sample:
         name,
         picture,
     )
-    return Sample(query, label_target(name), frozenset({name}), frozenset({name}))
+    return WorldSample(query, label_target(name), frozenset({name}), frozenset({name}))
 
 
 def referred(rng: random.Random, split: Split, relational: bool) -> tuple[Picture, Thing, Thing | None, str]:
@@ -91,7 +91,7 @@ def _observe(thing: Thing, reference: Thing | None, relation: str) -> str:
     return f"the {reference.kind} is at the {reference.place} . {relation} it is the {thing.kind} ."
 
 
-def make_vqa(rng: random.Random, split: Split) -> Sample:
+def make_vqa(rng: random.Random, split: Split) -> WorldSample:
     """Picture and question → the name of the object at a place, or beside another object."""
     picture, thing, reference, relation = referred(rng, split, relational=rng.random() < 0.5)
     if reference is None:
@@ -107,7 +107,7 @@ def make_vqa(rng: random.Random, split: Split) -> Sample:
         thing.kind,
         picture,
     )
-    return Sample(query, label_target(thing.kind), frozenset({thing.kind}), frozenset({thing.kind}))
+    return WorldSample(query, label_target(thing.kind), frozenset({thing.kind}), frozenset({thing.kind}))
 
 
 def close_up_target(picture: Picture) -> View:
@@ -121,7 +121,7 @@ def _look(picture: Picture) -> frozenset[tuple[int, int, int]]:
     return frozenset((t.color, t.shape, t.mark) for t in picture.things)
 
 
-def make_grounding(rng: random.Random, split: Split) -> Sample:
+def make_grounding(rng: random.Random, split: Split) -> WorldSample:
     """Picture and phrase → close-up of the object meant."""
     picture, thing, reference, relation = referred(rng, split, relational=rng.random() < 0.5)
     phrase = thing.kind if reference is None else f"object {relation} the {reference.kind}"
@@ -136,10 +136,10 @@ def make_grounding(rng: random.Random, split: Split) -> Sample:
     )
     target = close_up(rng, thing.color, thing.shape, thing.mark)
     wanted = (thing.color, thing.shape, thing.mark)
-    return Sample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
+    return WorldSample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
 
 
-def make_composed(rng: random.Random, split: Split) -> Sample:
+def make_composed(rng: random.Random, split: Split) -> WorldSample:
     """Picture and "this red star but blue" → close-up of a blue star with the red star's mark."""
     picture, thing, _, _ = referred(rng, split, relational=False)
     color = rng.choice([c for c in range(len(COLORS)) if c != thing.color])
@@ -155,10 +155,12 @@ def make_composed(rng: random.Random, split: Split) -> Sample:
     )
     target = close_up(rng, color, thing.shape, thing.mark)
     wanted = (color, thing.shape, thing.mark)
-    return Sample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
+    return WorldSample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
 
 
-def close_up_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[int, int, int]]]:
+def close_up_decoy(
+    rng: random.Random, split: Split, sample: WorldSample
+) -> tuple[View, frozenset[tuple[int, int, int]]]:
     """A close-up of the same kind with another mark, which only the crop shows; or with the mark in another colour."""
     other = close_up(rng, *altered_look(rng, split, sample.memo))
     return close_up_target(other), _look(other)
@@ -208,21 +210,21 @@ def _caption_text(text: str, caption: str) -> View:
     )
 
 
-def make_t2i(rng: random.Random, split: Split) -> Sample:
+def make_t2i(rng: random.Random, split: Split) -> WorldSample:
     """Caption → picture. A caption names the first two objects in reading order."""
     picture = random_scene(rng, split)
     caption = _caption(picture.things)
     query = _caption_text(INSTRUCTIONS["t2i"].format(caption=caption), caption)
     want = frozenset((t.kind, t.place) for t in picture.things[:2])
-    return Sample(query, _captioned(picture, ""), want, _facts(picture), picture)
+    return WorldSample(query, _captioned(picture, ""), want, _facts(picture), picture)
 
 
-def make_i2t(rng: random.Random, split: Split) -> Sample:
+def make_i2t(rng: random.Random, split: Split) -> WorldSample:
     """Picture → caption; what the query wants is that all the caption says is true."""
     picture = random_scene(rng, split)
     caption = _caption(picture.things)
     have = frozenset((t.kind, t.place) for t in picture.things[:2])
-    return Sample(
+    return WorldSample(
         _captioned(picture, INSTRUCTIONS["i2t"]), _caption_text(caption, caption), _facts(picture), have, picture
     )
 
@@ -244,13 +246,13 @@ def _altered(rng: random.Random, split: Split, picture: Picture) -> list[Entry]:
             return changed
 
 
-def t2i_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[str, str]]]:
+def t2i_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[str, str]]]:
     """The same picture with one of the captioned objects changed, drawn anew."""
     picture = make_picture(rng, _altered(rng, split, sample.memo))
     return _captioned(picture, ""), _facts(picture)
 
 
-def i2t_decoy(rng: random.Random, split: Split, sample: Sample) -> tuple[View, frozenset[tuple[str, str]]]:
+def i2t_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[str, str]]]:
     """The caption with one object changed."""
     entries = _altered(rng, split, sample.memo)[:2]
     mentions = [(kind(COLORS[color], SHAPES[shape]), PLACES[cell]) for color, shape, cell, _ in entries]

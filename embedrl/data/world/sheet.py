@@ -14,7 +14,7 @@ from embedrl.data.world.scene import Split
 from embedrl.data.world.source import WorldSource, check_choice
 from embedrl.errors import ConfigError
 from embedrl.tcot.evidence import crop_box
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import TCoT
 from embedrl.types import Pair, Side
 

@@ -10,7 +10,7 @@ from embedrl.data.world.families import FAMILIES
 from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample
 from embedrl.data.world.scene import SPLITS, Split
 from embedrl.data.world.teachers import Teacher, annotator, perfect
-from embedrl.data.world.views import Needs, Sample, View
+from embedrl.data.world.views import Needs, View, WorldSample
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, RetrievalTask, Side
 
@@ -148,7 +148,7 @@ class WorldSource:
 
 
 def _hard_candidate(
-    family: str, split: Split, rng: random.Random, sample: Sample, others: Sequence[Sample] = ()
+    family: str, split: Split, rng: random.Random, sample: WorldSample, others: Sequence[WorldSample] = ()
 ) -> View:
     """A candidate like the sample's target that is wrong for it, and that makes no second right one for the others."""
     rules = FAMILIES[family]
@@ -257,10 +257,10 @@ class WorldTasks:
             tuple(ids),
         )
 
-    def _queries(self, family: str) -> tuple[list[Sample], list[str]]:
+    def _queries(self, family: str) -> tuple[list[WorldSample], list[str]]:
         """The first `size` pairs of which no two are right for one another's query, and their ids."""
         rules = FAMILIES[family]
-        samples: list[Sample] = []
+        samples: list[WorldSample] = []
         ids: list[str] = []
         index = missed = 0
         while len(samples) < self.size:

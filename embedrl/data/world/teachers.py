@@ -16,7 +16,7 @@ from typing import Literal
 from embedrl.data.world.page import Page
 from embedrl.data.world.scene import Box, round_box
 from embedrl.data.world.views import Item, View
-from embedrl.tcot.parse import build
+from embedrl.tcot.parser import build
 from embedrl.types import Modality
 
 Teacher = Literal["perfect", "annotator", "none"]

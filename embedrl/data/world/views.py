@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from embedrl.data.world.draw import WorldImage
+from embedrl.data.world.image import WorldImage
 from embedrl.data.world.page import Page
 from embedrl.data.world.scene import Box, Picture, Thing
 from embedrl.data.world.video import Clip
@@ -99,7 +99,7 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class WorldSample:
     """A pair before anybody wrote it up, with the facts that decide relevance.
 
     Attributes:

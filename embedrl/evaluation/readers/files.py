@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from embedrl.data.json_rows import iter_rows
-from embedrl.data.media import ImageFile, list_frames, natural_key, resolve, sample_frames
-from embedrl.data.record_table import get
+from embedrl.data.arrow_pairs import get
+from embedrl.data.images import ImageFile, resolve
+from embedrl.data.json_stream import iter_rows
+from embedrl.data.video import list_frames, natural_key, sample_frames
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.build import UnusableError
 from embedrl.evaluation.table import SetRow

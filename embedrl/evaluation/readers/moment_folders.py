@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from embedrl.data.media import natural_key
+from embedrl.data.video import natural_key
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import folder_of, frames, joined, read_rows
 from embedrl.types import Side

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from embedrl.data.media import ImageFile
+from embedrl.data.images import ImageFile
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import Row, frames, joined, picture, read_rows
 from embedrl.evaluation.table import SetRow

@@ -78,7 +78,7 @@ def total_rewards(rows: Sequence[RewardRow], step: RolloutStep) -> StepRewards:
 
     >>> from embedrl.rl.rewards.format import FormatReward
     >>> from embedrl.rl.types import Rollout
-    >>> from embedrl.tcot.parse import parse
+    >>> from embedrl.tcot.parser import parse
     >>> from embedrl.types import Modality, Role
     >>> rollout = Rollout(0, Role.QUERY, 0, (), (), "no tags")
     >>> step = RolloutStep([], [rollout], {}, {rollout.id: parse("no tags", Modality.TEXT)}, frozenset([rollout.id]))

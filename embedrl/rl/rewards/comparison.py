@@ -36,7 +36,7 @@ class Comparison:
     unjudged: list[str]
 
 
-def compare(step: RolloutStep, role: Role, mask_duplicates: bool) -> Comparison:
+def compare_roles(step: RolloutStep, role: Role, mask_duplicates: bool) -> Comparison:
     """Set this process's rollouts of a role against all rollouts of the other role.
 
     Args:

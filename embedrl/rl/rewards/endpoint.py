@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from embedrl.endpoint import ChatEndpoint, NoAnswer, run
 from embedrl.errors import ConfigError
 from embedrl.rl.rewards.judge import Question, Verdict, read_index
+from embedrl.utils.chat_client import ChatEndpoint, NoAnswer, run
 
 
 class EndpointJudge:

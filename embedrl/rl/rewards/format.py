@@ -12,7 +12,7 @@ class FormatReward:
     modality requires.
 
     >>> from embedrl.rl.types import Rollout
-    >>> from embedrl.tcot.parse import build, parse
+    >>> from embedrl.tcot.parser import build, parse
     >>> from embedrl.types import Modality, Pair, Role, Side
     >>> good = build(Modality.TEXT, "Look.", "Only the cat.", "A cat.", keywords=["cat"]).render()
     >>> texts = [good, good[:-9], "a cat"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from embedrl.errors import ConfigError
-from embedrl.rl.rewards.comparison import Comparison, NegativeWeights, compare, margins
+from embedrl.rl.rewards.comparison import Comparison, NegativeWeights, compare_roles, margins
 from embedrl.rl.types import RewardResult, RolloutStep
 from embedrl.types import Role
 
@@ -66,7 +66,7 @@ class OutcomeReward:
         accuracies: list[float] = []
         gaps: list[float] = []
         for role in Role:
-            comparison = compare(step, role, self.mask_duplicates)
+            comparison = compare_roles(step, role, self.mask_duplicates)
             accuracy = _accuracy(comparison)
             gap = margins(comparison, self.temperature, self.negatives)
             names = [r.id for r in comparison.anchors]

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Literal
 
 from embedrl.errors import ConfigError, RewardError
-from embedrl.rl.rewards.comparison import Comparison, compare, margins
+from embedrl.rl.rewards.comparison import Comparison, compare_roles, margins
 from embedrl.rl.rewards.judge import ChoiceScorer, Judge, NeedsScorer, Question, Verdict
 from embedrl.rl.types import RewardResult, Rollout, RolloutStep
 from embedrl.tcot.schema import clean_text
@@ -108,7 +108,7 @@ class ProcessReward:
         right: list[set[int]] = []  # for each question, the positions of the positives
         prizes: list[float] = []
         for role in Role:
-            comparison = compare(step, role, self.mask_duplicates)
+            comparison = compare_roles(step, role, self.mask_duplicates)
             values |= dict.fromkeys(comparison.unjudged)
             prizes += margins(comparison, self.temperature, "softmax").tolist()
             for row, candidates in enumerate(self._candidates(comparison)):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedrl.data.world.draw import WorldImage, draw_picture
+from embedrl.data.world.draw import draw_picture
+from embedrl.data.world.image import WorldImage
 from embedrl.data.world.page import draw_page, labels, make_page
 from embedrl.data.world.scene import (
     CORNER_CELLS,

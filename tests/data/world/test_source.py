@@ -4,11 +4,11 @@ import time
 import pytest
 from PIL import Image
 
-from embedrl.data.source import PairSource, TaskSource
+from embedrl.data.sources import PairSource, TaskSource
 from embedrl.data.world import FAMILIES, WorldSource, WorldTasks, needs
 from embedrl.data.world.sheet import COLORS, contact_sheet
 from embedrl.errors import ConfigError, DataError
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 
 
 def test_rows_are_pure_functions_of_their_index():

@@ -8,7 +8,7 @@ from embedrl.data.world import FAMILIES
 from embedrl.data.world.scene import round_box
 from embedrl.data.world.source import make_sample
 from embedrl.data.world.teachers import BREAKS, LOOSE_IOU, Rates, annotator, iou, loosen, perfect
-from embedrl.tcot.parse import parse
+from embedrl.tcot.parser import parse
 from embedrl.types import Modality
 
 NEVER = {"elsewhere": 0.0, "whole": 0.0, "loose": 0.0, "extra": 0.0, "vague": 0.0, "broken": 0.0}

@@ -1,0 +1,190 @@
+"""`embedrl fit | validate | test | predict`: LightningCLI with the traps taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf.errors import OmegaConfBaseException
+
+from embedrl.commands.parsing import OneLineErrors, with_class_paths
+from embedrl.errors import ConfigError
+from embedrl.training.callbacks.fail_fast import FailFast
+from embedrl.training.callbacks.provenance import SaveRun
+from embedrl.training.callbacks.run_summary import RunSummary
+from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with errors of one line, which writes a configuration without parsing it once more."""
+
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """The configuration as YAML; it was validated when it was parsed, which takes up to a second for a long mix."""
+        return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Write the configuration as YAML; see `dump`."""
+        super().save(*args, **{"skip_validation": True, **kwargs})
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's CLI with run folders, atomic checkpoints and exact resume.
+
+    A checkpoint's hyperparameters never change the configuration, optimizers come from the module's own arguments, and
+    `--ckpt_path last` goes on in the run folder it came from.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--checkpoint.*`."""
+        parser.add_class_arguments(CheckpointOptions, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse `args` into `config`.
+
+        Raises:
+            ConfigError: If a file or a flag is wrong.
+        """
+        words = with_class_paths(pick_overlays([str(word) for word in args or ()]))
+        try:
+            self.config = parser.parse_args(words)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_interpolation_problem(error)) from error
+        except ConfigError as error:
+            broken = _broken_yaml(words) if "parsing config" in str(error) else None
+            raise ConfigError(broken or str(error)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone: Lightning would lay the checkpoint's hyperparameters over it, silently."""
+
+    def before_instantiate_classes(self) -> None:
+        """Replace `last` by a path before anything is built."""
+        config = self.config[self.config.subcommand]
+        self._root = Path(config.trainer.default_root_dir)
+        self._version = None
+        if config.get("ckpt_path"):
+            config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
+            self.save_config_kwargs["resumed_from"] = config.ckpt_path
+            if self.config.subcommand == "fit":
+                self._version = version_of(config.ckpt_path, self._root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the run's logger and atomic checkpoints, unless the configuration brings its own."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer.get("logger") in (None, True):
+            prefix = "version" if self.subcommand == "fit" else str(self.subcommand)
+            version = self._version or next_version(prefix, self._root)
+            kwargs["logger"] = TensorBoardLogger(self._root, name="", version=version)
+        plugins = _as_list(trainer.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
+            trainer["callbacks"] = [
+                *_as_list(trainer.get("callbacks")),
+                *self._get(self.config_init, "checkpoint").callbacks(),
+            ]
+        self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
+        return super().instantiate_trainer(plugins=plugins, **kwargs)
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one training command.
+
+    Args:
+        args: The command (`fit`, `validate`, `test`, `predict`) and its options.
+
+    Raises:
+        EmbedRLError: If something a user can mend is wrong.
+    """
+    start(args, TrainingCLI)
+
+
+def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
+    """Let a command line do what its arguments say.
+
+    Raises:
+        EmbedRLError: If something a user can mend is wrong.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        return cli(
+            args=list(args),
+            parser_class=TrainingParser,
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "embedrl"},
+            save_config_callback=SaveRun,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
+                "callbacks": [RunSummary(), FailFast()],
+            },
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+def pick_overlays(words: Sequence[str]) -> list[str]:
+    """Replace each `--config FILE` that holds one overlay for each module by the overlay of the module in training.
+
+    Such a file is a YAML mapping from modules' class names to other files, relative to itself.
+
+    Args:
+        words: The command's words; the module is the one that the files before it name.
+
+    Raises:
+        ConfigError: If no file before it names a module, or it has no overlay for that module.
+    """
+    picked, module, flagged = list(words), "", False
+    for at, word in enumerate(words):
+        given = word.removeprefix("--config=") if word.startswith("--config=") else word if flagged else ""
+        flagged = word == "--config"
+        content = _mapping(Path(given)) if given else {}
+        if content and all(name.endswith("Module") and isinstance(file, str) for name, file in content.items()):
+            if module not in content:
+                found = f"has none for {module}" if module else "comes before the recipe"
+                raise ConfigError(f"--config {given}: holds overlays for {', '.join(content)}, and {found}")
+            picked[at] = word.replace(given, str(Path(given).parent / content[module]))
+        elif isinstance(content.get("model"), dict) and "class_path" in content["model"]:
+            module = str(content["model"]["class_path"]).rpartition(".")[2]
+    return picked
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty if it does not, which the parser will tell."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) and all(isinstance(key, str) for key in content) else {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _interpolation_problem(error: OmegaConfBaseException) -> str:
+    key = (error.full_key or "").partition(".")[2]  # the first word is the command
+    return f"--{key}: {str(error).splitlines()[0]}; define it or correct the ${{...}}"
+
+
+def _broken_yaml(words: Sequence[str]) -> str | None:
+    """The first YAML file among the arguments that cannot be read, with the place; jsonargparse does not name it."""
+    for word in words:
+        path = Path(word.rpartition("=")[2])
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            try:
+                yaml.safe_load(path.read_text())
+            except yaml.YAMLError as error:
+                return f"{path}: not valid YAML: {' '.join(str(error).split())}"
+    return None

@@ -1,0 +1,147 @@
+"""jsonargparse with errors of one line: `explain` picks the one fact a user needs out of its nested reports."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from embedrl.errors import ConfigError
+from embedrl.utils.public_names import import_all, public_names
+
+_KEY = re.compile(r'^(?:- )?Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)$')
+_FRAME = re.compile(
+    r"^(?:- )?(Problem with given class_path|Does not validate against|Subtypes:|Errors:|Given value|Problem in )"
+)
+_WEAK = re.compile(r"<class 'NoneType'>|Expected a path but|Unexpected import path format|either not accessible")
+_CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_MISSING_FILE = re.compile(
+    r"Expected a path but (?P<path>\S+) either not accessible|Unable to load config .(?P<file>\S+?).$"
+)
+
+
+class OneLineErrors(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed for mypy here
+    """An argument parser that raises a `ConfigError` of one line where jsonargparse prints a page and exits."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong, naming the flag and the cure.
+
+        Args:
+            message: What jsonargparse has to say.
+            ex: The exception it comes from.
+
+        Raises:
+            ConfigError: Always.
+        """
+        if not self.exit_on_error:  # a nested parser: its caller adds the rest of the path
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [option for action in parser._actions for option in action.option_strings]
+        prog = parser.prog.replace(" [options]", "")
+        raise ConfigError(explain(message, options, prog)) from ex
+
+
+def with_class_paths(words: Sequence[str]) -> list[str]:
+    """The words of a command line, a class of embedrl's that is a flag's value by its whole public name.
+
+    `--model EmbedderModule` becomes `--model embedrl.EmbedderModule`. Before `--help`, the public classes are
+    imported, so that jsonargparse lists them as the ones it knows.
+
+    Args:
+        words: The words after the command.
+    """
+    if {"-h", "--help"} & {*words}:
+        import_all()
+    names, whole = public_names(), []
+    for before, word in zip(["", *words], words, strict=False):
+        flag, given, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if given:
+            whole.append(f"{flag}={names.get(value, value)}")
+        else:
+            whole.append(names.get(word, word) if before.startswith("--") and "=" not in before else word)
+    return whole
+
+
+def explain(message: str, options: list[str], prog: str) -> str:
+    """One line for a jsonargparse error message.
+
+    Args:
+        message: The message, often a tree of nested "Parser key" lines.
+        options: The parser's option strings, for "did you mean".
+        prog: The command, for the pointer to its `--help`.
+
+    Returns:
+        `--flag: what is wrong; cure`.
+    """
+    path, leaf = _deepest(message)
+    missing = _MISSING_FILE.search(leaf)
+    if path and missing:
+        given = missing["path"] or missing["file"]
+        return f"--{path}: no such file or class: {given} (a path is relative to the YAML that names it)"
+    required = re.match(r"the following arguments are required: (.*)", leaf)
+    if required:
+        names = [name.strip().removeprefix("--") for name in required[1].split(",")]
+        flags = ", ".join(f"--{path}.{name}" if path else f"--{name.split('.', 1)[-1]}" for name in names)
+        return f"{flags}: required; give it on the command line or in a --config file (see `{prog} --help`)"
+    if path:
+        return f"--{path}: {leaf}{_cure(leaf, path, prog)}"
+    unknown = re.match(r"unrecognized arguments: (\S+)|Subcommand '\w+' does not accept option '(\S+)'", leaf)
+    if unknown:
+        flag = (unknown[1] or f"--{unknown[2]}").split("=")[0]
+        return f"{flag}: no such option{_did_you_mean(flag, options) or f'; see `{prog} --help`'}"
+    return f"{leaf.removeprefix('argument ')}; see `{prog} --help`"
+
+
+def _deepest(message: str) -> tuple[str, str]:
+    """The most nested complaint of a message: its key path and its text."""
+    stack: list[tuple[int, str]] = []
+    best: tuple[tuple[bool, int], str, str] | None = None
+    for raw in message.splitlines():
+        line = raw.strip()
+        indent = len(raw) - len(raw.lstrip())
+        while stack and stack[-1][0] >= indent and _KEY.match(line):
+            stack.pop()
+        key = _KEY.match(line)
+        if key:
+            stack.append((indent, key["key"]))
+            line = key["rest"]
+        if not line or _FRAME.match(line):
+            continue
+        line = line.removeprefix("- ")
+        inside = [name for depth, name in stack if depth <= indent]
+        score = (not _WEAK.search(line), len(inside))
+        if best is None or score > best[0]:
+            best = (score, ".".join(dict.fromkeys(inside)), line)
+    if best is None:
+        return "", " ".join(message.split())
+    return best[1], _readable(best[2], message)
+
+
+def _readable(leaf: str, message: str) -> str:
+    text = _CLASS.sub(r"\1", leaf)
+    if "Got value" not in text and text.startswith("Expected"):
+        given = re.findall(r"Given value: (.*)", message)
+        text += f", got {given[-1][:120]}" if given else ""
+    if text.startswith("while parsing") or "could not find expected" in text:
+        text = " ".join(message.split())  # a YAML syntax error: its place stands on the following lines
+    return text.replace(". Got value:", ", got").removesuffix(".")
+
+
+def _did_you_mean(name: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _cure(leaf: str, path: str, prog: str) -> str:
+    if "No module named" in leaf or "has no attribute" in leaf:
+        return "; check the spelling of class_path and that its package is installed"
+    if "is not accepted" in leaf:
+        return f"; `{prog} --{path.split('.')[0]}.help CLASS` lists what is"
+    if "does not exist" in leaf:
+        return "; check the path"
+    if re.search(r"Expected a list, got \S+\.ya?ml$", leaf):
+        return "; check that the file exists and holds one (a path is relative to the YAML that names it)"
+    return f"; see `{prog} --help`"

@@ -1,0 +1,3 @@
+from .local_vlm import LocalVLM as LocalVLM
+from .vlm import VLM as VLM
+from .vlm import EndpointVLM as EndpointVLM

@@ -1,0 +1,127 @@
+"""Many questions to one model: bounded concurrency, progress, and when to give up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Literal, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from embedrl.construction.vlm import VLM
+from embedrl.errors import DataError, EmbedRLError, EndpointError
+from embedrl.utils.chat_client import NoAnswer
+
+T = TypeVar("T")
+OnError = Literal["raise", "skip"]
+
+
+def run_requests(
+    vlm: VLM,
+    jobs: Iterator[T | None],
+    ask: Callable[[T], Awaitable[str]],
+    failed: Callable[[T, str, str], None],
+    *,
+    title: str,
+    total: int,
+    on_error: OnError,
+    patience: int,
+) -> Counter[str]:
+    """Ask one question a job, several at once.
+
+    Args:
+        vlm: Whom to ask: gives the session and the concurrency.
+        jobs: The jobs; None is one that needs nothing. Drawn in a thread, so that files may be read.
+        ask: Asks one question and keeps its answer; returns the outcome's name for the progress and the count.
+        failed: Told of a job that had no answer, or whose picture is broken: the job, the cause, the details.
+        title: What the progress bar says.
+        total: Number of jobs.
+        on_error: What a broken picture or a question without an answer does: stop, or be told to `failed`.
+        patience: Questions in a row without an answer after which the endpoint is given up.
+
+    Returns:
+        How many jobs had which outcome.
+
+    Raises:
+        EndpointError: If the endpoint is given up; what was answered before is kept.
+        DataError: If a picture is broken and `on_error` is `raise`.
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[outcomes]}"),
+        console=Console(stderr=True),
+    )
+    outcomes: Counter[str] = Counter()
+    with progress:
+        bar = progress.add_task(title, total=total, outcomes="")
+        without_answer = 0
+
+        async def one(job: T) -> None:
+            nonlocal without_answer
+            try:
+                outcome = await ask(job)
+                without_answer = 0
+            except NoAnswer as failure:
+                without_answer += 1
+                if on_error == "raise" or without_answer >= patience or failure.cause in _HOPELESS:
+                    raise EndpointError(_given_up(vlm, failure, without_answer)) from failure
+                outcome = failure.cause
+                failed(job, failure.cause, failure.detail)
+            except DataError as error:
+                if on_error == "raise":
+                    raise
+                outcome = "broken_picture"
+                failed(job, outcome, str(error))
+            outcomes[outcome] += 1
+            told = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
+            progress.update(bar, advance=1, outcomes=told)
+
+        async def everything() -> None:
+            gate = asyncio.Semaphore(vlm.concurrency)
+            async with vlm.session(), asyncio.TaskGroup() as group:
+                while (job := await asyncio.to_thread(next, jobs, _END)) is not _END:
+                    if job is None:
+                        progress.advance(bar)
+                        continue
+                    await gate.acquire()
+                    group.create_task(one(job)).add_done_callback(lambda _: gate.release())  # type: ignore[arg-type]
+
+        try:
+            asyncio.run(everything())
+        except ExceptionGroup as group:
+            raise _first(group) from group
+    return outcomes
+
+
+_END = object()
+_HOPELESS = {"http_401", "http_403", "http_404", "http_405"}
+
+
+def _given_up(vlm: VLM, failure: NoAnswer, number: int) -> str:
+    many = f"{number} questions in a row without an answer, the last" if number > 1 else "no answer"
+    return (
+        f"{vlm.where}: {many}: {failure}: check that the server runs, its address, model and key, then start again: "
+        "what was answered is kept"
+    )
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The one exception of a group to show: a bug before an error of ours."""
+    flat: list[Exception] = []
+    for error in group.exceptions:
+        flat.append(_first(error) if isinstance(error, ExceptionGroup) else error)
+    return next((error for error in flat if not isinstance(error, EmbedRLError)), flat[0])
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "-/s")

@@ -1,0 +1,1 @@
+"""The LightningDataModules of the three trainings."""

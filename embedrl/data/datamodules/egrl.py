@@ -1,0 +1,128 @@
+"""EG-RL's data: steps of pairs from one data set, and held-out T-CoT lessons. Source: Embed-RL §3.3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from embedrl.data.datamodules.reasoner import LessonSource, ReasonerDataModule
+from embedrl.data.loader import ResumableLoader
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.pair_dataset import SampleKey
+from embedrl.data.sampler import SubBatchSampler
+from embedrl.errors import ConfigError
+from embedrl.types import Pair
+
+
+@dataclass
+class PairBatch:
+    """The pairs of one EG-RL step on one process.
+
+    Attributes:
+        pairs: This process's pairs; all are of the data set that the other processes draw from too.
+        dataset: Its name.
+    """
+
+    pairs: list[Pair]
+    dataset: str
+
+
+class EGRLDataModule(ReasonerDataModule):
+    """Pairs to roll out for `fit`, every step from one data set; lessons to score on for `validate` and `test`.
+
+    The T-CoTs of the training pairs are not used: the policy writes its own.
+
+    Args:
+        batch_size: Pairs in a step, all processes together.
+        mix: The data sets: a list, or a file that holds one.
+        val: The lessons of validation: T-CoTs of a reference teacher.
+        test: The lessons of `test`.
+        steps_per_epoch: Steps an epoch; None takes the number of rows // batch_size.
+        block_size: Consecutive rows that are drawn together: of a source that puts pairs side by side that are hard
+            negatives of one another, such as `WorldSource(alike=…)`.
+        generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
+        seed: Seed of the order of the pairs.
+        num_workers: Loader processes; 0 loads in the training process.
+
+    Raises:
+        ConfigError: If the mix is empty, or the batch size is not a multiple of the block size.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        mix: list[MixRow],
+        val: LessonSource | None = None,
+        test: LessonSource | None = None,
+        steps_per_epoch: int | None = None,
+        block_size: int = 1,
+        generate_batch_size: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            batch_size, batch_size, None, val, test, generate_batch_size=generate_batch_size, seed=seed,
+            num_workers=num_workers,
+        )  # fmt: skip
+        if not mix:
+            raise ConfigError("data.mix is empty: give it at least one data set")
+        if block_size < 1 or batch_size % block_size:
+            raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
+        self.mix, self.steps_per_epoch, self.block_size = mix, steps_per_epoch, block_size
+        self._train_loader: ResumableLoader[PairBatch] | None = None
+        self._batches_seen = 0
+
+    def train_dataloader(self) -> ResumableLoader[PairBatch]:  # type: ignore[override]
+        """Steps of pairs.
+
+        Raises:
+            ConfigError: If the mix and the batch size do not go together.
+        """
+        assert self.trainer is not None
+        names = check_labels(self.mix)
+        sampler = SubBatchSampler(
+            sizes=[len(row.source) // self.block_size for row in self.mix],
+            weights=[row.weight for row in self.mix],
+            is_video=[row.is_video for row in self.mix],
+            batch_size=self.batch_size // self.block_size,
+            sub_batch_size=self.batch_size // self.block_size,
+            seed=self.seed,
+            num_batches=self.steps_per_epoch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            names=names,
+        )
+        self._train_loader = ResumableLoader(
+            _Blocks(self.mix, names, self.block_size),  # type: ignore[arg-type]
+            sampler,
+            _batch,
+            seed=self.seed,
+            batches_seen=self._batches_seen,
+            num_workers=self.num_workers,
+        )
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training loader start at the saved position."""
+        self._batches_seen = state_dict.get("batches_seen", 0)
+
+
+class _Blocks(Dataset[tuple[str, list[Pair]]]):
+    """The blocks of consecutive pairs of a mix by key."""
+
+    def __init__(self, mix: list[MixRow], names: list[str], size: int) -> None:
+        self.mix, self.names, self.size = mix, names, size
+
+    def __getitem__(self, key: SampleKey) -> tuple[str, list[Pair]]:
+        source, first = self.mix[key.source].source, key.row * self.size
+        return self.names[key.source], [source[row] for row in range(first, first + self.size)]
+
+
+def _batch(items: list[tuple[str, list[Pair]]]) -> PairBatch:
+    return PairBatch([pair for _, block in items for pair in block], items[0][0])

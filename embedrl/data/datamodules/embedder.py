@@ -1,0 +1,198 @@
+"""The Embedder's data: a mix of pair sources to train on, retrieval tasks to score with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from embedrl.data.collate import ContrastiveBatch, ContrastiveCollator, EncodeBatch, EncodeCollator
+from embedrl.data.inputs import Preprocessor
+from embedrl.data.loader import Loader, ResumableLoader
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.pair_dataset import PairDataset
+from embedrl.data.render import RenderOptions
+from embedrl.data.sampler import SubBatchSampler
+from embedrl.data.side_dataset import EncodeDataset
+from embedrl.data.sources import TaskSource
+from embedrl.errors import ConfigError
+from embedrl.types import RetrievalTask
+
+
+class EmbedderDataModule(LightningDataModule):
+    """Contrastive batches for `fit`; the sides of retrieval tasks for `validate`, `test` and `predict`.
+
+    The preprocessor is the one of the model in training (`model.backbone`). Validation and test have one loader over
+    all sides of all tasks; each side is embedded once and by one rank.
+
+    Args:
+        batch_size: Pairs in a batch, all processes together.
+        sub_batch_size: Pairs in a sub-batch, which holds one data set; divides `batch_size`.
+        micro_batch_size: Sides (not pairs) that go through the backbone at once: bounds memory, leaves the loss alone.
+        mix: The data sets to train on: a list, or a file that holds one.
+        val: Where the validation tasks come from.
+        test: Where the tasks of `test` and `predict` come from.
+        render: What the Embedder sees of a side and its T-CoT.
+        max_video_sub_batches: At most this many video sub-batches a batch.
+        batches_per_epoch: Batches an epoch; None takes the number of rows // batch_size.
+        max_negatives: Use at most this many of a pair's hard negatives; 0 (the paper) uses in-batch negatives alone.
+        encode_batch_size: Sides in a batch of `validate`, `test` and `predict`, per process.
+        seed: Seed of the order of the rows and of the noise on the evidence.
+        num_workers: Loader processes; 0 loads in the training process.
+        persistent_workers: Keep the loader processes from one epoch to the next.
+        on_error: A broken training row: `raise`, or `skip` to the next row, counted and logged.
+
+    Source: Embed-RL §3.1, B.1.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        sub_batch_size: int,
+        micro_batch_size: int,
+        mix: list[MixRow] | None = None,
+        val: list[TaskSource] | None = None,
+        test: list[TaskSource] | None = None,
+        render: RenderOptions = RenderOptions(),  # noqa: B008 (frozen)
+        max_video_sub_batches: int = 1,
+        batches_per_epoch: int | None = None,
+        max_negatives: int = 0,
+        encode_batch_size: int = 64,
+        seed: int = 0,
+        num_workers: int = 0,
+        persistent_workers: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__()
+        self.mix = mix or []
+        self.val = val or []
+        self.test = test or []
+        self.render = render
+        self.batch_size = batch_size
+        self.sub_batch_size = sub_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.max_video_sub_batches = max_video_sub_batches
+        self.batches_per_epoch = batches_per_epoch
+        self.max_negatives = max_negatives
+        self.encode_batch_size = encode_batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.persistent_workers = persistent_workers and num_workers > 0
+        self.on_error = on_error
+        self.tasks: list[RetrievalTask] = []
+        self._train_loader: ResumableLoader[ContrastiveBatch] | None = None
+        self._batches_seen = 0
+
+    def setup(self, stage: str) -> None:
+        """Collect the stage's tasks in `tasks`.
+
+        Raises:
+            ConfigError: If two tasks have one name, or the trainer would shard or reload the loaders.
+            DataError: If a task cannot be read.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "set trainer.use_distributed_sampler: false (the data is already shared out over processes)"
+            )
+        if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
+            raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
+        sources = self.val if stage in ("fit", "validate") else self.test
+        self.tasks = [task for source in sources for task in source.tasks()]
+        for name, count in Counter(task.name for task in self.tasks).items():
+            if count > 1:
+                raise ConfigError(f"data.val / data.test: {count} tasks are named {name}")
+
+    def train_dataloader(self) -> ResumableLoader[ContrastiveBatch]:
+        """Batches of pairs.
+
+        Raises:
+            ConfigError: If the mix and the batch settings do not go together.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        labels = check_labels(self.mix)
+        sampler = SubBatchSampler(
+            sizes=[len(row.source) for row in self.mix],
+            weights=[row.weight for row in self.mix],
+            is_video=[row.is_video for row in self.mix],
+            batch_size=self.batch_size,
+            sub_batch_size=self.sub_batch_size,
+            max_video_sub_batches=self.max_video_sub_batches,
+            seed=self.seed,
+            num_batches=self.batches_per_epoch,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            names=labels,
+        )
+        dataset = PairDataset(
+            [row.source for row in self.mix], self.render, self.seed, self.on_error, self.max_negatives, labels
+        )
+        sides = self.batch_size // trainer.world_size * (2 + self.max_negatives)
+        collator = ContrastiveCollator(
+            self._preprocessor(),
+            self.micro_batch_size,
+            # Negatives are ragged: ranks agree on the count that the fullest batch needs.
+            -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
+        )
+        self._train_loader = ResumableLoader(
+            dataset,
+            sampler,
+            collator,
+            seed=self.seed,
+            batches_seen=self._batches_seen,
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers,
+        )
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training loader start at the saved position."""
+        self._batches_seen = state_dict.get("batches_seen", 0)
+
+    def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
+        """All sides of the validation tasks; no loader if there are none."""
+        return self._encode_loaders()
+
+    def test_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
+        """All sides of the test tasks."""
+        return self._encode_loaders()
+
+    def predict_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
+        """All sides of the test tasks."""
+        return self._encode_loaders()
+
+    def _encode_loaders(self) -> Sequence[Loader[EncodeBatch]]:
+        trainer = self.trainer
+        assert trainer is not None
+        if not self.tasks:
+            return []
+        dataset = EncodeDataset(
+            self.tasks, self.render, self.encode_batch_size, trainer.global_rank, trainer.world_size
+        )
+        collator = EncodeCollator(
+            self._preprocessor(), self.micro_batch_size, -(-dataset.largest // self.micro_batch_size)
+        )
+        loader: Loader[EncodeBatch] = Loader(
+            dataset,  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=collator,
+            generator=torch.Generator(),  # torch would draw from the global one, which the model uses
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers,
+        )
+        return [loader]
+
+    def _preprocessor(self) -> Preprocessor:
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        preprocessor: Preprocessor = module.backbone.preprocessor()
+        return preprocessor

@@ -1,0 +1,5 @@
+"""Small real data sets, one a file."""
+
+from embedrl.utils.public_names import lazy
+
+__getattr__, __dir__ = lazy(__name__)

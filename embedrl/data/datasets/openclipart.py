@@ -1,0 +1,212 @@
+"""Debian's Open Clip Art: drawings that their authors tagged, retrieved from a tag.
+
+`openclipart-png` and `openclipart-svg` (public domain) hold the same 8,121 drawings. We read the pixels of the first
+and the tags (`dc:subject`) of the second. Copies of a drawing that are filed in several folders are links in the first:
+they are one candidate, with the tags of all copies.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedrl.data.datasets.debian import Package, find
+from embedrl.data.images import ImageFile
+from embedrl.errors import ConfigError, DataError
+from embedrl.types import RetrievalTask, Side
+
+PICTURES = Package(
+    name="openclipart-png",
+    version="1:0.18+dfsg-19",
+    sha256="f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    source="o/openclipart",
+    folder="usr/share/openclipart/png",
+    suffixes=(".png",),
+)
+TAGS = Package(
+    name="openclipart-svg",
+    version="1:0.18+dfsg-19",
+    sha256="989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    source="o/openclipart",
+    folder="usr/share/openclipart/svg",
+    suffixes=(".svg",),
+)
+FOLDERS = (
+    "animals",
+    "buildings",
+    "education",
+    "electronics",
+    "food",
+    "office",
+    "people",
+    "plants",
+    "recreation",
+    "science",
+    "tools",
+    "transportation",
+)  # things; not shapes, signs, flags, maps and icons of computers, which are hundreds of variants of a few
+MAX_PIXELS = 10_000_000  # thirteen drawings have up to 623 million: minutes and gigabytes to decode, for a small model
+EXCLUDED = ("cards",)  # the same 54 playing cards in four styles
+
+_SUBJECT = re.compile(r"<dc:subject>(.*?)</dc:subject>", re.DOTALL)
+_ITEM = re.compile(r"<rdf:li[^>]*>([^<]*)</rdf:li>")
+_WORDS = re.compile(r"[a-z]{2,}( [a-z]{2,})*")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One tagged picture.
+
+    Attributes:
+        picture: The picture.
+        id: Its path below the package's folder, without suffix.
+        tags: The tags of all its copies, without case, `_` and `-` as spaces.
+    """
+
+    picture: ImageFile
+    id: str
+    tags: frozenset[str]
+
+
+def read_drawings(
+    pictures: Path,
+    tags: Path,
+    folders: Sequence[str] = FOLDERS,
+    exclude: Sequence[str] = EXCLUDED,
+    max_pixels: int = MAX_PIXELS,
+) -> list[Drawing]:
+    """The drawings in some folders, in a fixed order, each once.
+
+    Args:
+        pictures: The folder of the PNG files.
+        tags: The folder of the SVG files, in the same order of folders.
+        folders: Take drawings below these folders; a copy counts where its original lies.
+        exclude: Leave out drawings in folders of these names.
+        max_pixels: Leave out larger drawings.
+
+    Raises:
+        DataError: If a folder holds no pictures, a picture is no PNG, or has no SVG file.
+    """
+    tagged: dict[str, set[str]] = defaultdict(set)
+    originals: dict[str, Path] = {}
+    base = pictures.resolve()
+    for folder in folders:
+        found = sorted((pictures / folder).rglob("*.png"))
+        if not found:
+            raise DataError(f"no PNG pictures below {pictures / folder}: fetch the package again")
+        for path in found:
+            if not path.exists():
+                continue  # a link to what was not unpacked
+            original = path.resolve()
+            name = original.relative_to(base).with_suffix("").as_posix()
+            parts = name.split("/")
+            if parts[0] not in folders or set(parts) & set(exclude) or _pixels(original) > max_pixels:
+                continue
+            originals[name] = original
+            tagged[name] |= read_tags((tags / path.relative_to(pictures)).with_suffix(".svg"))
+    return [
+        Drawing(ImageFile(str(originals[name]), name=f"openclipart/{name}"), name, frozenset(tagged[name]))
+        for name in sorted(originals)
+    ]
+
+
+def _pixels(path: Path) -> int:
+    """Width times height, from the header of a PNG file."""
+    with path.open("rb") as file:
+        header = file.read(24)
+    if len(header) < 24 or not header.startswith(b"\x89PNG"):
+        raise DataError(f"{path} is no PNG picture: fetch the package again")
+    width, height = struct.unpack(">II", header[16:])
+    return int(width * height)
+
+
+def read_tags(path: Path) -> set[str]:
+    """The tags in the metadata of an SVG file.
+
+    Raises:
+        DataError: If the file is missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")  # some files are Latin-1; their tags are ASCII
+    except OSError as error:
+        raise DataError(f"cannot read the tags in {path} ({error.strerror}): fetch both packages again") from error
+    subject = _SUBJECT.search(text)
+    if subject is None:
+        return set()
+    tags = {re.sub(r"[\s_-]+", " ", html.unescape(tag)).casefold().strip() for tag in _ITEM.findall(subject[1])}
+    return tags - {""}
+
+
+class OpenClipartTasks:
+    """`openclipart_tags`: from a tag to the drawings that have it; all of them are relevant.
+
+    Queries are the tags that are words and that neither few nor many drawings have. Candidates are all drawings of the
+    folders. Authors tagged as they liked: a drawing without the tag may show the thing all the same, so that figures
+    err on the low side.
+
+    Args:
+        pictures: Where `openclipart-png` was unpacked; null takes where `scripts/fetch_real_small.py` puts it.
+        tags: Where `openclipart-svg` was unpacked, likewise.
+        folders: See `read_drawings`.
+        exclude: See `read_drawings`.
+        max_pixels: See `read_drawings`.
+        at_least: Drawings that a tag must have: fewer are often typing errors or names.
+        at_most: Drawings that a tag may have: more are mostly names of folders.
+        main_metric: The figure to report.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        pictures: str | None = None,
+        tags: str | None = None,
+        folders: Sequence[str] = FOLDERS,
+        exclude: Sequence[str] = EXCLUDED,
+        max_pixels: int = MAX_PIXELS,
+        at_least: int = 3,
+        at_most: int = 20,
+        main_metric: str = "hit@1",
+    ) -> None:
+        if not 1 <= at_least <= at_most:
+            raise ConfigError(f"at_least is {at_least}, at_most is {at_most}: give 1 <= at_least <= at_most")
+        self.pictures, self.tags, self.folders, self.exclude = pictures, tags, folders, exclude
+        self.max_pixels = max_pixels
+        self.at_least, self.at_most, self.main_metric = at_least, at_most, main_metric
+
+    def tasks(self) -> list[RetrievalTask]:
+        """The task.
+
+        Raises:
+            DataError: If the packages are not there or broken, or no tag is left.
+        """
+        pictures, tags = find(PICTURES, self.pictures), find(TAGS, self.tags)
+        drawings = read_drawings(pictures, tags, self.folders, self.exclude, self.max_pixels)
+        having: dict[str, dict[int, float]] = defaultdict(dict)
+        for i, drawing in enumerate(drawings):
+            for tag in drawing.tags:
+                if _WORDS.fullmatch(tag):
+                    having[tag][i] = 1.0
+        queries = sorted(tag for tag, found in having.items() if self.at_least <= len(found) <= self.at_most)
+        if not queries:
+            raise DataError(
+                f"{tags}: no tag has {self.at_least} to {self.at_most} of the {len(drawings)} drawings: "
+                "widen at_least and at_most, or fetch the package again"
+            )
+        return [
+            RetrievalTask(
+                "openclipart_tags",
+                [Side(text=tag) for tag in queries],
+                [Side(images=(drawing.picture,)) for drawing in drawings],
+                [having[tag] for tag in queries],
+                main_metric=self.main_metric,
+                version=PICTURES.version,
+                candidate_ids=[drawing.id for drawing in drawings],
+            )
+        ]

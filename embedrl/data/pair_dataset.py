@@ -1,0 +1,135 @@
+"""Rendered pairs by key: what a loader worker does for one sample."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from embedrl.data.render import RenderOptions, render, renders_raw
+from embedrl.data.sources import PairSource
+from embedrl.errors import DataError
+from embedrl.types import Chat, Pair, Side
+
+MAX_SKIPS = 10
+"""After this many broken rows in a row `on_error: skip` gives up: the data set itself is broken."""
+
+
+class SampleKey(NamedTuple):
+    """Which sample, and for which time.
+
+    Attributes:
+        source: Position of the data set in the mix.
+        row: Row within the data set.
+        draw: How many times the data set had been run through before: another draw gets other noise.
+    """
+
+    source: int
+    row: int
+    draw: int = 0
+
+
+@dataclass
+class Example:
+    """One rendered pair.
+
+    Attributes:
+        query: The query as a chat.
+        target: The target as a chat.
+        negatives: Hard negatives as chats.
+        query_key: `Side.key` of the query.
+        target_key: `Side.key` of the target: equal keys are false negatives of each other.
+        negative_keys: `Side.key` of each negative.
+        dataset: Name of the data set in the mix.
+        id: Name of the pair within it.
+        raw_sides: Sides rendered without the T-CoT they should have had (`on_missing_tcot: raw`).
+        skipped: One line for each broken row that this example stands in for.
+    """
+
+    query: Chat
+    target: Chat
+    negatives: list[Chat]
+    query_key: str
+    target_key: str
+    negative_keys: list[str]
+    dataset: str
+    id: str
+    raw_sides: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+class PairDataset:
+    """Rendered pairs of several data sets; a map-style dataset for torch's `DataLoader`.
+
+    An example is a pure function of its key and the seed, so a resumed run sees the same noise on the evidence.
+
+    Args:
+        sources: The data sets.
+        options: How to render a side.
+        seed: Seed of the noise on the evidence.
+        on_error: A broken row: `raise`, or `skip` to the next row of the same data set and report it.
+        max_negatives: Use at most this many hard negatives a pair, the first ones.
+        names: Names of the data sets in errors and logs; None takes `source.name`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PairSource],
+        options: RenderOptions,
+        seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_negatives: int = 0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.sources = list(sources)
+        self.options = options
+        self.seed = seed
+        self.on_error = on_error
+        self.max_negatives = max_negatives
+        self.names = list(names) if names is not None else [source.name for source in sources]
+
+    def __len__(self) -> int:
+        """Number of pairs in all data sets together."""
+        return sum(len(source) for source in self.sources)
+
+    def __getitem__(self, key: SampleKey) -> Example:
+        """The example for a key.
+
+        Raises:
+            DataError: If the row is broken and `on_error` is `raise`, or ten rows in a row are broken.
+        """
+        if self.on_error == "raise":
+            return self._example(key)
+        skipped: list[str] = []
+        size = len(self.sources[key.source])
+        while len(skipped) < MAX_SKIPS:
+            try:
+                example = self._example(key._replace(row=(key.row + len(skipped)) % size))
+            except DataError as error:
+                skipped.append(str(error))
+            else:
+                example.skipped = skipped
+                return example
+        raise DataError(f"{self.names[key.source]}: {MAX_SKIPS} broken rows in a row, the last: {skipped[-1]}")
+
+    def _example(self, key: SampleKey) -> Example:
+        name = self.names[key.source]
+        pair: Pair = self.sources[key.source][key.row]
+        negatives = pair.negatives[: self.max_negatives]
+        rng = random.Random(f"{self.seed}/{key.source}/{key.row}/{key.draw}")  # a string: hashed the same everywhere
+
+        def chat(side: Side, role: str) -> Chat:
+            return render(side, self.options, rng, where=f"{name}/{pair.id} ({role})")
+
+        return Example(
+            query=chat(pair.query, "query"),
+            target=chat(pair.target, "target"),
+            negatives=[chat(side, f"negative {i}") for i, side in enumerate(negatives)],
+            query_key=pair.query.key,
+            target_key=pair.target.key,
+            negative_keys=[side.key for side in negatives],
+            dataset=name,
+            id=pair.id,
+            raw_sides=sum(renders_raw(side, self.options) for side in (pair.query, pair.target, *negatives)),
+        )

@@ -1,0 +1,45 @@
+"""Videos as folders of frames: listed in natural order, sampled evenly. Source: Embed-RL B.3."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from embedrl.data.images import _SUFFIXES, is_picture
+from embedrl.errors import DataError
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key that puts `frame_2` before `frame_10`; names that count the same are sorted as texts."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], name
+
+
+def list_frames(folder: str | Path) -> list[str]:
+    """File names of the pictures in a folder, in natural order.
+
+    Raises:
+        DataError: If the folder is missing or holds no picture.
+    """
+    if not Path(folder).is_dir():
+        raise DataError(f"frame folder {folder} does not exist: check the root folder and the row's path")
+    names = [entry.name for entry in Path(folder).iterdir() if is_picture(entry.name)]
+    if not names:
+        raise DataError(f"frame folder {folder} holds no pictures ({', '.join(sorted(_SUFFIXES))}): extract its frames")
+    return sorted(names, key=natural_key)
+
+
+def sample_frames(n_frames: int, k: int = 8) -> list[int]:
+    """Positions of `k` frames spread evenly over a video, first and last included.
+
+    Args:
+        n_frames: Number of frames there are, at least 1.
+        k: Number of frames wanted, at least 1.
+
+    Returns:
+        `k` positions, 0-based, `linspace` cut to whole numbers; a video of fewer frames repeats some, so that
+        1-based `key_frames` always count up to `k`. Source: Embed-RL B.3.
+    """
+    return [int(i) for i in np.linspace(0, n_frames - 1, k).astype(int)]

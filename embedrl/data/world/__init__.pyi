@@ -1,0 +1,9 @@
+from .families import FAMILIES as FAMILIES
+from .image import WorldImage as WorldImage
+from .lessons.curriculum import WorldExam as WorldExam
+from .lessons.curriculum import WorldLessons as WorldLessons
+from .source import WorldSource as WorldSource
+from .source import WorldTask as WorldTask
+from .source import WorldTasks as WorldTasks
+from .source import needs as needs
+from .views import Needs as Needs

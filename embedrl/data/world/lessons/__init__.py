@@ -1,0 +1,1 @@
+"""Lessons that teach the built-in world, as a curriculum."""

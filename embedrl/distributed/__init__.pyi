@@ -1,0 +1,1 @@
+from .fsdp2 import FSDP2Strategy as FSDP2Strategy

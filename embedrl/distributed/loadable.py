@@ -1,0 +1,46 @@
+"""The contract of a model that loads its weights late, is sharded, and is exported: Embedders and Reasoners alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Loadable(nn.Module, ABC):
+    """A model that costs nothing to construct; `build` loads its weights.
+
+    A subclass takes plain values in `__init__` (they come from YAML), stores them under the same names, and creates
+    modules in `build`, which the LightningModule calls in `configure_model`.
+    """
+
+    forward_methods: tuple[str, ...] = ()
+    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Create the modules, load weights, add LoRA, freeze what is frozen; does nothing when called again."""
+
+    def build_on_meta(self) -> None:
+        """Create the modules that `build` creates, on the meta device: this process gets the weights from another one.
+
+        They must have the names, shapes and frozen parts of `build`'s. Does nothing when called again. By default it is
+        `build` itself, whose tensors are meant for the meta device then; where that reads the weights, leave them out.
+        """
+        with torch.device("meta"):
+            self.build()
+
+    def shard_units(self) -> list[nn.Module]:
+        """The modules to shard and checkpoint one by one under FSDP2, inner ones first."""
+        return []
+
+    @abstractmethod
+    def export(self, out: Path, merge: bool = True) -> None:
+        """Write a checkpoint that other libraries load.
+
+        Args:
+            out: The folder to write.
+            merge: True folds LoRA into the weights; False writes the adapter alone.
+        """

@@ -1,0 +1,122 @@
+"""How well T-CoTs retrieve: a Reasoner writes up every side of a task, the frozen Embedder ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
+from embedrl.data.inputs import ModelInputs
+from embedrl.data.render import RenderOptions, render
+from embedrl.data.side_dataset import EncodeDataset
+from embedrl.distributed.collectives import world_size
+from embedrl.errors import NonFiniteError
+from embedrl.metrics.task_scorer import TaskResult, TaskScorer
+from embedrl.models.backbone import Backbone, GroupPreprocessor
+from embedrl.tcot.parser import parse
+from embedrl.types import Modality, RetrievalTask, Side
+
+LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
+"""How to render what a Reasoner wrote: whatever can be read of it."""
+
+
+class FrozenEmbedder:
+    """A backbone that only embeds: built when first used, never trained.
+
+    Args:
+        backbone: The Embedder, such as a `QwenVLBackbone` on an exported folder.
+        render: What it sees of a side and its T-CoT.
+        micro_batch_size: Sides that go through it at once.
+        shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
+            on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        render: RenderOptions = LENIENT,
+        micro_batch_size: int = 32,
+        shared_prefix: bool = True,
+    ) -> None:
+        self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
+        self.shared_prefix = shared_prefix
+
+    def build(self, device: torch.device) -> Backbone:
+        """Load the weights, freeze them, move them."""
+        self.backbone.build()
+        self.backbone.requires_grad_(False).eval()
+        return self.backbone.to(device)
+
+    @torch.no_grad()
+    def embed(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:
+        """Unit vectors of sides with their T-CoTs, `[sides, dim]`; equal ones are embedded once.
+
+        Args:
+            sides: What to embed, at least one.
+            where: A name of each for errors.
+            device: Where to embed.
+
+        Raises:
+            NonFiniteError: Naming a side whose vector is NaN or infinite.
+        """
+        backbone = self.build(device)
+        unique = {(side.key, side.tcot): i for i, side in reversed(list(enumerate(sides)))}
+        rows = {key: row for row, key in enumerate(unique)}
+        chats = [render(sides[i], self.render, where=where[i]) for i in unique.values()]
+        names, preprocessor = [where[i] for i in unique.values()], backbone.preprocessor()
+        if self.shared_prefix and backbone.shares_prefix:
+            keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
+            batches, order = group_micro_batches(chats, keys, names, grouping, self.micro_batch_size)
+        else:
+            count = -(-len(chats) // self.micro_batch_size)
+            batches, order = micro_batches(chats, names, preprocessor, count)
+        vectors = encode(backbone, batches, order, device)
+        vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
+        bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise NonFiniteError(f"{where[bad[0]]}: the frozen Embedder's vector is NaN or infinite")
+        return vectors
+
+    @torch.no_grad()
+    def score(self, tasks: Sequence[RetrievalTask], device: torch.device, rank: int = 0) -> list[TaskResult]:
+        """Embed every side of every task, shared out over ranks, and rank the candidates.
+
+        Args:
+            tasks: The tasks, their sides with T-CoTs.
+            device: Where to embed.
+            rank: This process.
+        """
+        backbone = self.build(device)
+        sides = EncodeDataset(tasks, self.render, self.micro_batch_size, rank, world_size())
+        collate = EncodeCollator(backbone.preprocessor(), self.micro_batch_size)
+        scorer = TaskScorer(tasks)
+        for index in range(len(sides)):
+            batch = collate(sides[index])
+            scorer.add(batch.items, encode(backbone, batch.micro_batches, batch.order, device))
+        return scorer.results()
+
+
+def encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
+    """Vectors of the micro-batches, in the order before they were sorted by length."""
+    moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
+    return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
+
+
+def evidence_counts(tasks: Sequence[RetrievalTask]) -> dict[Modality, float]:
+    """Mean number of cues (keywords, boxes, key frames) of the sides of each modality; equal sides count once.
+
+    Source: Embed-RL Fig. 5.
+
+    Args:
+        tasks: The tasks, their sides with T-CoTs.
+    """
+    counts: dict[Modality, list[int]] = defaultdict(list)
+    sides = [side for task in tasks for group in (task.queries, task.candidates) for side in group]
+    for side in {(side.key, side.tcot): side for side in sides}.values():
+        cues = parse(side.tcot, side.modality, len(side.frames) or None).tcot.cues
+        counts[side.modality].append(len(cues.of(side.modality)))
+    return {modality: sum(found) / len(found) for modality, found in sorted(counts.items())}

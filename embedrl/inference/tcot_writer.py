@@ -1,0 +1,146 @@
+"""A Reasoner writes up the sides of retrieval tasks, each once in each situation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from embedrl.distributed.collectives import gather_objects, world_size
+from embedrl.errors import DataError
+from embedrl.models.generator import Generator
+from embedrl.tcot.chat import reasoning_chat
+from embedrl.tcot.prompts import Situation, Style, situation
+from embedrl.types import Chat, Modality, RetrievalTask, Role, Side
+
+Key = tuple[str, Situation]
+"""Content of a side, and the situation in which it is generate_tcots up."""
+
+
+class TCoTRequest(NamedTuple):
+    """A T-CoT to write.
+
+    Attributes:
+        side: The side to write up.
+        role: Whether it is a query or a target.
+        counterpart: Modality of the other half.
+        where: A name for errors.
+    """
+
+    side: Side
+    role: Role
+    counterpart: Modality
+    where: str
+
+
+def tcot_requests(tasks: Sequence[RetrievalTask]) -> dict[Key, TCoTRequest]:
+    """Every T-CoT that the tasks need, equal sides in one situation once; those of one modality together.
+
+    Args:
+        tasks: The tasks; T-CoTs they have do not count.
+    """
+    requests: dict[Key, TCoTRequest] = {}
+    for task in tasks:
+        for role, sides, others, kind in (
+            (Role.QUERY, task.queries, task.candidates, "query"),
+            (Role.TARGET, task.candidates, task.queries, "candidate"),
+        ):
+            counterpart = others[0].modality
+            for position, side in enumerate(sides):
+                key = (side.key, situation(side.modality, role, counterpart))
+                requests.setdefault(key, TCoTRequest(side, role, counterpart, f"{task.name}/{kind} {position}"))
+    return dict(sorted(requests.items(), key=lambda item: (item[1].side.modality, item[0])))
+
+
+def with_tcots(task: RetrievalTask, tcots: Mapping[Key, str]) -> RetrievalTask:
+    """The task with other T-CoTs; a side that has none there is left without.
+
+    Args:
+        task: The task.
+        tcots: Texts by the keys of `tcot_requests`.
+    """
+
+    def fill(sides: Sequence[Side], role: Role, counterpart: Modality) -> list[Side]:
+        keys = ((side.key, situation(side.modality, role, counterpart)) for side in sides)
+        return [side.with_tcot(tcots.get(key, "")) for side, key in zip(sides, keys, strict=True)]
+
+    return replace(
+        task,
+        queries=fill(task.queries, Role.QUERY, task.candidates[0].modality),
+        candidates=fill(task.candidates, Role.TARGET, task.queries[0].modality),
+    )
+
+
+@torch.no_grad()
+def generate_tcots(
+    requests: Sequence[TCoTRequest],
+    generator: Generator,
+    device: torch.device,
+    style: Style,
+    batch_size: int,
+    max_new_tokens: int,
+) -> Iterator[list[str]]:
+    """Write T-CoTs greedily, batch by batch.
+
+    Args:
+        requests: What to write.
+        generator: The Reasoner, built.
+        device: Where it is.
+        style: Style of the prompts it knows.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT.
+
+    Yields:
+        The T-CoTs of the next batch.
+
+    Raises:
+        DataError: If a side cannot be shown; the message names the task and the position.
+    """
+    preprocessor = generator.preprocessor()
+    was_training = generator.training
+    generator.eval()
+    try:
+        for start in range(0, len(requests), batch_size):
+            part = requests[start : start + batch_size]
+            chats = [_chat(item, style) for item in part]
+            inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
+            yield generator.generate(inputs, max_new_tokens)
+    finally:
+        generator.train(was_training)
+
+
+def _chat(item: TCoTRequest, style: Style) -> Chat:
+    try:
+        return reasoning_chat(item.side, item.role, item.counterpart, style)
+    except DataError as error:
+        raise DataError(f"{item.where}: {error}") from error
+
+
+def write_tcots(
+    tasks: Sequence[RetrievalTask],
+    generator: Generator,
+    device: torch.device,
+    style: Style = "full",
+    batch_size: int = 32,
+    max_new_tokens: int = 512,
+    rank: int = 0,
+) -> list[RetrievalTask]:
+    """The tasks with T-CoTs that a Reasoner writes greedily, shared out over ranks.
+
+    Args:
+        tasks: The tasks; T-CoTs they have are replaced.
+        generator: The Reasoner.
+        device: Where it is.
+        style: Style of the prompts it knows.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT.
+        rank: This process.
+    """
+    requests = tcot_requests(tasks)
+    mine = list(requests)[rank :: world_size()]
+    batches = generate_tcots([requests[key] for key in mine], generator, device, style, batch_size, max_new_tokens)
+    texts = [text for batch in batches for text in batch]
+    tcots = dict(gather_objects(list(zip(mine, texts, strict=True))))
+    return [with_tcots(task, tcots) for task in tasks]

@@ -1,0 +1,63 @@
+"""How good a written reply is, measured against a lesson's gold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+
+from embedrl.tcot.parser import parse
+from embedrl.tcot.schema import Box
+from embedrl.types import Lesson, Modality
+
+
+def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
+    """Score one reply; which figures there are depends on the lesson's gold.
+
+    Args:
+        reply: What the model wrote.
+        lesson: The lesson; `gold` may hold `boxes` (0..1000), `frames` (1-based), `keywords`, `answer`, and
+            `modality`, which says that a whole T-CoT of that modality is asked for.
+
+    Returns:
+        `exact` always; `iou` for boxes, `f1` for frames, `keyword_f1` for keywords, `answer` for an answer; for a T-CoT
+        `format` (1 if it has no problem), `words`, and a 1 for each `problem/<code>` it has.
+    """
+    gold = lesson.gold
+    modality = Modality(gold["modality"]) if "modality" in gold else None
+    scores = {"exact": float(reply == lesson.reply)}
+    # The lenient reading serves bare cue objects as well as whole T-CoTs.
+    read = parse(reply, modality or (Modality.VIDEO if "frames" in gold else Modality.IMAGE))
+    if modality is not None:
+        scores |= {"format": float(read.ok), "words": float(len(reply.split()))}
+        scores |= {f"problem/{code}": 1.0 for code in sorted(read.codes)}
+    if "boxes" in gold:
+        scores["iou"] = matched_iou(read.tcot.cues.boxes, gold["boxes"])
+    if "frames" in gold:
+        scores["f1"] = f1(set(read.tcot.cues.key_frames), set(gold["frames"]))
+    if "keywords" in gold:
+        scores["keyword_f1"] = f1(set(read.tcot.cues.text_keywords), set(gold["keywords"]))
+    if "answer" in gold:
+        scores["answer"] = float((read.tcot.answer if modality else reply).strip() == gold["answer"])
+    return scores
+
+
+def matched_iou(found: Sequence[Box], gold: Sequence[Box]) -> float:
+    """Mean IoU of boxes paired off greedily, best pair first; a box without a partner counts as 0."""
+    if not found or not gold:
+        return float(not found and not gold)
+    overlaps = box_iou(torch.tensor(found, dtype=torch.float64), torch.tensor(gold, dtype=torch.float64))
+    total = 0.0
+    for _ in range(min(len(found), len(gold))):
+        best = int(overlaps.argmax())
+        row, column = divmod(best, len(gold))
+        total += float(overlaps[row, column])
+        overlaps[row], overlaps[:, column] = -1.0, -1.0
+    return total / max(len(found), len(gold))
+
+
+def f1(found: Set[Any], gold: Set[Any]) -> float:
+    """Harmonic mean of precision and recall of a set of frames or keywords."""
+    return 2 * len(found & gold) / (len(found) + len(gold)) if found or gold else 1.0

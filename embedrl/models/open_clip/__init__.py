@@ -1,0 +1,1 @@
+"""Two-tower models of open_clip as an embedding backbone."""

@@ -1,0 +1,264 @@
+"""Two-tower models of open_clip as an embedding backbone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.backbone import Backbone, ModelInputs
+from embedrl.models.feature_cache import FeatureCache
+from embedrl.models.open_clip.config import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    find_weights,
+    make_model,
+    make_tokenizer,
+    make_transform,
+    read_config,
+)
+from embedrl.models.open_clip.inputs import OpenClipPreprocessor
+from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights, add_tower_lora, load_tower, projections
+
+
+@dataclass(frozen=True)
+class FusionWeights:
+    """How much each kind of input counts in the vector of a side that has several.
+
+    The vector of a side is `normalize(Σ w_g · m_g)` over the kinds `g` that it has, where `m_g` is the mean of the unit
+    vectors of that kind's inputs. A side with a single kind has the direction of its mean, whatever the weight.
+
+    Attributes:
+        text: All texts of the side, joined into one.
+        image: Its pictures.
+        evidence: Crops and key frames that its T-CoT points at; 0 ignores them.
+        video: Its frames.
+    """
+
+    text: float = 1.0
+    image: float = 1.0
+    evidence: float = 1.0
+    video: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.text, self.image, self.video) <= 0 or self.evidence < 0:
+            raise ConfigError(f"backbone.fusion {self}: weights must be positive (evidence may be 0)")
+
+
+class OpenClipBackbone(Backbone):
+    """An open_clip model that embeds text, pictures, videos and mixtures of them by late fusion.
+
+    Text, pictures, evidence and frames are embedded one by one and averaged (`FusionWeights`); `read_text` says which
+    text the text tower reads. Batch normalisation always uses its running statistics, so that a vector does not depend
+    on the batch it was computed in, which gradient caching relies on.
+
+    Args:
+        model: open_clip's name of a model, `hf-hub:ORG/NAME`, `local-dir:FOLDER` (an export), the path of a JSON file,
+            or `embedrl:NAME` for a configuration shipped with this package.
+        pretrained: open_clip's tag, or a safetensors file with weights for both towers; null starts from scratch,
+            except that a Hugging Face text tower loads the weights beside its configuration.
+        vision_weights: Weights of the image tower alone.
+        trainable: `full` trains everything, `projections` the layers that map a tower's features to the shared space,
+            `lora` adapters, and those projections that are modules of their own.
+        lora: Options of `trainable: lora`.
+        fusion: Weights of the kinds of input.
+        cache_features: With `projections`, a timm image tower and a Hugging Face text tower: remember the frozen
+            towers' features of this many pictures and of this many texts; 0 computes them each time.
+        gradient_checkpointing: Recompute the towers' layers in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: str | None = None,
+        vision_weights: TowerWeights | None = None,
+        trainable: Literal["full", "projections", "lora"] = "full",
+        lora: ClipLoRA | None = None,
+        fusion: FusionWeights = FusionWeights(),
+        cache_features: int = 0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if (trainable == "lora") != (lora is not None):
+            raise ConfigError("backbone.lora goes with backbone.trainable: lora; give both or neither")
+        if cache_features and trainable != "projections":
+            raise ConfigError("backbone.cache_features: only frozen towers are remembered; set trainable: projections")
+        self.model, self.pretrained, self.vision_weights = model, pretrained, vision_weights
+        self.trainable, self.lora, self.fusion = trainable, lora, fusion
+        self.cache_features, self.gradient_checkpointing = cache_features, gradient_checkpointing
+        self.net: nn.Module | None = None
+        self._memos: tuple[FeatureCache, FeatureCache] | None = None
+
+    @property
+    def clip(self) -> Any:
+        """The open_clip model, its adapters included."""
+        if self.net is None:
+            raise RuntimeError("OpenClipBackbone.build() must be called before the model is used")
+        return self.net.get_base_model() if isinstance(self.net, PeftModel) else self.net
+
+    def build(self) -> None:
+        """Create the towers, load weights, freeze what is frozen. Does nothing when called again.
+
+        Raises:
+            ConfigError: If the model, the weights or a package cannot be found, or nothing would be trained.
+            CheckpointError: If weights do not fit.
+        """
+        if self.net is not None:
+            return
+        config = read_config(self.model, self.pretrained)
+        weights = find_weights(self.model, self.pretrained)
+        clip = make_model(config, load_towers=weights is None)
+        if weights is not None:
+            try:
+                open_clip.load_checkpoint(clip, weights, strict=True, weights_only=True)
+            except RuntimeError as error:
+                raise CheckpointError(f"{weights} does not fit {self.model}: {str(error).splitlines()[-1]}") from error
+        if self.vision_weights is not None:
+            load_tower(getattr(clip.visual, "trunk", clip.visual), self.vision_weights)
+        self._adopt(clip)
+
+    def build_on_meta(self) -> None:
+        """See `Backbone.build_on_meta`; no weights are read.
+
+        Raises:
+            ConfigError: If the model or a package cannot be found, or nothing would be trained.
+        """
+        if self.net is None:
+            with torch.device("meta"):
+                self._adopt(make_model(read_config(self.model, self.pretrained), load_towers=False))
+
+    def _adopt(self, clip: Any) -> None:
+        """Freeze what is frozen."""
+        if self.gradient_checkpointing:
+            clip.set_grad_checkpointing(True)
+        self.net = self._freeze(clip)
+        if self.cache_features:
+            self._memos = self._remember(clip)
+        self.train(self.training)
+
+    def _freeze(self, clip: nn.Module) -> nn.Module:
+        if self.lora is not None:
+            adapted: nn.Module = add_tower_lora(clip, self.lora)
+            return adapted
+        wanted = set(projections(clip))
+        if self.trainable == "full":  # the loss has its own temperature: open_clip's logit scale stays out
+            wanted = {name for name, _ in clip.named_parameters() if not name.startswith("logit_")}
+        if not wanted:
+            raise ConfigError(f"backbone.trainable: projections: {self.model} has none; give its configuration one")
+        for name, parameter in clip.named_parameters():
+            parameter.requires_grad_(name in wanted)
+        return clip
+
+    def _remember(self, clip: Any) -> tuple[FeatureCache, FeatureCache]:
+        if not hasattr(clip.visual, "trunk") or not hasattr(getattr(clip, "text", None), "pooler"):
+            raise ConfigError("backbone.cache_features needs a timm image and a Hugging Face text tower; set it to 0")
+
+        def text_features(ids: Tensor) -> Tensor:
+            mask = (ids != clip.text.config.pad_token_id).long()
+            features: Tensor = clip.text.pooler(clip.text.transformer(input_ids=ids, attention_mask=mask), mask)
+            return features
+
+        return FeatureCache(clip.visual.trunk, self.cache_features), FeatureCache(text_features, self.cache_features)
+
+    def train(self, mode: bool = True) -> OpenClipBackbone:
+        """Switch dropout of what is trained; frozen modules and batch normalisation stay in evaluation mode."""
+        super().train(mode)
+        for module in () if self.net is None else self.net.modules():
+            parameters = list(module.parameters())
+            frozen = parameters and not any(p.requires_grad for p in parameters)
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def preprocessor(self) -> OpenClipPreprocessor:
+        """The preprocessor that fits this model; needs no weights."""
+        config = read_config(self.model, self.pretrained)
+        size = config.preprocess["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        context = config.model["text_cfg"].get("context_length", 77)
+        return OpenClipPreprocessor(make_tokenizer(config), make_transform(config), context, (height, width))
+
+    def encode(self, inputs: ModelInputs) -> Tensor:
+        """Embed one micro-batch: see `FusionWeights`.
+
+        Args:
+            inputs: See `OpenClipPreprocessor`.
+
+        Returns:
+            Unit vectors, float32, `[batch, dim]`.
+        """
+        batch, w = len(inputs["rows"]), self.fusion
+        texts, pictures = self._texts(inputs["text_ids"]), self._pictures(inputs["pixel_values"])
+        dim = (texts if texts is not None else pictures).shape[1]  # type: ignore[union-attr]
+        fused = torch.zeros(batch, dim, device=inputs["rows"].device)
+        if texts is not None:
+            fused = fused.index_add(0, inputs["text_row"], w.text * texts)
+        if pictures is not None:
+            weights = fused.new_tensor([w.image, w.evidence, w.video])
+            place = inputs["pixel_row"] * len(weights) + inputs["pixel_group"]
+            sums = fused.new_zeros(batch * len(weights), dim).index_add(0, place, pictures)
+            means = sums / torch.bincount(place, minlength=len(sums)).clamp(min=1)[:, None]
+            fused = fused + (means.view(batch, len(weights), dim) * weights[:, None]).sum(1)
+        if texts is None or pictures is None:
+            # A tower that had nothing to do still takes part in the backward pass, as sharding expects of every rank.
+            fused = fused + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return functional.normalize(fused, dim=-1)
+
+    def _texts(self, ids: Tensor) -> Tensor | None:
+        """Unit vectors of texts."""
+        if not len(ids):
+            return None
+        clip = self.clip
+        vectors = clip.encode_text(ids) if self._memos is None else clip.text.proj(self._memos[1](ids))
+        return functional.normalize(vectors.float(), dim=-1)
+
+    def _pictures(self, pixels: Tensor) -> Tensor | None:
+        """Unit vectors of pictures."""
+        if not len(pixels):
+            return None
+        clip = self.clip
+        vectors = clip.encode_image(pixels) if self._memos is None else clip.visual.head(self._memos[0](pixels))
+        return functional.normalize(vectors.float(), dim=-1)
+
+    def export(self, out: Path, merge: bool = True) -> None:
+        """Write a folder for `open_clip.create_model_and_transforms("local-dir:OUT")`.
+
+        open_clip looks up a Hugging Face text tower by the absolute path of the folder; this class also finds it after
+        the folder was moved.
+
+        Args:
+            out: The folder to write.
+            merge: True folds LoRA into the weights; False writes peft's adapter alone.
+
+        Raises:
+            ConfigError: If the adapter alone is asked for and there is none.
+        """
+        net = self.net
+        out.mkdir(parents=True, exist_ok=True)
+        if not merge:
+            if not isinstance(net, PeftModel):
+                raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
+            net.save_pretrained(str(out))
+            return
+        clip = copy.deepcopy(net).merge_and_unload() if isinstance(net, PeftModel) else self.clip
+        config = read_config(self.model, self.pretrained)
+        tokenizer = make_tokenizer(config)
+        if isinstance(tokenizer, HFTokenizer):
+            tokenizer.save_pretrained(str(out))
+        if "hf_model_name" in config.model["text_cfg"]:
+            clip.text.config.save_pretrained(out)
+            config.model["text_cfg"].update(hf_model_name=str(out.resolve()), hf_tokenizer_name=str(out.resolve()))
+        written = {"model_cfg": config.model, "preprocess_cfg": config.preprocess}
+        (out / CONFIG_FILE).write_text(json.dumps(written, indent=2), encoding="utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, str(out / WEIGHTS_FILE))

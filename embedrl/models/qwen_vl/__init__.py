@@ -1,0 +1,1 @@
+"""Qwen3-VL as Embedder and as Reasoner."""

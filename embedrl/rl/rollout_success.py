@@ -1,0 +1,213 @@
+"""Which pairs EG-RL can learn from: how often a Reasoner's rollouts find their target. Source: Embed-RL §3.3, Acc_k."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.table import Table
+
+from embedrl.data.mix import MixRow, check_labels
+from embedrl.distributed.collectives import gather_objects, rank, world_size
+from embedrl.distributed.unshard import unsharded
+from embedrl.errors import ConfigError
+from embedrl.rl.module import EGRLModule
+from embedrl.rl.rewards.comparison import compare_roles
+from embedrl.rl.rewards.outcome import TIE
+from embedrl.rl.rollout import LocalRollout, RolloutEngine
+from embedrl.rl.step import make_prompts, make_step, roll_out
+from embedrl.rl.types import RolloutStep
+from embedrl.types import Pair, Role
+from embedrl.utils.console import data_set_column, make_console
+from embedrl.utils.record_store import JournalFile
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How often the rollouts of a pair's query find its target.
+
+    Attributes:
+        key: `<data set>/<id>`.
+        dataset: Name of the data set.
+        id: The pair's id.
+        success: The share.
+        rollouts: Rollouts of the query, as many as of the target.
+        among: Pairs that competed.
+    """
+
+    key: str
+    dataset: str
+    id: str
+    success: float
+    rollouts: int
+    among: int
+
+
+class Scores(JournalFile[Score]):
+    """Scores on disk, one JSON line each, in the form that `embedrl split --scores` reads."""
+
+    def record(self, row: dict[str, Any]) -> Score:
+        """See `JournalFile`."""
+        return Score(**row)
+
+    def problem(self, row: dict[str, Any]) -> str:
+        """See `JournalFile`."""
+        return "" if row.keys() == set(Score.__slots__) else f"holds {', '.join(row)}, not {', '.join(Score.__slots__)}"
+
+
+class RolloutSuccess(Callback):
+    """With `embedrl validate` on an EG-RL recipe: rolls out the pairs of a mix and writes how often each succeeds.
+
+    Pairs of one data set compete in steps, as in training: `group_size` rollouts of every query and every target go
+    through the frozen Embedder, and a query's rollout succeeds if the target rollout nearest to it is one of its own
+    pair's. Ties count against it, and targets known to answer the same query do not compete. A pair with nothing to
+    compete with has no score. Every step is on the disk before the next one begins.
+
+    Args:
+        mix: The pairs: a file with a list of {source, weight}, or the list. Their T-CoTs are not used.
+        out: The file to write: JSON lines {dataset, id, success, ...}.
+        batch_size: Pairs in a step, up to rounding; the more, the harder.
+        block_size: Consecutive rows that compete: of a source that puts pairs side by side that are hard for one
+            another. The blocks of a step are spread over the data set, in case it is sorted.
+        resume: Go on with a file that is there: one of the same models, mix and options.
+
+    Raises:
+        ConfigError: If an option is out of its range, or the file is there already.
+    """
+
+    def __init__(
+        self, mix: list[MixRow], out: Path, batch_size: int = 16, block_size: int = 1, resume: bool = False
+    ) -> None:
+        self.names = check_labels(mix)
+        if batch_size < 2 or block_size < 1 or batch_size % block_size:
+            raise ConfigError(
+                f"RolloutSuccess: batch_size {batch_size}, block_size {block_size}: give 2 or more, and a divisor of it"
+            )
+        self.mix, self.out, self.batch_size, self.block_size, self.resume = mix, out, batch_size, block_size, resume
+        self._ran = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that the file is free, and that there is something to roll out with.
+
+        Raises:
+            ConfigError: If this is no `validate` of an EG-RL recipe, or the file is there already.
+        """
+        if stage != "validate" or not isinstance(pl_module, EGRLModule):
+            raise ConfigError("trainer.callbacks: RolloutSuccess belongs to `embedrl validate` on an EG-RL recipe")
+        if self.out.exists() and not self.resume:
+            raise ConfigError(
+                f"RolloutSuccess.out {self.out}: is there already; give another name, or resume: true to go on with it"
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Roll out, step by step; write; print a table."""
+        assert isinstance(pl_module, EGRLModule)
+        self._ran = True
+        scores = Scores(self.out) if trainer.is_global_zero else None
+        try:
+            known = set(gather_objects([score.key for score in scores.records()] if scores is not None else []))
+            for number, (name, pairs) in enumerate(self._steps()):
+                if known.issuperset(_key(name, pair) for pair in pairs):
+                    continue
+                for index, success in roll_out_pairs(pl_module, pairs, number):
+                    if scores is not None:
+                        key, group = _key(name, pairs[index]), pl_module.group_size
+                        scores.put(Score(key, name, pairs[index].id, success, group, len(pairs)))
+            if scores is not None:
+                sizes = {name: len(row.source) for name, row in zip(self.names, self.mix, strict=True)}
+                make_console().print(table_of(scores, sizes))
+        finally:
+            if scores is not None:
+                scores.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that Lightning validated at all.
+
+        Raises:
+            ConfigError: If it did not.
+        """
+        if not self._ran:
+            raise ConfigError("RolloutSuccess: nothing was validated: give the recipe data.val, even if of one lesson")
+
+    def _steps(self) -> Iterator[tuple[str, list[Pair]]]:
+        for name, row in zip(self.names, self.mix, strict=True):
+            for rows in steps(len(row.source), self.batch_size, self.block_size):
+                yield name, [row.source[index] for index in rows]
+
+
+def steps(rows: int, batch_size: int, block_size: int) -> list[list[int]]:
+    """The rows of a data set by step; every step has blocks from all over it.
+
+    >>> steps(7, 4, 2)
+    [[0, 1, 4, 5], [2, 3, 6]]
+    """
+    blocks = [range(first, min(first + block_size, rows)) for first in range(0, rows, block_size)]
+    count = max(1, round(rows / batch_size))
+    return [[row for block in blocks[step::count] for row in block] for step in range(count)]
+
+
+def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> list[tuple[int, float]]:
+    """Roll out both sides of pairs of one data set, shared out over processes; all call together.
+
+    Args:
+        module: The policy, the frozen Embedder, and how to roll out.
+        pairs: The pairs.
+        number: Number of the step: another one, other draws.
+
+    Returns:
+        The position and the success of every pair that has something to compete with.
+    """
+    first, last = (len(pairs) * at // world_size() for at in (rank(), rank() + 1))
+    engine: RolloutEngine = module.engine or LocalRollout(module.generator, module.rollout)  # type: ignore[arg-type]
+    prompts = make_prompts(pairs[first:last], first, module.style)
+    with unsharded(module.generator):
+        rollouts = roll_out(engine, prompts, module.group_size, number)
+        step = make_step(pairs, rollouts, module.embedder, module.device, module.seed)
+    return sorted(gather_objects(sorted(successes(step).items())))
+
+
+def successes(step: RolloutStep) -> dict[int, float]:
+    """The share of each pair's query rollouts (of this process) whose nearest target rollout is its own pair's.
+
+    Args:
+        step: The rollouts of both sides and their vectors.
+    """
+    found = compare_roles(step, Role.QUERY, mask_duplicates=True)
+    right, wrong = (
+        found.similarity.masked_fill(~mask, -torch.inf).amax(1) for mask in (found.positive, found.negative)
+    )
+    won: dict[int, list[bool]] = defaultdict(list)
+    for rollout, is_first in zip(found.anchors, (right > wrong + TIE).tolist(), strict=True):
+        won[rollout.pair].append(is_first)
+    return {pair: sum(wins) / len(wins) for pair, wins in won.items()}
+
+
+def table_of(scores: Scores, sizes: dict[str, int]) -> Table:
+    """How the scores lie, a row a data set.
+
+    Args:
+        scores: The scores.
+        sizes: Number of pairs of each data set.
+    """
+    table = Table(
+        data_set_column(), "pairs", "scored", "mean", "never", "10-90 %", "always", title="rollouts that succeed"
+    )
+    shares: dict[str, list[float]] = defaultdict(list)
+    for score in scores.records():
+        shares[score.dataset].append(score.success)
+    for name, size in sizes.items():
+        own = shares[name]
+        middling = sum(0.1 <= share <= 0.9 for share in own)
+        counts = [size, len(own), own.count(0.0), middling, own.count(1.0)]
+        words = [f"{count:,}" for count in counts]
+        table.add_row(name, *words[:2], f"{sum(own) / len(own):.2f}" if own else "-", *words[2:])
+    return table
+
+
+def _key(dataset: str, pair: Pair) -> str:
+    return f"{dataset}/{pair.id}"

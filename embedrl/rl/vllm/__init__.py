@@ -1,0 +1,1 @@
+"""Rollouts by a server: vLLM behind an OpenAI-compatible endpoint."""

@@ -1,0 +1,44 @@
+"""The chat that asks a Reasoner for the T-CoT of a side. Source: Embed-RL §3.2, F.1, F.2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedrl.errors import DataError
+from embedrl.tcot.prompts import Style, prompt, situation
+from embedrl.types import Chat, Modality, Pair, Role, Side
+
+
+def reasoning_chat(side: Side, role: Role, counterpart: Modality, style: Style = "full") -> Chat:
+    """The prompt that asks for a side's T-CoT: its pictures, its video, the instruction, its text.
+
+    Args:
+        side: The side to write up.
+        role: Whether it is the query or the target.
+        counterpart: Modality of the other half of the pair; a target is written up without any other sight of it.
+        style: `full` for models that must be told the format, `brief` for small ones that were taught it.
+
+    Returns:
+        The chat: one user message.
+
+    Raises:
+        DataError: If the side is empty or a picture is broken.
+    """
+    if side.is_empty:
+        raise DataError("the side is empty: give it a text, an image or frames")
+    content: list[dict[str, Any]] = [{"type": "image", "image": source.load()} for source in side.images]
+    if side.frames:
+        content.append({"type": "video", "video": [source.load() for source in side.frames], "fps": side.fps})
+    instruction = prompt(situation(side.modality, role, counterpart), style)
+    content.append({"type": "text", "text": f"{instruction}\n{side.text}" if side.text.strip() else instruction})
+    return [{"role": "user", "content": content}]
+
+
+def side_of(pair: Pair, role: Role) -> Side:
+    """The half of a pair that has this role."""
+    return pair.query if role is Role.QUERY else pair.target
+
+
+def counterpart_of(pair: Pair, role: Role) -> Modality:
+    """Modality of the other half."""
+    return (pair.target if role is Role.QUERY else pair.query).modality

@@ -1,0 +1,117 @@
+"""The store of T-CoTs: each is found by the content of its side, the prompt and the model. Source: Embed-RL §I.
+
+The key is a hash of what the model reads: the text, the pixels, the prompt's words and the model's name. A picture that
+is a file (an `ImageSource` with a `path`) counts by its bytes, wherever it lies; any other picture by its `name`.
+So one journal serves training, evaluation and search, and a changed picture or prompt never meets a stale T-CoT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from embedrl.errors import DataError
+from embedrl.tcot.prompts import Situation, Style, prompt
+from embedrl.tcot.schema import clean_text
+from embedrl.types import ImageSource, Side
+from embedrl.utils.record_store import JournalFile
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A T-CoT that was asked for.
+
+    Attributes:
+        key: What `tcot_key` returns.
+        tcot: The text; of a failed one the last answer, which may be empty.
+        ok: Whether it follows the template.
+        problems: What is wrong with the text (codes of `ProblemCode`), or why there was no answer.
+        attempts: Number of answers that were asked for.
+    """
+
+    key: str
+    tcot: str
+    ok: bool
+    problems: tuple[str, ...] = ()
+    attempts: int = 1
+
+
+@lru_cache
+def prompt_version(style: Style, situation: Situation) -> str:
+    """Hash of a prompt's words: another wording is another version."""
+    return hashlib.sha256(prompt(situation, style).encode()).hexdigest()[:12]
+
+
+def tcot_key(side: Side, situation: Situation, style: Style, model: str) -> str:
+    """The key of a side's T-CoT.
+
+    Args:
+        side: The side; its own T-CoT does not count.
+        situation: The situation in which it is written up.
+        style: Style of the prompt.
+        model: Name of the model that writes.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        DataError: If a picture file is missing.
+    """
+    parts = [content_hash(side), prompt_version(style, situation), model]
+    return _hash(parts)
+
+
+def content_hash(side: Side) -> str:
+    """Hash of a side's text, pictures and frames (with their rate), without its T-CoT.
+
+    Raises:
+        DataError: If a picture file is missing.
+    """
+    images, frames = ([_picture(source) for source in sources] for sources in (side.images, side.frames))
+    return _hash([clean_text(side.text), images, frames, float(side.fps) if frames else 0.0])
+
+
+def _hash(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _picture(source: ImageSource) -> str:
+    path = getattr(source, "path", None)
+    if path is None:
+        return f"name:{source.name}"
+    try:
+        stat = os.stat(path)  # noqa: PTH116  # called for every picture of a data set
+        return _file_hash(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise DataError(
+            f"picture {path} cannot be read ({error.strerror}): check the root folder and the path"
+        ) from error
+
+
+@lru_cache(maxsize=1 << 17)
+def _file_hash(path: str, mtime_ns: int, size: int) -> str:
+    """Hash of a file's bytes; read again only when its time or size has changed."""
+    with Path(path).open("rb") as file:
+        return f"bytes:{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+
+
+class TCoTJournal(JournalFile[Record]):
+    """T-CoTs on disk, one JSON line each; see `JournalFile` for what a kill, a second writer or a broken line does."""
+
+    def record(self, row: dict[str, Any]) -> Record:
+        """See `JournalFile`."""
+        return Record(row["key"], row["tcot"], row["ok"], tuple(row["problems"]), row["attempts"])
+
+    def problem(self, row: dict[str, Any]) -> str:
+        """See `JournalFile`."""
+        kinds = {"key": str, "tcot": str, "ok": bool, "problems": list, "attempts": int}
+        for name, kind in kinds.items():
+            if not isinstance(row.get(name), kind):
+                return f"{name!r} is {row.get(name)!r:.60}, not of type {kind.__name__}"
+        unknown = [name for name in row if name not in kinds]
+        return f"unknown key {unknown[0]!r}" if unknown else ""

@@ -1,0 +1,10 @@
+from .callbacks.export_model import ExportModel as ExportModel
+from .callbacks.fail_fast import FailFast as FailFast
+from .callbacks.projector import EmbeddingProjector as EmbeddingProjector
+from .callbacks.reasoned_retrieval import ReasonedRetrieval as ReasonedRetrieval
+from .callbacks.reasoning_samples import ReasoningSamples as ReasoningSamples
+from .callbacks.retrieval_grid import RetrievalGrid as RetrievalGrid
+from .callbacks.validate_at_start import ValidateAtStart as ValidateAtStart
+from .embedder import EmbedderModule as EmbedderModule
+from .gradient_cache import GradientCache as GradientCache
+from .reasoner import ReasonerModule as ReasonerModule

@@ -1,0 +1,71 @@
+"""How well T-CoTs retrieve, logged with every validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from embedrl.data.sources import TaskSource
+from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
+from embedrl.inference.frozen_embedder import FrozenEmbedder, evidence_counts
+from embedrl.inference.tcot_writer import write_tcots
+from embedrl.metrics.task_scorer import TaskResult, log_results
+from embedrl.tcot.prompts import Style
+from embedrl.types import RetrievalTask
+
+
+class ReasonedRetrieval(Callback):
+    """Logs, with every validation, how well the T-CoTs of the model in training retrieve through a frozen Embedder.
+
+    Logs `val/<task>/hit@1` and so on, and their means, under the names that the Embedder's own training uses, and
+    `val/evidence_<modality>`, the mean number of cues that its T-CoTs of such sides have. Needs a module with a
+    `generator`; a module that has an `embedder` of its own shares it.
+
+    Args:
+        tasks: Where the tasks come from.
+        embedder: The frozen Embedder; None takes the module's.
+        style: Style of the prompts.
+        batch_size: Prompts that are answered at once.
+        max_new_tokens: Longest T-CoT.
+
+    Attributes:
+        results: What the last validation scored: the tasks with the T-CoTs that were written, and vectors.
+    """
+
+    def __init__(
+        self,
+        tasks: list[TaskSource],
+        embedder: FrozenEmbedder | None = None,
+        style: Style = "full",
+        batch_size: int = 32,
+        max_new_tokens: int = 512,
+    ) -> None:
+        self.sources, self.embedder, self.style = tasks, embedder, style
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.tasks: list[RetrievalTask] = []
+        self.results: list[TaskResult] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Under FSDP2, where one process reads the Embedder's weights for all, load them now that all are together."""
+        if self.embedder is not None and isinstance(trainer.strategy, FSDP2Strategy):
+            build_frozen(self.embedder.backbone, trainer.strategy)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write up, embed, rank, log."""
+        self._score(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same as `test/...`."""
+        self._score(trainer, pl_module, "test")
+
+    def _score(self, trainer: Trainer, module: Any, stage: str) -> None:
+        self.tasks = self.tasks or [task for source in self.sources for task in source.tasks()]
+        embedder: FrozenEmbedder = self.embedder or module.embedder
+        written = write_tcots(
+            self.tasks, module.generator, module.device, self.style, self.batch_size, self.max_new_tokens,
+            trainer.global_rank,
+        )  # fmt: skip
+        self.results = embedder.score(written, module.device, trainer.global_rank)
+        log_results(module, stage, self.results)
+        module.log_dict({f"{stage}/evidence_{m}": mean for m, mean in evidence_counts(written).items()})

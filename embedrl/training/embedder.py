@@ -1,0 +1,244 @@
+"""The Embedder as a LightningModule: contrastive training with gradient caching, and retrieval scores."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from embedrl.data.collate import ContrastiveBatch, EncodeBatch
+from embedrl.data.inputs import ModelInputs
+from embedrl.distributed.collectives import GradientSync, gather_rows, gradient_norm, max_over_ranks, world_size
+from embedrl.distributed.fsdp2 import build_model
+from embedrl.errors import ConfigError, NonFiniteError, listed
+from embedrl.losses.contrastive import ContrastiveLoss, PairKeys, key_hashes
+from embedrl.metrics.task_scorer import TaskResult, TaskScorer, log_results
+from embedrl.models.backbone import Backbone
+from embedrl.training.checkpoints import TrainedWeights, hyperparameters
+from embedrl.training.gradient_cache import GradientCache
+from embedrl.training.seeding import StepRandomness
+
+# The module decides when a batch moves, whatever data module it came from.
+warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
+
+
+class EmbedderModule(TrainedWeights):
+    """Trains a backbone so that a query's vector finds its target's. Source: Embed-RL §3.1, Eq. 1, B.1.
+
+    Optimisation is Lightning's automatic one: gradient caching lives in `training_step` (first pass and loss) and
+    `backward` (second pass), so clipping, accumulation, precision, callbacks and resuming work as documented there.
+
+    Args:
+        backbone: The model family and its options; its weights load when a run starts.
+        loss: The loss on the vectors of the whole contrastive batch.
+        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
+            graphs: the same gradients, faster, for batches that fit.
+        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
+
+    Attributes:
+        validation: What the last validation or test scored; callbacks draw from it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        loss: ContrastiveLoss,
+        optimizer: OptimizerCallable,
+        schedule: str = "cosine",
+        warmup_steps: int = 10,
+        gradient_cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(
+            hyperparameters(
+                backbone=backbone,
+                loss=loss,
+                optimizer=optimizer,
+                schedule=schedule,
+                warmup_steps=warmup_steps,
+                gradient_cache=gradient_cache,
+                seed=seed,
+            )
+        )
+        if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+            raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
+        self.backbone = backbone
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.gradient_cache = gradient_cache
+        self.seed = seed
+        self.validation: list[TaskResult] = []
+        self._random = StepRandomness(seed)
+        self._scorer = TaskScorer([])
+        self._counts = {"skipped": 0, "raw_sides": 0}
+
+    # ---------------------------------------------------------------- building
+
+    def configure_model(self) -> None:
+        """Load the weights, and shard them if the strategy does."""
+        build_model(self.backbone, None if self._trainer is None else self._trainer.strategy)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer, and the learning rate of every step up to the end of the run."""
+        from transformers import get_scheduler
+
+        # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
+        # checkpoint goes from one number of ranks to another.
+        optimizer = self.optimizer(self.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---------------------------------------------------------------- training
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave the batch where it is: `_encode` moves one micro-batch at a time, so that memory stays flat."""
+        return batch
+
+    def _encode(self, inputs: ModelInputs) -> Tensor:
+        """Unit vectors of one micro-batch, `[rows, dim]`."""
+        vectors: Tensor = self.backbone({k: v.to(self.device, non_blocking=True) for k, v in inputs.items()})
+        return vectors
+
+    def on_train_batch_start(self, batch: ContrastiveBatch, batch_idx: int) -> None:
+        """Make the step's randomness a function of the step alone."""
+        self._random.seed(self)
+        self._started = time.perf_counter()
+
+    def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
+        """First pass and loss.
+
+        Raises:
+            NonFiniteError: If a vector or the loss is NaN or infinite.
+        """
+        calls = max_over_ranks(len(batch.micro_batches), self.device)
+        cache_vision_features = self.backbone.cache_vision_features
+        self._cache = GradientCache(
+            self._encode, batch.micro_batches, self.device, calls, self.gradient_cache, cache_vision_features
+        )
+        self._vectors = self._cache.forward()
+        order = batch.order.to(self.device)
+        loss, metrics = self._loss(self._vectors[order.argsort()], batch)
+        self._ids = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
+        self._check_finite(order, batch, loss)
+        self._sync = GradientSync(self.trainer.strategy.model, self.backbone)
+        self._sync.hold()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        self._counts["skipped"] += len(batch.skipped)
+        self._counts["raw_sides"] += batch.raw_sides
+        counts = {f"data/{name}": float(count) for name, count in self._counts.items()}
+        self.log_dict(counts, sync_dist=True, reduce_fx="sum")
+        return loss
+
+    def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over all ranks; `vectors` is this rank's in flat order, `[queries + targets + negatives, dim]`."""
+        sizes = [batch.num_pairs, batch.num_pairs, len(batch.negative_keys)]
+        kind = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+        hashes = key_hashes([*batch.query_keys, *batch.target_keys, *batch.negative_keys])
+        labels = gather_rows(torch.stack([kind, hashes], dim=1).to(vectors.device))
+        everyone = gather_rows(vectors)
+        queries, targets, negatives = (everyone[labels[:, 0] == i] for i in range(3))
+        return self.loss(queries, targets, negatives, PairKeys(*(labels[labels[:, 0] == i, 1] for i in range(3))))
+
+    def _check_finite(self, order: Tensor, batch: ContrastiveBatch, loss: Tensor) -> None:
+        # After the loss, so that no rank is left waiting for the one that raises.
+        bad = order[~torch.isfinite(self._vectors.detach()).all(dim=1)].tolist()
+        if bad or not torch.isfinite(loss):
+            pairs = [i for i, count in enumerate(batch.negative_counts) for _ in range(count)]
+            owners = [*range(batch.num_pairs), *range(batch.num_pairs), *pairs]
+            names = sorted({self._ids[owners[i]] for i in bad}) or self._ids
+            what = f"{len(bad)} vectors are" if bad else "the loss is"
+            raise NonFiniteError(
+                f"step {self.global_step}: {what} not finite in {listed(names)}; lower the learning rate"
+            )
+
+    def backward(self, loss: Tensor) -> None:
+        """Second pass: from the loss to the vectors' gradient, from there to the parameters'."""
+        torch.autograd.backward(loss)
+        assert self._vectors.grad is not None
+        # Every rank holds the gradient of the whole batch's loss; DDP and FSDP are about to average over ranks.
+        self._cache.backward(self._vectors.grad * world_size(), self._sync.release)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient before clipping.
+
+        Raises:
+            NonFiniteError: If it is NaN or infinite.
+        """
+        norm = gradient_norm(self)
+        if not torch.isfinite(norm):
+            last = listed(self._ids)
+            raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; last batch: {last}")
+        self.log("train/grad_norm", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: ContrastiveBatch, batch_idx: int) -> None:
+        """Log the speed of the step, loading left out."""
+        pairs = batch.num_pairs * world_size()
+        self.log("train/pairs_per_s", pairs / (time.perf_counter() - self._started))
+
+    # ---------------------------------------------------------------- scoring
+
+    def _embed(self, batch: EncodeBatch) -> Tensor:
+        """The vectors of a batch in flat order, `[rows, dim]`."""
+        vectors = torch.cat([self._encode(inputs) for inputs in batch.micro_batches])
+        return vectors[batch.order.to(vectors.device).argsort()]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting vectors.
+
+        Raises:
+            ConfigError: If the datamodule has no tasks.
+        """
+        tasks = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
+        if not tasks:
+            raise ConfigError("nothing to score: give the data module tasks (data.val, data.test)")
+        self._scorer = TaskScorer(tasks)
+
+    def validation_step(self, batch: EncodeBatch, batch_idx: int) -> None:
+        """Embed one batch of sides."""
+        self._scorer.add(batch.items, self._embed(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation tasks and log `val/<task>/hit@1` and so on, and their means."""
+        self._score("val", self.trainer.limit_val_batches)
+
+    def on_test_epoch_start(self) -> None:
+        """As `on_validation_epoch_start`."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: EncodeBatch, batch_idx: int) -> None:
+        """As `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test tasks and log them as `test/...`."""
+        self._score("test", self.trainer.limit_test_batches)
+
+    def _score(self, stage: str, limit: float) -> None:
+        partial = self.trainer.sanity_checking or limit != 1.0
+        self.validation = self._scorer.results(partial)
+        self._scorer = TaskScorer([])
+        log_results(self, stage, self.validation)
+
+    def predict_step(self, batch: EncodeBatch, batch_idx: int) -> dict[str, Any]:
+        """Embed one batch of sides.
+
+        Returns:
+            `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU.
+        """
+        return {"items": batch.items, "vectors": self._embed(batch).cpu()}

@@ -1,0 +1,189 @@
+"""Where a run keeps its files, how a checkpoint gets there whole, and how `--ckpt_path last` finds it.
+
+```
+<trainer.default_root_dir>/          runs/<recipe>
+  version_0/                         one `fit`; a resumed one goes on in the same folder
+    config.yaml                      the whole configuration, as run
+    provenance.json                  versions, seed, device, wall time of every start
+    events.out.tfevents.*            curves, grids, projector
+    retrieval_grid/*.png             the grids of the last validation
+    checkpoints/{last,best}.ckpt     files, or folders with the shards of every process
+  validate_0/ test_0/ predict_0/     the other commands
+```
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from embedrl.distributed.sharded_checkpoint import ASIDE, is_sharded
+from embedrl.errors import CheckpointError
+from embedrl.utils.atomic_files import replacing
+
+_NAMES = ("last", "best")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a killed run leaves the checkpoint before, not half of one.
+
+    Lightning's own writes to the system's temporary folder, from where a file is copied, not renamed, when that is on
+    another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write one checkpoint; an object store's paths (`s3://...`) are left to Lightning, they are atomic."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target, sync=True) as part:
+            torch.save(checkpoint, part)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read one checkpoint; unless told otherwise, one that can run no code.
+
+        Raises:
+            CheckpointError: If it is a folder, which other strategies than FSDP2's cannot spread over their processes,
+                or holds more than tensors and plain values.
+        """
+        if Path(path).is_dir():
+            raise CheckpointError(
+                f"--ckpt_path {path}: a sharded checkpoint: resume with trainer.strategy.class_path "
+                "embedrl.distributed.FSDP2Strategy (on any number of processes), or `embedrl export` it"
+            )
+        try:
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"--ckpt_path {path}: not a checkpoint of embedrl ({error})") from error
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes `last.ckpt` every few steps, after every validation, and when training ends."""
+
+    def __init__(self, every_n_steps: int) -> None:
+        super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
+        if not _validation_follows(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what a resumed run goes on from, the scores included.
+
+        Not before the first step: a run that has done nothing starts anew.
+        """
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last steps, which need not be a multiple.
+
+        Not if they have been: a checkpoint from here would make Lightning count the step of a validation twice.
+        """
+        if self._last_global_step_saved != trainer.global_step:
+            self._write(trainer)
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # First the curves: a run that resumes from here does not log again what came before.
+        for logger in trainer.loggers:
+            logger.save()
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+
+    def _write(self, trainer: Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a validation is due after this batch, by the number of batches."""
+    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or not isinstance(every, int):
+        return False
+    if epochs is None:
+        return (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    return (trainer.current_epoch + 1) % epochs == 0 and (batch_idx + 1) % every == 0
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` if there is something to compare.
+
+    Attributes:
+        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most so many.
+        monitor: The logged quantity that decides which validation was best, such as `val/hit@1`; None keeps no best.
+        mode: Whether more or less of it is better.
+    """
+
+    every_n_steps: int = 100
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+
+    def callbacks(self) -> list[ModelCheckpoint]:
+        """The callbacks that write them: the best one's first, so that `last.ckpt` knows what was best."""
+        last = LastCheckpoint(self.every_n_steps)
+        if self.monitor is None:
+            return [last]
+        best = ModelCheckpoint(filename="best", monitor=self.monitor, mode=self.mode, enable_version_counter=False)
+        return [best, last]
+
+
+def find_checkpoint(name: str, root: Path) -> str:
+    """The file or folder that `--ckpt_path` means.
+
+    Args:
+        name: A path or URL, or `last` / `best`: the newest checkpoint of that name under `root`.
+        root: `trainer.default_root_dir`.
+
+    Returns:
+        The path, or `name` unchanged if it is a URL.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if name in _NAMES:
+        found = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
+        # What a kill left under this name when another one was about to take its place.
+        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path))
+        found += [path for path in aside if not path.with_suffix("").exists()]
+        if not found:
+            raise CheckpointError(
+                f"--ckpt_path {name}: no {name}.ckpt under {root} (trainer.default_root_dir); "
+                "leave --ckpt_path out to start anew, or give a path"
+            )
+        return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+    if "://" not in name and not Path(name).exists():
+        raise CheckpointError(f"--ckpt_path: no such file: {name}; give a path, `last` or `best`")
+    return name
+
+
+def version_of(checkpoint: str, root: Path) -> str | None:
+    """The `version_N` folder under `root` that a checkpoint lies in; None if it lies elsewhere."""
+    folder = Path(checkpoint).resolve().parent.parent
+    return folder.name if folder.parent == root.resolve() and folder.name.startswith("version_") else None
+
+
+def next_version(prefix: str, root: Path) -> str:
+    """`prefix_N` with the lowest N above all those under `root`."""
+    numbers = [int(path.name.rpartition("_")[2]) for path in root.glob(f"{prefix}_*") if path.name[-1].isdigit()]
+    return f"{prefix}_{max(numbers, default=-1) + 1}"
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it is a file, or a folder that its last file has reached."""
+    return checkpoint.is_file() or is_sharded(checkpoint)

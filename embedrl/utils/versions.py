@@ -1,0 +1,80 @@
+"""Which code made a result: the version, the commit, the packages. Written beside every result."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import embedrl
+
+PACKAGE = Path(embedrl.__file__).parent
+"""The folder of the package."""
+
+_PACKAGES = ("torch", "torchvision", "lightning", "transformers", "peft", "torchmetrics", "open_clip_torch", "datasets")
+
+
+def environment() -> dict[str, Any]:
+    """The command, when it began, and what it ran on."""
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "embedrl": embedrl.__version__,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": platform.platform(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it was changed; None outside a repository."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(PACKAGE), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository: only ours tracks this file.
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that figures depend on."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def source_hash(rooms: Sequence[str], root: Path = PACKAGE) -> str:
+    """Hash of every Python file of some rooms of the package, those of the rooms inside them included.
+
+    Args:
+        rooms: Folders or files relative to `root`, such as `models` or `types.py`.
+        root: The package's folder.
+
+    Raises:
+        FileNotFoundError: If a room does not exist: its files would silently not count.
+    """
+    digest = hashlib.sha256()
+    for room in rooms:
+        paths = [root / room] if room.endswith(".py") else sorted((root / room).rglob("*.py"))
+        if not paths:
+            raise FileNotFoundError(f"{root / room} holds no Python files")
+        for path in paths:
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,272 @@
+import json
+import pickle
+
+import pytest
+from PIL import Image
+
+from embedrl.data import json_stream as json_rows
+from embedrl.data.formats import JsonlSource, LlavaHoundSource, MMEBSource
+from embedrl.data.json_stream import iter_rows
+from embedrl.errors import DataError
+from embedrl.types import Modality, Pair
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "root" / "a" / "x.png")
+    return tmp_path
+
+
+def mmeb(**changes):
+    row = {
+        "qry": "<|image_1|>\nFind a caption.\n",
+        "qry_image_path": "a/x.png",
+        "pos_text": "a red square",
+        "pos_image_path": "",
+        "neg_text": "",
+        "neg_image_path": "",
+        "query_cot": "<thinking>q</thinking>",
+        "pos_cot": "<thinking>p</thinking>",
+    }
+    return {key: value for key, value in {**row, **changes}.items() if value is not ...}
+
+
+def hound(name="llavahound_qa", **changes):
+    def turns(human, gpt):
+        return [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+
+    row = {
+        "dataset_name": name,
+        "qry": {"conversations": turns("<video>\nwhat happens?", "q says"), "video": [f"v/{i}.jpg" for i in range(16)]},
+        "pos": {"conversations": turns("<video>p asks", "a dog barks"), "video": "images/blank.jpg"},
+        "query_cot": "qc",
+        "pos_cot": "pc",
+    }
+    return {**row, **changes}
+
+
+def own(**changes):
+    return {"id": "p1", "query": {"text": "q"}, "target": {"images": ["a/x.png"]}, **changes}
+
+
+def open_rows(kind, folder, rows, name="set.json", **options):
+    path = folder / name
+    path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return kind(str(path), str(folder / "root"), cache_dir=str(folder / "cache"), **options)
+
+
+def test_mmeb(folder):
+    rows = [mmeb(), mmeb(neg_text="a blue square"), mmeb(neg_image_path="a/y.png"), mmeb(neg_text=None, pos_cot=...)]
+    source = open_rows(MMEBSource, folder, rows, dataset="mscoco")
+    assert (source.name, source.modality, len(source)) == ("mscoco", Modality.IMAGE, 4)
+    pair = source[0]
+    assert isinstance(pair, Pair)
+    assert (pair.dataset, pair.id, pair.negatives) == ("mscoco", "0", ())
+    assert (pair.query.text, pair.query.tcot) == ("Find a caption.", "<thinking>q</thinking>")
+    assert [image.name for image in pair.query.images] == ["a/x.png"]
+    assert pair.query.images[0].load().getpixel((0, 0)) == (255, 0, 0)
+    assert (pair.target.text, pair.target.images, pair.target.tcot) == ("a red square", (), "<thinking>p</thinking>")
+    assert [side.text for side in source[1].negatives] == ["a blue square"]
+    assert [side.images[0].name for side in source[2].negatives] == ["a/y.png"]
+    assert source[3].target.tcot == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "target"),
+    [
+        ("llavahound_qa", "what happens?", "a dog barks"),
+        ("llavahound_caption_retrieval", "what happens?", "a dog barks"),
+        ("llavahound_video_retrieval", "q says", "p asks"),
+    ],
+)
+def test_llavahound(folder, name, query, target):
+    source = open_rows(LlavaHoundSource, folder, [hound(name)])
+    pair = source[0]
+    assert (source.name, source.modality) == ("set", Modality.VIDEO)
+    assert (pair.query.text, pair.target.text) == (query, target)
+    assert (pair.query.tcot, pair.target.tcot) == ("qc", "pc")
+    assert [f.name for f in pair.query.frames] == [f"v/{i}.jpg" for i in (0, 2, 4, 6, 8, 10, 12, 15)]
+    assert pair.target.frames == ()
+    assert (pair.query.fps, pair.query.modality, pair.target.modality) == (2.0, Modality.VIDEO, Modality.TEXT)
+
+
+def test_llavahound_video_is_a_list_or_a_text_in_one_file(folder):
+    (folder / "root" / "v").mkdir()
+    for i in (1, 2, 10):
+        (folder / "root" / "v" / f"{i}.jpg").touch()
+    turn = {"conversations": [{"from": "human", "value": "<video>x"}, {"from": "gpt", "value": "y"}]}
+    videos = ["images/blank.jpg", ["v/2.jpg"], "v", ["v"], "v/1.jpg", [], ["images/blank.jpg"]]
+    source = open_rows(LlavaHoundSource, folder, [hound(qry={**turn, "video": v}) for v in videos], num_frames=3)
+    read = [
+        [f.name.removeprefix("v/").removesuffix(".jpg") for f in source[i].query.frames] for i in range(len(videos))
+    ]
+    assert read == [[], ["2"] * 3, ["1", "2", "10"], ["1", "2", "10"], ["1"] * 3, [], []]
+
+
+def test_own_format(folder):
+    side = {"text": "t", "frames": ["v/1.jpg", "v/2.jpg"], "tcot": "c", "fps": 29.97}
+    rows = [own(), own(id="p2", query=side, target={"text": "y"}, negatives=[{"text": "n"}, {"images": ["a/z.png"]}])]
+    source = open_rows(JsonlSource, folder, "\n".join(map(json.dumps, rows)) + "\n\n", "set.jsonl")
+    assert [pair.id for pair in (source[0], source[1])] == ["p1", "p2"]
+    pair = source[1]
+    assert (pair.query.text, pair.query.tcot, pair.query.fps, pair.target.fps) == ("t", "c", 29.97, 2.0)
+    assert [f.name for f in pair.query.frames] == ["v/1.jpg", "v/2.jpg"]
+    assert [n.text or n.images[0].name for n in pair.negatives] == ["n", "a/z.png"]
+    assert source.modality == Modality.VIDEO
+    assert source[0].target.images[0].path == str(folder / "root" / "a" / "x.png")
+
+
+def test_own_format_takes_the_folder_of_the_file_as_root(folder):
+    (folder / "root" / "set.jsonl").write_text(json.dumps(own()))
+    source = JsonlSource(str(folder / "root" / "set.jsonl"), cache_dir=str(folder / "cache"))
+    assert source[0].target.images[0].load().size == (4, 4)
+    assert source.modality == Modality.IMAGE
+
+
+def test_text_only_pairs(folder):
+    assert open_rows(JsonlSource, folder, [own(target={"text": "t"})]).modality == Modality.TEXT
+
+
+GOOD = {MMEBSource: mmeb(), LlavaHoundSource: hound(), JsonlSource: own()}
+NO_TURNS = {"conversations": "x", "video": "images/blank.jpg"}
+BROKEN = [
+    (MMEBSource, mmeb(qry=...), "key 'qry' is missing .*: check the format"),
+    (MMEBSource, mmeb(pos_text=7), "'pos_text' is 7, not a text: check the format"),
+    (MMEBSource, mmeb(pos_image_path=["a"]), r"'pos_image_path' is \['a'\], not a text"),
+    (MMEBSource, mmeb(qry=None), "'qry' is None, not a text"),
+    (MMEBSource, mmeb(qry="<|image_1|>", qry_image_path=" "), "the query is empty, with neither text nor pixels"),
+    (MMEBSource, mmeb(pos_text=" "), "the target is empty, with neither text nor pixels"),
+    (MMEBSource, mmeb(qry_image_path="../x.png"), "path '../x.png' leaves the root folder"),
+    (MMEBSource, mmeb(neg_image_path="/x.png"), "path '/x.png' leaves the root folder"),
+    (LlavaHoundSource, hound("other"), "'dataset_name' is 'other': give one of llavahound_caption_retrieval"),
+    (LlavaHoundSource, hound(pos="x"), "'pos' is 'x', not an object"),
+    (LlavaHoundSource, hound(qry=NO_TURNS), "'conversations' is missing or no list of turns"),
+    (LlavaHoundSource, hound(qry={"conversations": []}), "key 'video' is missing"),
+    (LlavaHoundSource, hound(qry={"conversations": [], "video": [3]}), r"'video' is \[3\], not a list of texts"),
+    (LlavaHoundSource, hound(qry={"conversations": [{}], "video": []}), "key 'from' is missing"),
+    (LlavaHoundSource, hound(qry={"conversations": ["x"], "video": []}), "'x' is not an object"),
+    (LlavaHoundSource, hound(qry={"conversations": [], "video": []}), "the query is empty"),
+    (LlavaHoundSource, hound(qry={"conversations": [], "video": "none"}), "frame folder .*none does not exist"),
+    (JsonlSource, own(query={"txt": "q"}), "unknown key 'txt': give any of fps, frames, images, tcot, text"),
+    (JsonlSource, own(positives=[]), "unknown key 'positives'"),
+    (JsonlSource, own(id=3), "'id' is 3, not a text"),
+    (JsonlSource, own(query={"images": "a/x.png"}), "'images' is 'a/x.png', not a list of texts"),
+    (JsonlSource, own(query={}), "the query is empty"),
+    (JsonlSource, own(query={"text": "q", "fps": 0}), "'fps' is 0: give a number above 0"),
+    (JsonlSource, own(negatives={}, target={}), "the target is empty"),
+    (JsonlSource, own(negatives="x"), "'negatives' is 'x', not a list of sides"),
+    (JsonlSource, own(negatives=[1]), "1 is not an object"),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "message"), BROKEN)
+def test_a_broken_row_raises_when_it_is_asked_for(folder, kind, row, message):
+    source = open_rows(kind, folder, [GOOD[kind], row], dataset="mine")
+    assert isinstance(source[0], Pair)
+    with pytest.raises(DataError, match=rf"^mine/(1|p1): .*{message}") as caught:
+        _ = source[1]
+    assert "\n" not in str(caught.value)
+    if "leaves" not in message and "folder" not in message:
+        assert f"{folder / 'set.json'}: row 1 (line 1): " in str(caught.value)
+
+
+def test_a_file_of_another_format_raises_at_once(folder):
+    with pytest.raises(DataError, match=r"every row is broken, the first: row 0 .*'qry' is .*: is MMEBSource right\?"):
+        open_rows(MMEBSource, folder, [hound(), hound()])
+
+
+def test_missing_files(folder):
+    with pytest.raises(DataError, match=r"mine: .*none\.json does not exist: check the path"):
+        MMEBSource(str(folder / "none.json"), str(folder / "root"), "mine", cache_dir=str(folder / "cache"))
+    with pytest.raises(DataError, match=r"mine: root folder .*nowhere does not exist: give the folder"):
+        MMEBSource(str(folder / "none.json"), str(folder / "nowhere"), "mine", cache_dir=str(folder / "cache"))
+    source = open_rows(MMEBSource, folder, [mmeb(qry_image_path="a/none.png")])
+    with pytest.raises(DataError, match=r"root/a/none\.png does not exist: check the root folder"):
+        source[0].query.images[0].load()
+
+
+NOT_JSON = [
+    ('[{"a": 1}, {"a": 2]', "row 1, line 1, character 19: not JSON: Expecting ',' delimiter"),
+    ('[{"a": 1},\n {"a": }\n]', "row 1, line 2, character 8: not JSON: Expecting value"),
+    ('{"a": 1}\n{"a" 2}\n', "row 1, line 2, character 6: not JSON: Expecting ':' delimiter"),
+    ('[\n{"a": 1}\n{"a": 2}]', "row 1, line 3, character 1: not JSON: a comma is missing"),
+    ('[{"a": 1}, 3]', "row 1, line 1, character 12: not JSON: a row must be an object"),
+    ('[{"a": 1},]', "row 1, line 1, character 11: not JSON: a row must be an object"),
+    ('[{"a": 1}', "row 1, line 1, character 10: not JSON: the list is not closed: the file is cut off"),
+    ('[{"a": "x', "row 0, line 1, character 8: not JSON: Unterminated string"),
+    ('[{"a": 1}] x', "row 1, line 1, character 12: not JSON: something follows"),
+    ("hello", "row 0, line 1, character 1: not JSON: a row must be an object"),
+    ('[{"a": ' + "[" * 100_000, "row 0, line 1, character 2: not JSON: a value that cannot be read"),
+    ('[{"a": ' + "9" * 5000 + "}]", "row 0, line 1, character 2: not JSON: a value that cannot be read"),
+    ("", "holds no rows"),
+    ("[]", "holds no rows"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), NOT_JSON)
+def test_not_json(folder, text, message):
+    with pytest.raises(DataError) as caught:
+        open_rows(MMEBSource, folder, text)
+    assert f"{folder / 'set.json'}" in str(caught.value)
+    assert message in str(caught.value)
+    assert not list((folder / "cache").glob("*.part"))
+
+
+def test_not_utf8(folder):
+    (folder / "set.json").write_bytes(b'[{"a": "\xff"}]')
+    with pytest.raises(DataError, match=r"is not UTF-8 .*: convert the file"):
+        list(iter_rows(folder / "set.json"))
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 4096])
+def test_rows_across_chunks(tmp_path, monkeypatch, chunk, indent):
+    """Whatever the window's size, rows and lines equal what a whole-file reader finds."""
+    monkeypatch.setattr(json_rows, "_CHUNK", chunk)
+    rows = [{"a": "x" * (i % 37), "b": [i, {"c": '}]"\\ü\u2028'}], "d": -1.5e3, "e": None} for i in range(120)]
+    text = json.dumps(rows, indent=indent, ensure_ascii=False)
+    (tmp_path / "list.json").write_text("\ufeff" + text, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("\r\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    read = list(iter_rows(tmp_path / "list.json"))
+    assert [row for _, row in read] == rows
+    if indent:
+        starts = [i for i, line in enumerate(text.split("\n"), 1) if line == "  {"]
+        assert [line for line, _ in read] == starts
+    assert list(iter_rows(tmp_path / "rows.jsonl")) == list(enumerate(rows, 1))
+
+
+def test_a_mistake_is_placed_whatever_the_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "_CHUNK", 8)
+    (tmp_path / "x.json").write_text('[{"a": 1},\n' * 1 + '{"a": 2},\n' * 50 + '{"a": 3, "b": x}]')
+    with pytest.raises(DataError, match="row 51, line 52, character 15: not JSON: Expecting value"):
+        list(iter_rows(tmp_path / "x.json"))
+
+
+def test_cache_follows_the_file(folder):
+    first = open_rows(MMEBSource, folder, [mmeb()])
+    (made,) = (folder / "cache").glob("*.arrow")
+    stamp = made.stat().st_mtime_ns
+    assert open_rows_again(first, folder)[0] == first[0]
+    assert made.stat().st_mtime_ns == stamp
+    assert open_rows(MMEBSource, folder, [mmeb(qry="another text")])[0].query.text == "another text"
+    assert len(list((folder / "cache").glob("*.arrow"))) == 2
+    assert first[0].query.text == "Find a caption."
+
+
+def open_rows_again(source, folder):
+    return MMEBSource(str(source.path), str(source.root), cache_dir=str(folder / "cache"))
+
+
+def test_rows_are_not_kept_as_python_objects(folder):
+    source = open_rows(MMEBSource, folder, [mmeb(pos_text="x" * 1000) for _ in range(3000)])
+    sent = pickle.dumps(source)
+    assert len(sent) < 10_000
+    assert pickle.loads(sent)[2999] == source[2999]
+
+
+def test_surrogates_do_not_break_the_table(folder):
+    source = open_rows(
+        MMEBSource, folder, '[{"qry": "a\\ud800b", "qry_image_path": "", "pos_text": "t", "pos_image_path": ""}]'
+    )
+    assert source[0].query.text == "a?b"

@@ -1,0 +1,94 @@
+import pytest
+from fake_data import IMAGE_TCOT, Numbers, Quarters
+
+from embedrl.data.pair_dataset import MAX_SKIPS, PairDataset, SampleKey
+from embedrl.data.render import RenderOptions
+from embedrl.errors import DataError
+from embedrl.types import Modality, Pair, Side
+
+RAW = RenderOptions(tcot="none")
+
+
+class Boxes:
+    """Pairs with pictures and boxes."""
+
+    name = "boxes"
+    modality = Modality.IMAGE
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        side = Side(text=str(index), images=(Quarters((100, 100)),), tcot=IMAGE_TCOT)
+        return Pair(side, side.with_tcot(""), "boxes", str(index))
+
+
+def crops(example):
+    return [part["image"].tobytes() for part in example.query[0]["content"] if part.get("evidence")]
+
+
+def test_an_example_holds_the_rendered_pair_and_its_keys():
+    source = Numbers(negatives=2)
+    example = PairDataset([Numbers(name="other"), source], RAW, max_negatives=2)[SampleKey(1, 5)]
+    pair = source[5]
+    assert example.query[0]["content"][0]["text"] == "query 5 of numbers"
+    assert example.target[0]["content"][0]["text"] == "target 5 of numbers"
+    assert [chat[0]["content"][0]["text"] for chat in example.negatives] == ["negative 0 5", "negative 1 5"]
+    assert (example.query_key, example.target_key) == (pair.query.key, pair.target.key)
+    assert example.negative_keys == [side.key for side in pair.negatives]
+    assert (example.dataset, example.id, example.skipped, example.raw_sides) == ("numbers", "5", [], 0)
+
+
+def test_negatives_are_limited():
+    dataset = PairDataset([Numbers(negatives=2)], RAW, max_negatives=1)
+    assert [len(dataset[SampleKey(0, row)].negatives) for row in range(3)] == [0, 1, 1]
+
+
+def test_names_of_the_mix_replace_those_of_the_source():
+    dataset = PairDataset([Numbers(broken=(0,))], RAW, names=["renamed"])
+    assert dataset[SampleKey(0, 1)].dataset == "renamed"
+    with pytest.raises(DataError, match=r"renamed/0 \(query\)"):
+        dataset[SampleKey(0, 0)]
+
+
+def test_noise_depends_on_seed_and_key_alone():
+    options = RenderOptions(jitter=200, on_missing_tcot="raw")
+    first, second = PairDataset([Boxes()], options, seed=1), PairDataset([Boxes()], options, seed=1)
+    second[SampleKey(0, 2, 3)]  # another order of access changes nothing
+    assert crops(first[SampleKey(0, 1, 0)]) == crops(second[SampleKey(0, 1, 0)])
+    assert crops(first[SampleKey(0, 1, 0)]) != crops(first[SampleKey(0, 1, 1)])
+    assert crops(first[SampleKey(0, 1, 0)]) != crops(PairDataset([Boxes()], options, seed=2)[SampleKey(0, 1, 0)])
+
+
+def test_raw_sides_are_counted():
+    assert PairDataset([Boxes()], RenderOptions(on_missing_tcot="raw"))[SampleKey(0, 0)].raw_sides == 1
+
+
+def test_raise_names_dataset_id_and_side():
+    with pytest.raises(DataError, match=r"^numbers/4 \(query\): broken\.png: truncated"):
+        PairDataset([Numbers(broken=(4,))], RAW)[SampleKey(0, 4)]
+
+
+def test_skip_takes_the_next_row_and_reports():
+    dataset = PairDataset([Numbers(size=6, broken=(4, 5))], RAW, on_error="skip")
+    example = dataset[SampleKey(0, 4)]
+    assert example.id == "0"  # around the end
+    assert [line.split(":")[0] for line in example.skipped] == ["numbers/4 (query)", "numbers/5 (query)"]
+    assert dataset[SampleKey(0, 3)].skipped == []
+
+
+def test_skip_gives_up_after_ten_in_a_row():
+    good = PairDataset([Numbers(size=30, broken=tuple(range(MAX_SKIPS - 1)))], RAW, on_error="skip")
+    assert len(good[SampleKey(0, 0)].skipped) == MAX_SKIPS - 1
+    bad = PairDataset([Numbers(size=30, broken=tuple(range(MAX_SKIPS)))], RAW, on_error="skip")
+    with pytest.raises(DataError, match="numbers: 10 broken rows in a row, the last: numbers/9"):
+        bad[SampleKey(0, 0)]
+
+
+def test_skip_hides_no_other_error():
+    class Wrong(Numbers):
+        def __getitem__(self, index):
+            raise TypeError("a bug")
+
+    with pytest.raises(TypeError, match="a bug"):
+        PairDataset([Wrong()], RAW, on_error="skip")[SampleKey(0, 0)]

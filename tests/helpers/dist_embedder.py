@@ -1,0 +1,91 @@
+"""Run by test_distributed.py once per rank: trains under DDP and FSDP2 and writes what came out.
+
+python dist_embedder.py OUT ONE_RANK_CHECKPOINT
+"""
+
+import functools
+import os
+import sys
+from pathlib import Path
+
+import torch
+from fake_backbone import FakeBackbone, FakeData, contrastive_batch
+from lightning import Trainer
+from open_clip.loss import ClipLoss
+
+from embedrl.distributed.collectives import gather_rows
+from embedrl.distributed.fsdp2 import FSDP2Strategy
+from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.training.embedder import EmbedderModule
+
+STEPS = 3
+
+
+def train(
+    strategy, devices, steps=STEPS, save=None, ckpt_path=None, micro_batch_size=5, until=STEPS, backbone=None, **options
+):
+    """Train with AdamW; the schedule always ends at step `until`."""
+    module = EmbedderModule(
+        backbone or FakeBackbone(dropout=0.0),
+        InfoNCE(0.05),
+        functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
+        schedule="constant",
+        warmup_steps=0,
+    )
+    trainer = Trainer(
+        accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, gradient_clip_val=1.0, **options,
+    )  # fmt: skip
+    data = FakeData(batches=until, micro_batch_size=micro_batch_size)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    if save:
+        trainer.save_checkpoint(save)
+    return trainer, module
+
+
+def summary(trainer, module):
+    """Figures of the last step and the last validation."""
+    logged = {k: float(v) for k, v in trainer.logged_metrics.items() if "pairs_per_s" not in k}
+    return {"logged": logged, "vectors": [r.queries for r in module.validation]}
+
+
+def clip_loss_gradients(rank, world):
+    """Gradients of this rank's vectors, ours and open_clip's."""
+    out = []
+    for ours in (True, False):
+        g = torch.Generator().manual_seed(7)
+        sides = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=g, dtype=torch.float64), dim=-1)
+        queries, targets = (side[rank::world].clone().requires_grad_() for side in sides)
+        if ours:
+            keys = [gather_rows(key_hashes([f"{side}{i}" for i in range(rank, 6, world)])) for side in "qt"]
+            none = torch.empty(0, 4, dtype=torch.float64)
+            loss, _ = InfoNCE(0.02)(gather_rows(queries), gather_rows(targets), none, PairKeys(*keys, keys[0][:0]))
+            factor = world
+        else:
+            clip = ClipLoss(local_loss=False, gather_with_grad=True, rank=rank, world_size=world)
+            loss, factor = clip(queries, targets, logit_scale=50.0), 1
+        loss.backward()
+        out.append((loss.detach(), queries.grad * factor, targets.grad * factor))
+    return out
+
+
+def main(out, one_rank_checkpoint):
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for name, strategy in (("ddp", "ddp"), ("fsdp", FSDP2Strategy())):
+        result = summary(*train(strategy, world, save=out / f"{name}.ckpt"))
+        torch.save(result, out / f"{name}.{rank}.pt")
+        train(
+            type(strategy)() if name == "fsdp" else "ddp",
+            world,
+            ckpt_path=one_rank_checkpoint,
+            save=out / f"{name}-resumed.ckpt",
+        )
+    # The case at hand: rank 1 has a micro-batch fewer.
+    assert len(contrastive_batch(0, rank=rank, world=world).micro_batches) == 5 - rank
+    torch.save(clip_loss_gradients(rank, world), out / f"clip.{rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,236 @@
+"""Plans against real, tiny models: parameters, optimizer states, operations, what backward passes keep."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch.utilities.model_summary import ModelSummary
+from PIL import Image
+from timm.optim import Muon
+from torch.utils.flop_counter import FlopCounterMode
+
+from embedrl.errors import CheckpointError, ConfigError
+from embedrl.losses.contrastive import InfoNCE
+from embedrl.models.lora import LoRAOptions
+from embedrl.models.open_clip.backbone import OpenClipBackbone
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.planning.build import build_on_meta
+from embedrl.planning.flops import Flops
+from embedrl.planning.memory import Setup, cache_bytes, kept, optimizer_bytes, training_bytes
+from embedrl.planning.rows import Assumptions, Sides, TokenRow
+from embedrl.planning.shapes import TABLE, find_shape, table_config
+from embedrl.training.embedder import EmbedderModule
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-3)
+ALONE = Setup(devices=1, sharded=False, compute=4, cast=False)
+OPTIONS = {
+    "LoRA": {"lora": LoRAOptions(r=4, dropout=0.05)},
+    "LoRA without dropout": {"lora": LoRAOptions(r=4, dropout=0.0)},
+    "LoRA everywhere": {"lora": LoRAOptions(r=2, dropout=0.0, scope="all-linear")},
+    "full": {},
+    "full with vision": {"train_vision": True},
+    "bfloat16": {"lora": LoRAOptions(r=4), "dtype": "bfloat16"},
+}
+
+
+EMB = {"role": "assistant", "content": [{"type": "text", "text": "<emb>"}]}
+
+
+def user(*parts):
+    return {"role": "user", "content": list(parts)}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def image(side=96, **extra):
+    return {"type": "image", "image": Image.new("RGB", (side, side)), **extra}
+
+
+def model(kind=QwenVLBackbone, **options):
+    return kind("embedrl:tiny", **options)
+
+
+def rows_of(inputs) -> list[tuple[TokenRow, float]]:
+    """The rows of a micro-batch; which row a block of pixels is in makes no difference."""
+    blocks = tuple(h * w for t, h, w in inputs["image_grid_thw"].tolist() for _ in range(t))
+    count, length = inputs["input_ids"].shape
+    return [(TokenRow(length, blocks), 1.0), (TokenRow(length), count - 1.0)]
+
+
+def batch(built):
+    words = " ".join(["the red star is top left ."] * 6)
+    chats = [[user(image(), text(words)), EMB] for _ in range(2)]
+    return built.preprocessor()(chats)
+
+
+@pytest.mark.parametrize("kind", [QwenVLBackbone, QwenVLReasoner])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_models_on_the_meta_device_have_the_parameters_of_real_ones(kind, options):
+    real = model(kind, **options)
+    real.build()
+    planned, notes = build_on_meta(model(kind, **options))
+    assert not notes
+    assert all(p.is_meta for p in planned.parameters())
+    facts = [{n: (p.shape, p.dtype, p.requires_grad) for n, p in m.named_parameters()} for m in (real, planned)]
+    assert facts[0] == facts[1]
+
+
+def test_trained_parameters_are_those_that_lightning_counts():
+    backbone = model(lora=LoRAOptions(r=8))
+    module = EmbedderModule(backbone, InfoNCE(), ADAMW)
+    module.configure_model()
+    summary = ModelSummary(module, max_depth=-1)
+    planned, _ = build_on_meta(model(lora=LoRAOptions(r=8)))
+    assert sum(p.numel() for p in planned.parameters()) == summary.total_parameters
+    assert sum(p.numel() for p in planned.parameters() if p.requires_grad) == summary.trainable_parameters
+
+
+@pytest.mark.parametrize("make", [ADAMW, partial(torch.optim.SGD, lr=1e-3), partial(Muon, lr=1e-3)])
+def test_optimizer_bytes_are_those_of_a_real_state(make):
+    real = model(lora=LoRAOptions(r=8))
+    real.build()
+    trained = [p for p in real.parameters() if p.requires_grad]
+    optimizer = make(trained)
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+    planned, _ = build_on_meta(model(lora=LoRAOptions(r=8)))
+    found = optimizer_bytes([p for p in planned.parameters() if p.requires_grad], make)
+    assert found == sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_fsdp_shares_out_weights_gradients_and_states():
+    planned, _ = build_on_meta(model(lora=LoRAOptions(r=8)))
+    alone = training_bytes(planned, ALONE, ADAMW)
+    shared = training_bytes(planned, Setup(8, True, 2, False), ADAMW)
+    for name in ("weights", "gradients", "optimizer"):
+        assert shared[name] == alone[name] / 8
+    layer = sum(p.numel() for p in planned.shard_units()[0].parameters())
+    root = sum(p.numel() for p in planned.parameters()) - 4 * layer
+    assert shared["gathered weights"] == 2 * (root + 2 * layer)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("options", list(OPTIONS.values())[:5], ids=list(OPTIONS)[:5])
+def test_operations_are_those_that_torch_counts(options, checkpointed):
+    """Within 2 %: positions and, in some of them, the gradient of the first layer's input are what differs."""
+    built = model(attn_implementation="eager", gradient_checkpointing=checkpointed, **options)
+    built.build()
+    built.train()
+    inputs = batch(built)
+    mix, flops = rows_of(inputs), Flops.of(built)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        built(inputs)
+    assert flops.forward(mix) == pytest.approx(counted.get_total_flops(), rel=0.001)
+    with FlopCounterMode(display=False) as counted:
+        built(inputs)[:, 0].sum().backward()
+    needed = flops.forward(mix) + flops.backward(mix) + (flops.again(mix) if checkpointed else 0)
+    assert needed == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+def test_operations_of_the_head_and_of_writing():
+    built = model(QwenVLReasoner, attn_implementation="eager")
+    built.build()
+    flops, head = Flops.of(built), built.network.get_output_embeddings()
+    with FlopCounterMode(display=False) as counted:
+        head(torch.zeros(7, 128)).sum().backward()
+    # Its input needs no gradient here, as nothing before it is computed.
+    assert flops.head.forward(7) + flops.head.backward(7) == counted.get_total_flops() + 2 * 7 * head.weight.numel()
+    prompt = built.preprocessor().prompts([[user(text("what is top left ?"))]])
+    read = prompt["input_ids"].shape[1]
+    with FlopCounterMode(display=False) as counted:
+        built.network.generate(
+            input_ids=prompt["input_ids"], attention_mask=prompt["attention_mask"], max_new_tokens=24, min_new_tokens=24
+        )
+    expected = flops.forward([(TokenRow(read), 1)]) + flops.written(read, 24)
+    assert expected == pytest.approx(counted.get_total_flops(), rel=0.06)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("name", ["LoRA", "LoRA without dropout", "full", "full with vision"])
+def test_bytes_kept_are_those_that_autograd_saves(name, checkpointed):
+    """Within 15 %: small tensors such as statistics and masks are left out."""
+    built = model(gradient_checkpointing=checkpointed, **OPTIONS[name])
+    built.build()
+    built.train()
+    inputs, held = batch(built), {}
+    own = {p.untyped_storage().data_ptr() for p in built.parameters()}
+    own |= {b.untyped_storage().data_ptr() for b in built.buffers()} | {
+        v.untyped_storage().data_ptr() for v in inputs.values()
+    }
+
+    def save(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = (storage.nbytes(), storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        built(inputs)
+    expected = sum(kept(built, row, ALONE) * count for row, count in rows_of(inputs))
+    assert expected == pytest.approx(sum(size for size, _ in held.values()), rel=0.15)
+
+
+def test_bytes_of_the_cache():
+    built = model(QwenVLReasoner)
+    built.build()
+    prompt = built.preprocessor().prompts([[user(text("what is top left ?"))]])
+    with torch.no_grad():
+        cache = built.core(**prompt, use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert cache_bytes(built, prompt["input_ids"].numel(), ALONE) == held
+
+
+def test_rows_have_the_pixels_of_the_largest_pictures():
+    budget = PixelBudget(1024, 64 * 64)
+    reader = model(image_pixels=budget, evidence_pixels=PixelBudget(256, 32 * 32), frame_pixels=budget)
+    reader.build()
+    sides = Sides(reader, reader.core.config, Assumptions(text=0, evidence=2))
+    chat = [[user(image(640), image(640, evidence=True), image(640, evidence=True)), EMB]]
+    inputs = reader.preprocessor()(chat)
+    row = sides.picture() + sides.crops()
+    assert list(row.blocks) == [t * h * w for t, h, w in inputs["image_grid_thw"].tolist()]
+    outside = inputs["input_ids"].shape[1] - row.length
+    assert 0 < outside < 24  # the chat template
+    frames = sides.video()
+    assert len(frames.blocks) == 8
+    assert frames.blocks[0] == 64
+
+
+def test_the_table_holds_the_shapes_of_the_published_checkpoints():
+    table = json.loads(TABLE.read_text())
+    for name, row in table["checkpoints"].items():
+        planned, notes = build_on_meta(QwenVLReasoner(name))
+        assert sum(p.numel() for p in planned.parameters()) == row["parameters"]
+        assert len(notes) == 1
+        assert "shipped table" in notes[0]
+        assert find_shape(name)[0].to_dict() == table_config(table, name).to_dict()
+    assert find_shape("ZoengHouNaam/Embed-RL-4B")[0].text_config.hidden_size == 2560
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("ViT-B-32", 151277313), ("ViT-L-14", 427616513)])
+def test_open_clip_models_need_no_download(name, parameters):
+    planned, _ = build_on_meta(OpenClipBackbone(name, pretrained="openai"))
+    assert sum(p.numel() for p in planned.parameters()) == parameters
+    found = training_bytes(planned, ALONE, ADAMW)
+    assert found["weights"] == 4 * parameters
+    assert found["gradients"] == 4 * (parameters - 1)  # all but the logit scale
+    assert training_bytes(planned, Setup(8, True, 2, False), ADAMW)["gathered weights"] == 2 * parameters
+
+
+def test_unknown_shapes_budgets_and_classes_are_errors():
+    with pytest.raises(CheckpointError, match=r"some/model: its config\.json is not on this machine"):
+        find_shape("some/model")
+    planned, _ = build_on_meta(QwenVLReasoner("Qwen/Qwen3-VL-2B-Instruct"))
+    with pytest.raises(ConfigError, match="give image_pixels and frame_pixels"):
+        Sides(planned, planned.core.config, Assumptions())
+    with pytest.raises(ConfigError, match="Linear: `embedrl plan` knows"):
+        build_on_meta(torch.nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="video_share"):
+        Assumptions(video_share=2)
