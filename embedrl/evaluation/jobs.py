@@ -14,7 +14,7 @@ from embedrl.data.sources import TaskSource
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.published import Published, published
-from embedrl.evaluation.readers import missing_files, read_task
+from embedrl.evaluation.readers.read_task import missing_files, read_task
 from embedrl.evaluation.table import BENCHMARKS, load_table
 from embedrl.types import RetrievalTask
 

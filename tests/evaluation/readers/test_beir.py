@@ -10,8 +10,8 @@ from PIL import Image
 
 from embedrl.errors import DataError
 from embedrl.evaluation.pages import write_pages
-from embedrl.evaluation.readers import read_task
 from embedrl.evaluation.readers.beir import page_name
+from embedrl.evaluation.readers.read_task import read_task
 from embedrl.metrics.retrieval import mean_metrics, rank
 
 GRADES = {f"page-{number}": 1 + number % 3 for number in range(12)}

@@ -4,7 +4,7 @@ import pytest
 from local_copies import judged, pool_of, set_row, write_lines, write_parquet, write_picture
 
 from embedrl.errors import DataError
-from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.readers.read_task import read_task
 
 
 def image_row(text, images, query_image="", query="what ?", **more):

@@ -6,7 +6,7 @@ import pytest
 from local_copies import frame_numbers, judged, pool_of, set_row, write_frames, write_lines, write_picture
 
 from embedrl.errors import DataError
-from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.readers.read_task import read_task
 
 CLS, QA = "video-tasks/frames/video_cls", "video-tasks/frames/video_qa"
 RET, MRET = "video-tasks/frames/video_ret", "video-tasks/frames/video_mret"

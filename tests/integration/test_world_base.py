@@ -20,7 +20,7 @@ ANSWERS = ("answer_place", "answer_relation", "answer_twice", "answer_after")
 
 def test_it_is_small_and_says_where_it_comes_from():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10_000_000
-    recipe = Path(__file__).parents[3] / "configs/world/base.yaml"
+    recipe = Path(__file__).parents[2] / "configs/world/base.yaml"
     assert (FOLDER / "recipe.yaml").read_text() == recipe.read_text()
 
 

@@ -8,7 +8,7 @@ import torch
 from embedrl.errors import ConfigError
 from embedrl.evaluation.averages import averages, missing
 from embedrl.evaluation.published import published
-from embedrl.evaluation.readers import READERS
+from embedrl.evaluation.readers.read_task import READERS
 from embedrl.evaluation.table import load_table, rows_of
 from embedrl.metrics.retrieval import mean_metrics, rank
 

@@ -7,7 +7,7 @@ from local_copies import set_row, write_frames, write_lines, write_parquet, writ
 
 from embedrl.errors import DataError
 from embedrl.evaluation.jobs import Job, split_by_presence
-from embedrl.evaluation.readers import READERS, missing_files, read_task
+from embedrl.evaluation.readers.read_task import READERS, missing_files, read_task
 from embedrl.evaluation.table import load_table
 
 

@@ -5,7 +5,7 @@ import torch
 from local_copies import judged, pool_of, set_row, write_frames, write_lines, write_picture
 
 from embedrl.errors import DataError
-from embedrl.evaluation.readers import read_task
+from embedrl.evaluation.readers.read_task import read_task
 from embedrl.evaluation.table import load_table
 from embedrl.metrics.retrieval import mean_metrics, rank
 
