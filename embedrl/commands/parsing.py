@@ -18,6 +18,7 @@ _FRAME = re.compile(
 )
 _WEAK = re.compile(r"<class 'NoneType'>|Expected a path but|Unexpected import path format|either not accessible")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
 _MISSING_FILE = re.compile(
     r"Expected a path but (?P<path>\S+) either not accessible|Unable to load config .(?P<file>\S+?).$"
 )
@@ -121,6 +122,9 @@ def _deepest(message: str) -> tuple[str, str]:
 
 
 def _readable(leaf: str, message: str) -> str:
+    unknown = _NO_CLASS.match(leaf)
+    if unknown:
+        return f"no class of that name: {unknown[1]}"
     text = _CLASS.sub(r"\1", leaf)
     if "Got value" not in text and text.startswith("Expected"):
         given = re.findall(r"Given value: (.*)", message)
@@ -138,6 +142,9 @@ def _did_you_mean(name: str, options: list[str]) -> str:
 def _cure(leaf: str, path: str, prog: str) -> str:
     if "No module named" in leaf or "has no attribute" in leaf:
         return "; check the spelling of class_path and that its package is installed"
+    if leaf.startswith("no class of that name"):
+        near = _did_you_mean(leaf.rpartition(" ")[2], list(public_names()))
+        return near or "; give a public name of embedrl's, or the import path of a class of yours"
     if "is not accepted" in leaf:
         return f"; `{prog} --{path.split('.')[0]}.help CLASS` lists what is"
     if "does not exist" in leaf:
