@@ -53,13 +53,14 @@ def _call(function, args: tuple, log: str, environment: dict[str, str]) -> None:
     function(*args)
 
 
-def launch(script: str, *args: object, log: Path) -> list[ForkServerProcess]:
-    """Start a script of this folder once per rank, as torchrun would; `log` is a folder."""
+def launch(script: str | Path, *args: object, log: Path) -> list[ForkServerProcess]:
+    """Start a script, or the one of this name in this folder, once per rank, as torchrun would; `log` is a folder."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    words = [str(Path(__file__).with_name(f"{script}.py")), *map(str, args)]
-    return [start(_rank, (rank, port, words), log / f"{script}.{rank}.log") for rank in range(WORLD)]
+    path = script if isinstance(script, Path) else Path(__file__).with_name(f"{script}.py")
+    words = [str(path), *map(str, args)]
+    return [start(_rank, (rank, port, words), log / f"{path.stem}.{rank}.log") for rank in range(WORLD)]
 
 
 def _rank(rank: int, port: int, words: list[str]) -> None:

@@ -71,7 +71,7 @@ def test_scores_every_task(copies, tmp_path, capsys):
 
 def test_missing_data_name_the_script(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EMBEDRL_CACHE", str(tmp_path))
-    for name, script in {"tux.TuxTasks": "fetch_tux", "eyes17.Eyes17Tasks": "fetch_real_small"}.items():
+    for name, script in {"datasets.TuxTasks": "fetch_tux", "datasets.Eyes17Tasks": "fetch_real_small"}.items():
         tasks = json.dumps([{"class_path": f"embedrl.data.{name}"}])
         args = ["--backbone", str(CONFIGS / "parts/backbone/tiny.yaml"), "--out", str(tmp_path / "out")]
         assert main(["eval", "--config", str(CONFIG), "--tasks", tasks, *args]) == 1
