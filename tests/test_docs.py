@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embedrl.cli import main
 
@@ -20,6 +21,7 @@ def test_extending_snippets_train_together(tmp_path: Path, monkeypatch: pytest.M
         "my_package/backbone.py",
         "my_package/data.py",
         "my_package/loss.py",
+        "my_package/metric.py",
         "my_recipe.yaml",
     }
     for name, text in snippets:
@@ -33,8 +35,19 @@ def test_extending_snippets_train_together(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["fit", "--config", "my_recipe.yaml"]) == 0
     assert list((tmp_path / "runs").rglob("*.ckpt"))
+    assert {"hit@1", "margin@2"} <= {key.rpartition("/")[2] for key in logged_names(tmp_path / "runs")}
     for name in [module for module in sys.modules if module.startswith("my_package")]:
         del sys.modules[name]
+
+
+def logged_names(runs: Path) -> set[str]:
+    """Names of the curves in TensorBoard."""
+    names = set()
+    for file in runs.rglob("events*"):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        names |= set(events.Tags()["scalars"])
+    return names
 
 
 @pytest.mark.parametrize("page", ["method.md"])

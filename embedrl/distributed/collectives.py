@@ -1,4 +1,8 @@
-"""What several processes must agree on: gathered rows, counts, and when gradients are exchanged."""
+"""What the processes of a run exchange: rows, objects, counts. Each does nothing in a run of one process.
+
+All processes call the same function at the same time. Rows go through torchmetrics' `gather_all_tensors`, which handles
+ranks that hold different numbers of them; it has nothing for Python objects, nor for one number that is reduced.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch.overrides.distributed import prepare_for_backward
-from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 T = TypeVar("T")
 
@@ -51,23 +52,12 @@ def gather_rows(rows: Tensor) -> Tensor:
     pass. Under DDP and FSDP, which average gradients over ranks, multiply that gradient by `world_size()`.
 
     Args:
-        rows: This rank's rows, `[n, ...]`, n differing from rank to rank.
+        rows: This rank's rows, `[n, ...]`; n may differ from rank to rank and be 0. Of any type: values are copied.
 
     Returns:
         `[sum of n, ...]`, the same values on every rank.
     """
-    ranks = world_size()
-    if ranks == 1:
-        return rows
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(ranks)]
-    distributed.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    padded = rows.new_zeros(int(max(sizes)), *rows.shape[1:])
-    padded[: len(rows)] = rows.detach()
-    parts = [torch.empty_like(padded) for _ in range(ranks)]
-    distributed.all_gather(parts, padded)
-    parts = [part[: int(size)] for part, size in zip(parts, sizes, strict=True)]
-    parts[distributed.get_rank()] = rows
-    return torch.cat(parts)
+    return rows if world_size() == 1 else torch.cat(gather_all_tensors(rows))
 
 
 def gather_objects(own: Sequence[T]) -> list[T]:
@@ -77,54 +67,3 @@ def gather_objects(own: Sequence[T]) -> list[T]:
     everyone: list[Any] = [None] * world_size()
     distributed.all_gather_object(everyone, list(own))
     return [item for part in everyone for item in part]
-
-
-def gradient_norm(module: nn.Module) -> Tensor:
-    """The norm of a module's whole gradient, sharded or not."""
-    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
-class GradientSync:
-    """Exchange gradients between ranks once, in the last of several backward passes.
-
-    DDP arms its reducer when a forward pass ends, and FSDP2 reduces in every backward pass: `hold` keeps both still,
-    `release` lets the next backward pass go through. Without either, both do nothing.
-
-    Args:
-        wrapper: The strategy's model: DDP, or the LightningModule itself.
-        encoder: The module that FSDP2 sharded as a root, if it did.
-    """
-
-    def __init__(self, wrapper: nn.Module | None, encoder: nn.Module) -> None:
-        self._ddp = wrapper if isinstance(wrapper, DistributedDataParallel) else None
-        self._sharded = encoder if isinstance(encoder, FSDPModule) else None
-        self._wanted = True
-
-    def hold(self) -> None:
-        """Call while the forward pass still runs."""
-        if self._ddp is not None:
-            self._wanted = self._ddp.require_backward_grad_sync  # False while accumulating over batches
-            self._ddp.require_backward_grad_sync = False
-        if self._sharded is not None:
-            self._sharded.set_requires_gradient_sync(False)
-
-    def release(self, output: Tensor) -> Tensor:
-        """Call before the last backward pass.
-
-        Args:
-            output: The scalar whose backward pass comes next.
-
-        Returns:
-            The scalar to run it on: under DDP every trained parameter takes part in it, as the reducer expects, even
-            one that only other micro-batches used.
-        """
-        if self._sharded is not None:
-            self._sharded.set_requires_gradient_sync(True)
-        if self._ddp is None:
-            return output
-        self._ddp.require_backward_grad_sync = self._wanted
-        if self._wanted:
-            output = output + sum(p.sum() * 0 for p in self._ddp.parameters() if p.requires_grad)
-        prepare_for_backward(self._ddp, output)
-        return output

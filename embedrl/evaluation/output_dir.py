@@ -28,7 +28,7 @@ from embedrl.utils.atomic_files import replacing
 from embedrl.utils.versions import environment
 
 CONFIG, PROVENANCE = "config.yaml", "provenance.json"
-_LEAVES_FIGURES_ALONE = ("out", "beside", "encode", "device", "submission", "keep")
+_LEAVES_FIGURES_ALONE = ("out", "beside", "encode", "device", "submission", "keep", "metrics")
 
 
 def prepare_output_dir(out: Path, settings: Mapping[str, Any]) -> None:

@@ -12,10 +12,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from embedrl.inference.frozen_embedder import evidence_counts
+from embedrl.metrics.evidence import evidence_counts
 from embedrl.metrics.ranking import Blocks, Ranking, rank_both
-from embedrl.metrics.retrieval import mean_metrics, metrics
+from embedrl.metrics.retrieval import mean_metrics, per_query_metrics, score
 from embedrl.tcot.parser import parse
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.atomic_files import replacing
@@ -86,6 +87,7 @@ def set_result(
     raw_sides: int = 0,
     tcots: Mapping[str, int] | None = None,
     skipped: Mapping[str, int] | None = None,
+    extra: Sequence[Metric] = (),
 ) -> SetResult:
     """The figures of a ranked task.
 
@@ -98,6 +100,7 @@ def set_result(
         raw_sides: Sides embedded without the T-CoT they should have had.
         tcots: How many T-CoTs were found, written, absent.
         skipped: What the reader left out.
+        extra: Metrics to report besides the standard ones.
     """
     gaps = rankings[0].delta_s
     gaps = gaps[~gaps.isnan()]
@@ -110,8 +113,8 @@ def set_result(
         queries=len(task.queries),
         candidates=len(task.candidates),
         expected_queries=expected_queries,
-        metrics=mean_metrics(rankings[0]),
-        optimistic=mean_metrics(rankings[1]),
+        metrics={**mean_metrics(rankings[0]), **score(rankings[0], extra)},
+        optimistic={**mean_metrics(rankings[1]), **score(rankings[1], extra)},
         delta_s=gaps.mean().item() if len(gaps) else None,
         evidence={str(modality): mean for modality, mean in evidence_counts([task]).items()},
         raw_sides=raw_sides,
@@ -160,7 +163,7 @@ def write_queries(path: Path, task: RetrievalTask, ranking: Ranking) -> None:
     table = pa.table(
         {
             "query": pa.array(task.query_ids or [str(i) for i in range(len(task.queries))], pa.string()),
-            "score": metrics(ranking)[task.main_metric].numpy(),
+            "score": per_query_metrics(ranking)[task.main_metric].numpy(),
             "first_relevant": pa.array(first_relevant(ranking), pa.int32()),
             "delta_s": pa.array(ranking.delta_s.numpy(), from_pandas=True),
             "query_cues": pa.array([count(side) for side in task.queries], pa.int32()),

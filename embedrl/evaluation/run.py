@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from typing import Literal
 import lightning
 import torch
 from torch import distributed
+from torchmetrics import Metric
 
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
@@ -25,7 +26,7 @@ from embedrl.evaluation.results import SetResult, rank_task, set_result, write_q
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.tcot_writer import with_tcots
-from embedrl.metrics.retrieval import KS
+from embedrl.metrics.retrieval import KS, check_metrics
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
@@ -49,6 +50,7 @@ def evaluate(
     submission: Submission = Submission(),  # noqa: B008 (frozen)
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
+    metrics: list[Metric] | None = None,
 ) -> None:
     """Score a model on a benchmark: a table, `scores.json` for the leaderboard, what every query found, provenance.
 
@@ -73,6 +75,7 @@ def evaluate(
         submission: What `scores.json` says of the model.
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
+        metrics: Metrics to report besides the standard ones, such as `embedrl.metrics.HitRate` with its k.
 
     Raises:
         ConfigError: If a flag is wrong, or `out` holds something else.
@@ -84,8 +87,11 @@ def evaluate(
     everything = find_jobs(benchmark, root, tasks, on_bad)
     jobs = choose(everything, sets)
     others = find_published(benchmark, beside or [])
-    if keep < max(KS):
-        raise ConfigError(f"--keep {keep}: the metrics need the best {max(KS)}")
+    if metrics is not None:
+        check_metrics(metrics, "--metrics")
+    needed = max([*KS, *(getattr(metric, "k", 0) for metric in metrics or ())])
+    if keep < needed:
+        raise ConfigError(f"--keep {keep}: the metrics need the best {needed}")
     if reasoner is not None and render.tcot == "none":
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
     settings = {name: config_form(value) for name, value in given.items()}
@@ -113,7 +119,7 @@ def evaluate(
                     raise
                 absent[job.name] = str(error)
                 continue
-            result, dimension = _score(job, task, skipped, vectors, writer, keep, out, rank)
+            result, dimension = _score(job, task, skipped, vectors, writer, keep, metrics or [], out, rank)
             if rank == 0 and result is not None:
                 results.append(result)
                 sys.stderr.write(
@@ -140,6 +146,7 @@ def _score(
     vectors: VectorCache,
     writer: TCoTs,
     keep: int,
+    metrics: Sequence[Metric],
     out: Path,
     rank: int,
 ) -> tuple[SetResult | None, int]:
@@ -156,7 +163,7 @@ def _score(
     if rank != 0:
         return None, 0
     rankings = rank_task(task, queries, candidates, keep)
-    result = set_result(task, job.group, rankings, hashes, job.expected_queries, raw, counts, skipped)
+    result = set_result(task, job.group, rankings, hashes, job.expected_queries, raw, counts, skipped, metrics)
     folder = out / QUERIES
     folder.mkdir(exist_ok=True)
     write_queries(folder / f"{job.name.replace('/', '_')}.parquet", task, rankings[0])

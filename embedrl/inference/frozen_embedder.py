@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.inputs import ModelInputs
@@ -17,8 +17,7 @@ from embedrl.distributed.collectives import world_size
 from embedrl.errors import NonFiniteError
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone, GroupPreprocessor
-from embedrl.tcot.parser import parse
-from embedrl.types import Modality, RetrievalTask, Side
+from embedrl.types import RetrievalTask, Side
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
 """How to render what a Reasoner wrote: whatever can be read of it."""
@@ -82,18 +81,25 @@ class FrozenEmbedder:
         return vectors
 
     @torch.no_grad()
-    def score(self, tasks: Sequence[RetrievalTask], device: torch.device, rank: int = 0) -> list[TaskResult]:
+    def score(
+        self,
+        tasks: Sequence[RetrievalTask],
+        device: torch.device,
+        rank: int = 0,
+        metrics: Sequence[Metric] | None = None,
+    ) -> list[TaskResult]:
         """Embed every side of every task, shared out over ranks, and rank the candidates.
 
         Args:
             tasks: The tasks, their sides with T-CoTs.
             device: Where to embed.
             rank: This process.
+            metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
         """
         backbone = self.build(device)
         sides = EncodeDataset(tasks, self.render, self.micro_batch_size, rank, world_size())
         collate = EncodeCollator(backbone.preprocessor(), self.micro_batch_size)
-        scorer = TaskScorer(tasks)
+        scorer = TaskScorer(tasks, metrics)
         for index in range(len(sides)):
             batch = collate(sides[index])
             scorer.add(batch.items, encode(backbone, batch.micro_batches, batch.order, device))
@@ -104,19 +110,3 @@ def encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, de
     """Vectors of the micro-batches, in the order before they were sorted by length."""
     moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
     return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
-
-
-def evidence_counts(tasks: Sequence[RetrievalTask]) -> dict[Modality, float]:
-    """Mean number of cues (keywords, boxes, key frames) of the sides of each modality; equal sides count once.
-
-    Source: Embed-RL Fig. 5.
-
-    Args:
-        tasks: The tasks, their sides with T-CoTs.
-    """
-    counts: dict[Modality, list[int]] = defaultdict(list)
-    sides = [side for task in tasks for group in (task.queries, task.candidates) for side in group]
-    for side in {(side.key, side.tcot): side for side in sides}.values():
-        cues = parse(side.tcot, side.modality, len(side.frames) or None).tcot.cues
-        counts[side.modality].append(len(cues.of(side.modality)))
-    return {modality: sum(found) / len(found) for modality, found in sorted(counts.items())}

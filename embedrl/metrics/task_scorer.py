@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
+from torchmetrics import Metric
 
 from embedrl.data.collate import Place
 from embedrl.distributed.collectives import gather_rows
 from embedrl.errors import NonFiniteError
-from embedrl.metrics.retrieval import Ranking, mean_metrics, rank
+from embedrl.metrics.ranking import Ranking, rank
+from embedrl.metrics.retrieval import KS, score, training_metrics
 from embedrl.types import RetrievalTask
-from embedrl.utils.tensorboard import tensorboard_writer
-
-LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
-"""Name in the logs → name in `embedrl.metrics.retrieval`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class TaskResult:
         queries: Its query vectors, `[queries, dim]`, on the CPU.
         candidates: Its candidate vectors, `[candidates, dim]`, on the CPU.
         ranking: The best candidates of every query.
-        metrics: Means over queries, by the names of `embedrl.metrics.retrieval`.
+        metrics: Means over queries, by their names in the log.
     """
 
     task: RetrievalTask
@@ -50,10 +47,12 @@ class TaskScorer:
 
     Args:
         tasks: The tasks whose sides will come.
+        metrics: What to compute of every task; None: `training_metrics()`.
     """
 
-    def __init__(self, tasks: Sequence[RetrievalTask]) -> None:
+    def __init__(self, tasks: Sequence[RetrievalTask], metrics: Sequence[Metric] | None = None) -> None:
         self.tasks = tasks
+        self.metrics = training_metrics() if metrics is None else metrics
         self._places: list[tuple[int, int, int]] = []
         self._vectors: list[Tensor] = []
 
@@ -90,6 +89,7 @@ class TaskScorer:
         vectors = torch.cat(self._vectors)
         places = gather_rows(torch.tensor(self._places, device=vectors.device)).cpu()
         vectors = gather_rows(vectors).cpu()
+        keep = max([*KS, *(getattr(metric, "k", 0) for metric in self.metrics)])
         out = []
         for index, task in enumerate(self.tasks):
             sides = []
@@ -103,34 +103,6 @@ class TaskScorer:
                     raise RuntimeError(f"the loaders did not deliver every side of the task {task.name}")
                 continue
             queries, candidates = sides
-            ranking = rank(queries, candidates, task.qrels, task.pools)
-            out.append(TaskResult(task, queries, candidates, ranking, mean_metrics(ranking)))
+            ranking = rank(queries, candidates, task.qrels, task.pools, keep)
+            out.append(TaskResult(task, queries, candidates, ranking, score(ranking, self.metrics)))
         return out
-
-
-def log_results(module: LightningModule, stage: str, results: Sequence[TaskResult]) -> None:
-    """Log `<stage>/<task>/hit@1` and so on, `delta_s`, and each one's mean over the tasks.
-
-    To TensorBoard also goes the histogram of Δs over the queries of all tasks, so that two validations can be compared.
-
-    Args:
-        module: The module whose validation or test it is.
-        stage: `val` or `test`.
-        results: The scored tasks; may be empty.
-    """
-    for name, metric in LOGGED.items():
-        _log(module, stage, name, {result.task.name: result.metrics[metric] for result in results})
-    gaps = {result.task.name: result.delta_s for result in results}
-    gaps = {task: values for task, values in gaps.items() if len(values)}
-    _log(module, stage, "delta_s", {task: values.mean().item() for task, values in gaps.items()})
-    writer = tensorboard_writer(module.trainer)
-    if writer is not None and gaps:
-        writer.add_histogram(f"{stage}/delta_s", torch.cat(list(gaps.values())), module.global_step)
-
-
-def _log(module: LightningModule, stage: str, name: str, values: Mapping[str, float]) -> None:
-    """Log one figure of every task, and their mean."""
-    module.log_dict({f"{stage}/{task}/{name}": value for task, value in values.items()}, sync_dist=True)
-    if values:
-        mean = sum(values.values()) / len(values)
-        module.log(f"{stage}/{name}", mean, prog_bar=name == "hit@1", sync_dist=True)

@@ -13,8 +13,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.datamodules.egrl import PairBatch
-from embedrl.distributed.collectives import GradientSync, gather_objects, gradient_norm, max_over_ranks, mean_over_ranks
+from embedrl.distributed.collectives import gather_objects, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
+from embedrl.distributed.gradient_sync import GradientSync, gradient_norm
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder

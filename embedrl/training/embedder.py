@@ -10,17 +10,21 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
-from embedrl.distributed.collectives import GradientSync, gather_rows, gradient_norm, max_over_ranks, world_size
+from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_size
 from embedrl.distributed.fsdp2 import build_model
+from embedrl.distributed.gradient_sync import GradientSync, gradient_norm
 from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.losses.contrastive import ContrastiveLoss, PairKeys, key_hashes
-from embedrl.metrics.task_scorer import TaskResult, TaskScorer, log_results
+from embedrl.metrics.retrieval import check_metrics
+from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone
 from embedrl.training.checkpoints import TrainedWeights, hyperparameters
 from embedrl.training.gradient_cache import GradientCache
+from embedrl.training.retrieval_log import log_results
 from embedrl.training.seeding import StepRandomness
 
 # The module decides when a batch moves, whatever data module it came from.
@@ -42,6 +46,8 @@ class EmbedderModule(TrainedWeights):
         gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
             graphs: the same gradients, faster, for batches that fit.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
+        metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k, or any
+            `torchmetrics.Metric` that is updated with a `Ranking`; None: hit@1, hit@5 and ndcg@5.
 
     Attributes:
         validation: What the last validation or test scored; callbacks draw from it.
@@ -56,6 +62,7 @@ class EmbedderModule(TrainedWeights):
         warmup_steps: int = 10,
         gradient_cache: bool = True,
         seed: int = 0,
+        metrics: list[Metric] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(
@@ -67,10 +74,13 @@ class EmbedderModule(TrainedWeights):
                 warmup_steps=warmup_steps,
                 gradient_cache=gradient_cache,
                 seed=seed,
+                metrics=metrics,
             )
         )
         if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
             raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
+        if metrics is not None:
+            check_metrics(metrics, "model.metrics")
         self.backbone = backbone
         self.loss = loss
         self.optimizer = optimizer
@@ -78,6 +88,7 @@ class EmbedderModule(TrainedWeights):
         self.warmup_steps = warmup_steps
         self.gradient_cache = gradient_cache
         self.seed = seed
+        self.metrics = metrics
         self.validation: list[TaskResult] = []
         self._random = StepRandomness(seed)
         self._scorer = TaskScorer([])
@@ -207,7 +218,7 @@ class EmbedderModule(TrainedWeights):
         tasks = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         if not tasks:
             raise ConfigError("nothing to score: give the data module tasks (data.val, data.test)")
-        self._scorer = TaskScorer(tasks)
+        self._scorer = TaskScorer(tasks, self.metrics)
 
     def validation_step(self, batch: EncodeBatch, batch_idx: int) -> None:
         """Embed one batch of sides."""

@@ -15,14 +15,13 @@ from torch import Tensor
 from embedrl.data.datamodules.reasoner import LessonBatch
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import (
-    GradientSync,
     gather_objects,
-    gradient_norm,
     max_over_ranks,
     mean_over_ranks,
     world_size,
 )
 from embedrl.distributed.fsdp2 import build_model
+from embedrl.distributed.gradient_sync import GradientSync, gradient_norm
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.metrics.replies import score_reply

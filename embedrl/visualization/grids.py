@@ -38,7 +38,7 @@ def draw_grid(result: TaskResult, num_queries: int, top_k: int) -> Image.Image:
     draw = ImageDraw.Draw(grid)
     pool = len(task.candidates) if task.pools is None else round(np.mean([len(p) for p in task.pools]))
     draw.text((_GAP, 8), task.name, INK, font(22))
-    scores = " · ".join(f"{name} {result.metrics[name]:.2f}" for name in ("hit@1", "hit@5"))
+    scores = " · ".join(f"{name} {result.metrics[name]:.2f}" for name in list(result.metrics)[:2])
     draw.text((_GAP, 36), f"{scores} · {len(task.queries)} queries, {pool} candidates each", MUTED, font(14))
     for column in range(top_k + missed):
         title = f"{column + 1}" if column < top_k else "the right one"

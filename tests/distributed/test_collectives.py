@@ -1,11 +1,13 @@
 import dist_qwen
 import pytest
 import torch
-from dist_embedder import STEPS, summary, train
+from dist_embedder import STEPS, UNEVEN, ranked, summary, train, uneven_rows
+from fake_backbone import MeanRelevantScore
 from processes import WORLD, finish, launch, weights
 from qwen_helpers import write_checkpoint
 
 from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_size
+from embedrl.metrics.retrieval import NDCG, HitRate, score
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,34 @@ def test_info_nce_equals_clip_loss_over_two_processes(runs):
         ours, theirs = torch.load(out / f"clip.{rank}.pt", weights_only=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("sizes", UNEVEN)
+def test_rows_that_ranks_hold_unevenly_are_gathered_in_order_bit_by_bit(runs, sizes):
+    count = sum(UNEVEN[sizes])
+    for rank in range(WORLD):
+        found, _ = torch.load(runs[0] / f"gathers.{rank}.pt", weights_only=True)
+        for dtype in (torch.long, torch.bool, torch.bfloat16, torch.float64):
+            got = found[sizes, str(dtype)]
+            assert got.dtype is dtype
+            assert torch.equal(got, uneven_rows(dtype)[:count])
+        mine = slice(sum(UNEVEN[sizes][:rank]), sum(UNEVEN[sizes][: rank + 1]))
+        torch.testing.assert_close(found[sizes, "gradient"], 3 * uneven_rows(torch.float64)[mine] ** 2)
+        assert found[sizes, "objects"] == [f"row {i}" for i in range(count)]
+        assert found["max"] == 10
+        assert found["mean"].tolist() == [1.0, 1.5]
+
+
+@pytest.mark.dist
+def test_metrics_are_means_over_the_queries_of_both_processes(runs):
+    whole = ranked()
+    expected = score(whole, [HitRate(1), HitRate(3), NDCG(5), MeanRelevantScore()])
+    assert 0 < expected["hit@1"] < expected["hit@3"] < 1
+    for rank in range(WORLD):
+        _, (values, alone) = torch.load(runs[0] / f"gathers.{rank}.pt", weights_only=True)
+        assert values == pytest.approx(expected, rel=1e-12)
+        assert alone == (expected if rank == 1 else {})
 
 
 @pytest.mark.dist

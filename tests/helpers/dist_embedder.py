@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import torch
-from fake_backbone import FakeBackbone, FakeData, contrastive_batch
+from fake_backbone import FakeBackbone, FakeData, MeanRelevantScore, contrastive_batch
 from lightning import Trainer
 from open_clip.loss import ClipLoss
 
-from embedrl.distributed.collectives import gather_rows
+from embedrl.distributed.collectives import gather_objects, gather_rows, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy
 from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.metrics.retrieval import NDCG, HitRate, Ranking, score
+from embedrl.metrics.retrieval import rank as rank_candidates
 from embedrl.training.embedder import EmbedderModule
 
 STEPS = 3
@@ -70,6 +72,58 @@ def clip_loss_gradients(rank, world):
     return out
 
 
+UNEVEN = {
+    "first": [3, 0],
+    "second": [0, 2],
+    "more": [1, 4],
+    "equal": [2, 2],
+}
+"""Rows of each rank."""
+
+
+def uneven_rows(dtype):
+    """What the ranks hold together, `[5, 2, 3]`; integers that no float holds exactly."""
+    values = torch.arange(30).reshape(5, 3, 2).transpose(1, 2)  # not contiguous
+    if dtype is torch.long:
+        return 2**62 + 3 * values
+    return (values / 7 if dtype.is_floating_point else values % 3).to(dtype)
+
+
+def gathers(rank):
+    """What this rank gathers, and the gradient that its own rows get."""
+    out = {}
+    for name, sizes in UNEVEN.items():
+        mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        for dtype in (torch.long, torch.bool, torch.bfloat16, torch.float64):
+            out[name, str(dtype)] = gather_rows(uneven_rows(dtype)[mine])
+        rows = uneven_rows(torch.float64)[mine].clone().requires_grad_()
+        (gather_rows(rows) ** 3).sum().backward()
+        out[name, "gradient"] = rows.grad
+        out[name, "objects"] = gather_objects([f"row {i}" for i in range(5)][mine])
+    out["max"] = max_over_ranks(10 - rank, torch.device("cpu"))
+    out["mean"] = mean_over_ranks(torch.tensor([1.0, 3.0 * rank]))
+    return out
+
+
+def ranked():
+    """Nine queries, the relevant candidate at different places."""
+    g = torch.Generator().manual_seed(3)
+    queries, candidates = torch.nn.functional.normalize(torch.randn(2, 9, 4, generator=g), dim=-1)
+    return rank_candidates(queries, candidates, [{i: 1.0} for i in range(9)])
+
+
+def synced(rank):
+    """Metrics of which every rank has some queries, and the score that one rank asks for alone."""
+    whole, metrics = ranked(), [HitRate(1), HitRate(3), NDCG(5), MeanRelevantScore()]
+    mine = slice(0, 7) if rank == 0 else slice(7, 9)
+    part = Ranking(*(getattr(whole, name)[mine] for name in vars(whole)))
+    for metric in metrics:
+        metric.update(part)
+    values = {metric.name: metric.compute().item() for metric in metrics}
+    alone = score(whole, metrics) if rank == 1 else {}  # would wait for the others if anything were exchanged
+    return values, alone
+
+
 def main(out, one_rank_checkpoint):
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for name, strategy in (("ddp", "ddp"), ("fsdp", FSDP2Strategy())):
@@ -84,6 +138,7 @@ def main(out, one_rank_checkpoint):
     # The case at hand: rank 1 has a micro-batch fewer.
     assert len(contrastive_batch(0, rank=rank, world=world).micro_batches) == 5 - rank
     torch.save(clip_loss_gradients(rank, world), out / f"clip.{rank}.pt")
+    torch.save((gathers(rank), synced(rank)), out / f"gathers.{rank}.pt")
 
 
 if __name__ == "__main__":

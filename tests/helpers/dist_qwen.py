@@ -12,8 +12,8 @@ from qwen_helpers import EMB, image, text, user
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
-from embedrl.distributed.collectives import GradientSync
 from embedrl.distributed.fsdp2 import shard_model
+from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.training.gradient_cache import GradientCache
 

@@ -6,6 +6,8 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch, Place
 from embedrl.models.backbone import Backbone
@@ -51,6 +53,24 @@ class FakeBackbone(Backbone):
 
     def export(self, out: Path, merge: bool = True):
         raise NotImplementedError
+
+
+class MeanRelevantScore(Metric):
+    """A metric that is not the kit's: the mean score of the relevant candidates among the best."""
+
+    full_state_update = False
+    name = "relevant_score"
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.add_state("scores", [], dist_reduce_fx="cat")
+
+    def update(self, ranking) -> None:
+        self.scores.append(ranking.scores[ranking.relevance > 0])
+
+    def compute(self):
+        return self.scale * dim_zero_cat(self.scores).mean()
 
 
 def contrastive_batch(step, pairs=12, micro_batch_size=5, rank=0, world=1, negatives=True):

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.retrieval import rank, score, training_metrics
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.types import RetrievalTask, Side
 
@@ -33,4 +33,4 @@ def result(right: int, dim: int = 8, query: Side | None = None, pool=None) -> Ta
         "toy", [query or Side(text="which one?")], sides, [{right: 1.0}], None if pool is None else [pool]
     )
     ranking = rank(vectors, candidates, task.qrels, task.pools)
-    return TaskResult(task, vectors, candidates, ranking, mean_metrics(ranking))
+    return TaskResult(task, vectors, candidates, ranking, score(ranking, training_metrics()))

@@ -26,6 +26,7 @@ SMALL = {
         "log_every_n_steps": 1,
     }
 }  # fmt: skip
+MRR_AT_200 = '[{"class_path": "embedrl.metrics.MRR", "init_args": {"k": 200}}]'
 LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
 
 
@@ -86,7 +87,8 @@ def equals_the_log(folder: Path, out) -> None:
 def scored(trained) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained)
-        assert evaluate("full") == 0
+        metrics = [{"class_path": "embedrl.metrics.HitRate", "init_args": {"k": 12}}]  # as many as there are candidates
+        assert evaluate("full", "--metrics", json.dumps(metrics)) == 0
     return trained / "full"
 
 
@@ -103,6 +105,7 @@ def test_what_is_written(scored):
     assert scores["metadata"]["versions"] == {"vqa": "world-1", "composed": "world-1"}
     vqa = scores["metrics"]["world"]["vqa"]
     assert {"hit@1", "ndcg_linear@5", "ndcg_exponential@10", "map@10", "mrr@5", "f1@1"} < set(vqa)
+    assert vqa["hit@12"] == 1
     assert vqa["num_pred"] == vqa["num_data"] == 6
     rows = pq.read_table(scored / "queries/composed.parquet").to_pylist()
     assert len(rows) == 6
@@ -205,6 +208,11 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
         (["--root", "/tmp"], "--root: only for mmeb_v2 and uvrb"),
         (["--beside", "[GPT]"], "--beside GPT: no published figures on world"),
         (["--keep", "5"], "--keep 5: the metrics need the best 10"),
+        (
+            ["--metrics", '[{"class_path": "embedrl.metrics.MRR", "init_args": {"k": 200}}]'],
+            "the metrics need the best 200",
+        ),
+        (["--metrics", "[]"], "--metrics is empty"),
         (["--encode.shard_size", "0"], "--encode.shard_size is 0"),
         (["--tcots.cache", "nowhere.jsonl"], "--tcots.model: name the model"),
         (["--tcots.cache", "nowhere.jsonl", "--tcots.model", "m"], "nowhere.jsonl: no such journal"),

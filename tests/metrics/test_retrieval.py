@@ -1,32 +1,43 @@
+"""The figures of a ranking, against pytrec_eval and torchmetrics, and the metric classes."""
+
 import math
 import random
 
 import pytest
 import pytrec_eval
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_reciprocal_rank
+from torchmetrics import Metric
+from torchmetrics.functional.retrieval import (
+    retrieval_hit_rate,
+    retrieval_normalized_dcg,
+    retrieval_precision,
+    retrieval_recall,
+    retrieval_reciprocal_rank,
+)
+from torchmetrics.retrieval import RetrievalHitRate
+from vectors import on_axis, unit
 
-from embedrl.errors import DataError, NonFiniteError
-from embedrl.metrics import ranking as r
-from embedrl.metrics import retrieval as m
-
-
-def unit(*shape, seed=0):
-    vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(vectors, dim=-1)
-
-
-def on_axis(*scores):
-    """One query and candidates whose dot products with it are `scores`."""
-    query = torch.tensor([[1.0, 0.0]])
-    return query, torch.tensor([[s, math.sqrt(1 - s * s)] for s in scores])
+from embedrl.errors import ConfigError
+from embedrl.metrics import retrieval as public
+from embedrl.metrics.retrieval import (
+    KS,
+    MRR,
+    NDCG,
+    HitRate,
+    RetrievalMetric,
+    check_metrics,
+    mean_metrics,
+    metric_name,
+    per_query_metrics,
+    rank,
+    score,
+    training_metrics,
+)
 
 
 def test_hand_computed():
     query, candidates = on_axis(0.9, 0.8, 0.7, 0.6)
-    out = m.mean_metrics(m.rank(query, candidates, [{1: 1.0, 3: 2.0}], k=5), ks=(1, 3, 5))
+    out = mean_metrics(rank(query, candidates, [{1: 1.0, 3: 2.0}], k=5), ks=(1, 3, 5))
     log3, log5 = math.log2(3), math.log2(5)
     expected = {
         "hit@1": 0, "hit@3": 1, "precision@1": 0, "precision@3": 1 / 3, "precision@5": 2 / 5,
@@ -47,7 +58,7 @@ def test_agrees_with_pytrec_eval(seed):
     qrels = [{c: rng.randint(1, 3) for c in rng.sample(range(40), rng.randint(1, 8))} for _ in range(30)]
     pools = [sorted({*judged, *rng.sample(range(40), 12)}) for judged in qrels]
     for pool in (None, pools):
-        got = m.metrics(m.rank(queries, candidates, qrels, pool))
+        got = per_query_metrics(rank(queries, candidates, qrels, pool))
         scores = (queries.double() @ candidates.double().T).tolist()
         run = {f"q{q}": {f"c{c}": scores[q][c] for c in (range(40) if pool is None else pool[q])} for q in range(30)}
         judged = {f"q{q}": {f"c{c}": r for c, r in row.items()} for q, row in enumerate(qrels)}
@@ -59,13 +70,13 @@ def test_agrees_with_pytrec_eval(seed):
                     assert got[f"{name}@{k}"][q].item() == pytest.approx(oracle[f"q{q}"][f"{theirs}_{k}"], abs=1e-6)
 
 
-@pytest.mark.parametrize("k", m.KS)
+@pytest.mark.parametrize("k", KS)
 def test_agrees_with_pytrec_eval_where_definitions_coincide(k):
     """With at most k relevant candidates for map, hits within k for mrr, gains of 2^rel - 1 for exponential nDCG."""
     rng = random.Random(k)
     queries, candidates = unit(30, 8), unit(15, 8, seed=1)
     qrels = [{c: rng.randint(1, 3) for c in rng.sample(range(15), rng.randint(1, k))} for _ in range(30)]
-    got = m.metrics(m.rank(queries, candidates, qrels), ks=(k,))
+    got = per_query_metrics(rank(queries, candidates, qrels), ks=(k,))
     scores = (queries.double() @ candidates.double().T).tolist()
     run = {f"q{q}": {f"c{c}": score for c, score in enumerate(row)} for q, row in enumerate(scores)}
     judged = {f"q{q}": {f"c{c}": r for c, r in row.items()} for q, row in enumerate(qrels)}
@@ -88,151 +99,136 @@ def test_agrees_with_pytrec_eval_where_definitions_coincide(k):
 def test_agrees_with_torchmetrics_where_nothing_ties():
     queries, candidates = unit(20, 8), unit(50, 8, seed=1)
     qrels = [{q: 1, q + 20: 2} for q in range(20)]
-    got = m.metrics(m.rank(queries, candidates, qrels))
+    got = per_query_metrics(rank(queries, candidates, qrels))
     for q, scores in enumerate(queries @ candidates.T):
         gains = torch.zeros(50, dtype=torch.long)
         gains[q], gains[q + 20] = 1, 2
-        assert got["mrr@10"][q].item() == pytest.approx(retrieval_reciprocal_rank(scores, gains > 0, top_k=10).item())
-        assert got["ndcg_linear@5"][q].item() == pytest.approx(
-            retrieval_normalized_dcg(scores, gains, top_k=5).item(), abs=1e-6
-        )
+        for k in KS:
+            theirs = {
+                "hit": retrieval_hit_rate(scores, gains > 0, top_k=k),
+                "precision": retrieval_precision(scores, gains > 0, top_k=k),
+                "recall": retrieval_recall(scores, gains > 0, top_k=k),
+                "mrr": retrieval_reciprocal_rank(scores, gains > 0, top_k=k),
+                "ndcg_linear": retrieval_normalized_dcg(scores, gains, top_k=k),
+            }
+            for name, value in theirs.items():
+                assert got[f"{name}@{k}"][q].item() == pytest.approx(value.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("dim", [3, 64, 300])
-@pytest.mark.parametrize("local", [False, True])
-def test_a_collapsed_encoder_scores_nothing(dim, local):
-    vectors = unit(1, dim, seed=dim).expand(100, dim)  # all equal, but float32 products differ in the last bits
-    qrels = [{0: 1.0} for _ in range(100)]
-    pools = [list(range(50)) for _ in range(100)] if local else None
-    worst = m.mean_metrics(m.rank(vectors, vectors, qrels, pools))
-    best = m.mean_metrics(m.rank(vectors, vectors, qrels, pools, ties="optimistic"))
-    assert worst["hit@10"] == worst["ndcg_linear@10"] == 0
-    assert best["hit@1"] == 1
-
-
-def test_ties_rank_the_less_relevant_first():
-    query, candidates = on_axis(0.5, 0.5, 0.5, 0.9)
-    qrels = [{0: 2.0, 1: 1.0}]
-    assert m.rank(query, candidates, qrels, k=4).indices.tolist() == [[3, 2, 1, 0]]
-    assert m.rank(query, candidates, qrels, k=4, ties="optimistic").indices.tolist() == [[3, 0, 1, 2]]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.data())
-def test_equals_brute_force_with_ties_pools_and_blocks(data):
-    """Scores on a coarse grid tie often; tiny blocks exercise the merging."""
-    n_q, n_c = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 13))
-    queries = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 0.5, 1.0]), min_size=n_q, max_size=n_q)))[:, None]
-    candidates = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=n_c, max_size=n_c)))[
-        :, None
-    ]
-    local = data.draw(st.booleans())
-    pools = (
-        [data.draw(st.lists(st.integers(0, n_c - 1), min_size=1, unique=True)) for _ in range(n_q)] if local else None
-    )
-    qrels = [
-        data.draw(
-            st.dictionaries(st.sampled_from(pools[q] if local else range(n_c)), st.sampled_from([1.0, 2.0]), min_size=1)
-        )
-        for q in range(n_q)
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r, "ROWS", 2)
-        patch.setattr(r, "COLUMNS", 3)
-        ranking = m.rank(queries, candidates, qrels, pools, k=5)
-    for q in range(n_q):
-        pool = pools[q] if local else range(n_c)
-        score = {c: (queries[q] * candidates[c]).item() for c in pool}
-        gains = [qrels[q].get(c, 0.0) for c in sorted(pool, key=lambda c: (-score[c], qrels[q].get(c, 0.0)))][:5]
-        assert ranking.relevance[q].tolist() == gains + [0.0] * (5 - len(gains))
-        kept = [c for c in ranking.indices[q].tolist() if c >= 0]
-        assert len(kept) == len(set(kept)) == min(5, len(pool))
-        assert ranking.scores[q, : len(kept)].tolist() == pytest.approx([score[c] for c in kept], abs=1e-7)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("side", ["query", "candidate"])
-def test_refuses_non_finite(value, side):
-    vectors = {"query": unit(3, 4), "candidate": unit(5, 4)}
-    vectors[side][2, 1] = value
-    with pytest.raises(NonFiniteError, match=rf"{side} \[2\]"):
-        m.rank(vectors["query"], vectors["candidate"], [{0: 1.0}] * 3)
-
-
-@pytest.mark.parametrize(
-    ("qrels", "pools", "message"),
-    [
-        ([], None, "one row"),
-        ([{}], None, "query 0: give it"),
-        ([{0: 0.0}], None, "query 0: give it"),
-        ([{9: 1.0}], None, "query 0: give it"),
-        ([{0: 1.0}], [[1, 2]], "query 0: give it"),
-        ([{0: 1.0}], [[0, 0]], "repeats"),
-        ([{0: 1.0}], [[0, 5]], "does not exist"),
-        ([{0: 1.0}], [], "one row"),
-    ],
-)
-def test_refuses_judgements_that_cannot_be_scored(qrels, pools, message):
-    with pytest.raises(DataError, match=message):
-        m.rank(unit(1, 4), unit(5, 4), qrels, pools)
+@pytest.mark.parametrize("right", [0, 3])
+def test_torchmetrics_leaves_ties_to_the_order_of_the_candidates(right):
+    """Why its classes are not used: to an encoder that maps everything to one vector they may give the best score."""
+    query, candidates = on_axis(0.5, 0.5, 0.5, 0.5)
+    theirs = RetrievalHitRate(top_k=1)
+    theirs.update((query @ candidates.T)[0], torch.arange(4) == right, torch.zeros(4, dtype=torch.long))
+    assert theirs.compute() == (1 if right == 0 else 0)
+    assert score(rank(query, candidates, [{right: 1.0}]), [HitRate(1), HitRate(3), HitRate(4)]) == {
+        "hit@1": 0,
+        "hit@3": 0,
+        "hit@4": 1,
+    }
 
 
 def test_needs_enough_candidates_kept():
     with pytest.raises(ValueError, match="k >= 5"):
-        m.metrics(m.rank(unit(1, 4), unit(5, 4), [{0: 1.0}], k=3), ks=(5,))
+        per_query_metrics(rank(unit(1, 4), unit(5, 4), [{0: 1.0}], k=3), ks=(5,))
 
 
-@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
-@pytest.mark.parametrize("dim", [4, 96])
-def test_ruling_out_in_float32_loses_nothing(dim, ties, monkeypatch):
-    """Near ties, closer than float32 tells apart, and copies; against all scores in double precision."""
-    monkeypatch.setattr(r, "ROWS", 7)
-    monkeypatch.setattr(r, "COLUMNS", 50)
-    base = unit(400, dim, seed=dim)
-    near = base[:100] + 3e-8 * torch.randn(100, dim, generator=torch.Generator().manual_seed(1))
-    candidates = torch.cat([base, near, base[50:150], unit(400, dim, seed=9)])
-    queries = torch.cat([base[:20], unit(10, dim, seed=3)])
-    qrels = [{400 + q: 1.0, q + 5: 2.0} for q in range(30)]
-    found = m.rank(queries, candidates, qrels, k=20, ties=ties)
-    grid = ((queries.double() @ candidates.double().T) / r.GRID).round() * r.GRID
-    sign = -1 if ties == "pessimistic" else 1
-    for q, judged in enumerate(qrels):
-        order = sorted(range(1000), key=lambda c: (-round(grid[q, c].item(), 9), -sign * judged.get(c, 0.0), c))[:20]
-        assert found.indices[q].tolist() == order
-        assert found.scores[q].tolist() == pytest.approx(grid[q, order].tolist(), abs=1e-12)
+CLASSES = [getattr(public, name) for name in public.__all__ if name[0].isupper()]
+METRICS = [cls for cls in CLASSES if issubclass(cls, RetrievalMetric) and cls is not RetrievalMetric]
 
 
-def test_few_pairs_need_double_precision(monkeypatch):
-    """What the float32 pass is for: a candidate is scored in double precision only if it may be among the best."""
-    scored = []
-    real = r._contenders
-    monkeypatch.setattr(r, "_contenders", lambda *args: scored.append(real(*args)) or scored[-1])
-    monkeypatch.setattr(r, "COLUMNS", 200)
-    m.rank(unit(5, 64), unit(4000, 64, seed=1), [{0: 1.0}] * 5)
-    assert all(found is not None for found in scored)
-    assert 50 <= sum(found.sum().item() for found in scored) < 500
+def graded(seed=0):
+    """Thirty queries with several relevant candidates of different relevance each."""
+    rng = random.Random(seed)
+    qrels = [{c: rng.randint(1, 3) for c in rng.sample(range(40), rng.randint(1, 8))} for _ in range(30)]
+    return rank(unit(30, 8, seed=seed), unit(40, 8, seed=seed + 100), qrels)
 
 
-@pytest.mark.parametrize("local", [False, True])
-@pytest.mark.parametrize("sizes", [(60,), (7, 30, 1, 22)])
-def test_blocks_rank_like_one_tensor(sizes, local):
-    queries, candidates = unit(9, 8), unit(60, 8, seed=4)
-    qrels = [{q: 1.0, q + 40: 2.0} for q in range(9)]
-    pools = [[59, q + 40, q, *range(20, 25)] for q in range(9)] if local else None
-    blocks = r.Blocks(60, lambda: candidates.split(list(sizes)))
-    expected = m.rank(queries, candidates, qrels, pools, k=12)
-    found, other = r.rank_both(queries, blocks, qrels, pools, k=12)
-    for name in ("indices", "scores", "relevance", "ideal", "num_relevant"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert torch.equal(other.indices, m.rank(queries, candidates, qrels, pools, k=12, ties="optimistic").indices)
+def part(ranking, rows):
+    return public.Ranking(*(getattr(ranking, name)[rows] for name in vars(ranking)))
 
 
-def test_blocks_that_deliver_too_few_rows_are_refused():
-    with pytest.raises(DataError, match="5 candidate vectors came, not 6"):
-        m.rank(unit(1, 4), r.Blocks(6, lambda: [unit(5, 4)]), [{0: 1.0}])
+def made():
+    return [cls(k) for cls in METRICS for k in KS] + [NDCG(k, "exponential") for k in KS]
 
 
-def test_both_ways_to_treat_ties_from_one_pass():
-    queries, candidates = on_axis(0.5, 0.5, 0.5, 0.4)
-    worst, best = r.rank_both(queries, candidates, [{1: 1.0}], k=3)
-    assert (worst.indices.tolist(), best.indices.tolist()) == ([[0, 2, 1]], [[1, 0, 2]])
+def test_the_classes_are_the_figures_of_an_evaluation():
+    ranking = graded()
+    expected = {name.replace("ndcg_linear", "ndcg"): value for name, value in mean_metrics(ranking).items()}
+    assert score(ranking, made()) == expected
+    assert len(expected) == len(KS) * (len(METRICS) + 1) == 24
+    assert list(score(ranking, training_metrics())) == ["hit@1", "hit@5", "ndcg@5"]
+
+
+@pytest.mark.parametrize("cuts", [(30,), (1, 29), (7, 3, 20)])
+def test_updates_add_up_to_the_mean_over_queries(cuts):
+    ranking = graded()
+    start = 0
+    metrics = made()
+    for size in cuts:
+        for metric in metrics:
+            metric.update(part(ranking, slice(start, start + size)))
+        start += size
+    others = made()
+    expected = score(ranking, others)
+    for metric, again in zip(metrics, others, strict=True):
+        assert metric.compute().item() == pytest.approx(expected[metric_name(metric)], rel=1e-14)
+        assert not again.update_called, "scoring leaves no state behind"
+
+
+class WorstRank(Metric):
+    """A metric of somebody else's: not a mean, states of its own."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("worst", torch.zeros(()), dist_reduce_fx="max")
+
+    def update(self, ranking):
+        hits = ranking.relevance > 0
+        first = torch.where(hits.any(1), hits.int().argmax(1) + 1, hits.shape[1] + 1)
+        self.worst = torch.maximum(self.worst, first.max().float())
+
+    def compute(self):
+        return self.worst
+
+
+class Everything(WorstRank):
+    name = "everything"
+
+    def compute(self):
+        return torch.arange(3)
+
+
+def test_any_torchmetric_that_reads_a_ranking_does():
+    query, candidates = on_axis(0.9, 0.8, 0.7)
+    metrics = [WorstRank(), MRR(2)]
+    for right in (2, 1):  # the larger first: nothing is left of the ranking before
+        found = score(rank(query, candidates, [{right: 1.0}]), metrics)
+        assert found == {"WorstRank": right + 1, "mrr@2": 0.5 if right == 1 else 0}
+    with pytest.raises(ConfigError, match=r"everything returned tensor.*one number"):
+        score(rank(query, candidates, [{1: 1.0}]), [Everything()])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([HitRate(1), HitRate(5), HitRate(1)], "model.metrics has more than one hit@1"),
+        ([WorstRank(), WorstRank()], "more than one WorstRank"),
+        ([], "model.metrics is empty"),
+    ],
+)
+def test_refuses_metrics_that_cannot_be_told_apart(metrics, message):
+    with pytest.raises(ConfigError, match=message):
+        check_metrics(metrics, "model.metrics")
+    check_metrics([HitRate(1), NDCG(1), NDCG(1, "exponential"), WorstRank(), Everything()], "model.metrics")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(lambda: HitRate(0), "HitRate: k is 0"), (lambda: NDCG(5, "log"), "NDCG: gain is 'log'")]
+)
+def test_refuses_options_out_of_range(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -7,10 +7,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from embedrl.inference.frozen_embedder import evidence_counts
-from embedrl.metrics.retrieval import mean_metrics, rank
-from embedrl.metrics.task_scorer import TaskResult, log_results
+from embedrl.metrics.evidence import evidence_counts
+from embedrl.metrics.retrieval import rank, score, training_metrics
+from embedrl.metrics.task_scorer import TaskResult
 from embedrl.tcot.parser import build
+from embedrl.training.retrieval_log import log_results
 from embedrl.types import Modality, RetrievalTask, Side
 
 
@@ -18,7 +19,8 @@ def scored(name, queries, candidates, qrels, pools=None) -> TaskResult:
     queries, candidates = torch.tensor(queries), torch.tensor(candidates)
     sides = [[Side(text=f"{kind} {i}") for i in range(len(v))] for kind, v in (("q", queries), ("c", candidates))]
     ranking = rank(queries, candidates, qrels, pools)
-    return TaskResult(RetrievalTask(name, *sides, qrels, pools), queries, candidates, ranking, mean_metrics(ranking))
+    figures = score(ranking, training_metrics())
+    return TaskResult(RetrievalTask(name, *sides, qrels, pools), queries, candidates, ranking, figures)
 
 
 PLAIN = scored("plain", [[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.8, 0.6], [0.0, -1.0]], [{0: 1.0}, {0: 1.0}])

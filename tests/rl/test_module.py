@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText
 
 from embedrl.cli import main
 from embedrl.data.world import WorldTasks
+from embedrl.metrics.retrieval import MRR, HitRate, mean_metrics, rank
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.module import EGRLModule
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
@@ -20,7 +21,8 @@ def test_a_step_moves_the_policy_and_nothing_else_and_logs_it(tmp_path):
     before = adapters(module)
     assert all("lora" in name for name in before)
     frozen = {n: p.detach().clone() for n, p in module.named_parameters() if not p.requires_grad}
-    tasks = ReasonedRetrieval([WorldTasks(size=2, families=["vqa"])], style="brief", max_new_tokens=4)
+    tasks = ReasonedRetrieval([WorldTasks(size=2, families=["vqa"])], style="brief", max_new_tokens=4,
+                              metrics=[HitRate(1), MRR(12)])  # fmt: skip
     trainer = fit(module, tmp_path, 4, callbacks=[tasks], limit_val_batches=1.0, check_val_every_n_epoch=None,
                   val_check_interval=2)  # fmt: skip
     after = adapters(module)
@@ -36,7 +38,14 @@ def test_a_step_moves_the_policy_and_nothing_else_and_logs_it(tmp_path):
     assert logged["policy/engine_gap"] < 1e-4
     assert logged["policy/entropy"] > 1
     assert 0 <= logged["val/hit@1"] <= 1
-    assert 0 <= logged["val/vqa/hit@1"] <= 1
+    (scored,) = tasks.results
+    ranking = rank(scored.queries, scored.candidates, scored.task.qrels, scored.task.pools, k=12)
+    expected = mean_metrics(ranking, ks=(1, 12))
+    found = {name.removeprefix("val/vqa/"): logged[name] for name in logged if name.startswith("val/vqa/")}
+    assert found.keys() == {"hit@1", "mrr@12", "delta_s"}
+    assert {name: found[name] for name in ("hit@1", "mrr@12")} == pytest.approx(
+        {name: expected[name] for name in ("hit@1", "mrr@12")}
+    )
     assert logged["val/format"] == 0.0
     assert {"policy/kl", "policy/ratio", "policy/clip_share", "policy/grad_norm", "advantage/zero_variance"} <= set(
         logged

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_backbone import FakeBackbone, FakeData, contrastive_batch
+from fake_backbone import FakeBackbone, FakeData, MeanRelevantScore, contrastive_batch
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -13,7 +13,7 @@ from processes import finish, start
 
 from embedrl.errors import CheckpointError, ConfigError, NonFiniteError
 from embedrl.losses.contrastive import InfoNCE
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.retrieval import NDCG, HitRate, mean_metrics, rank
 from embedrl.training.checkpoints import config_form
 from embedrl.training.embedder import EmbedderModule
 
@@ -139,7 +139,8 @@ def test_scores_and_log_names(tmp_path):
         torch.testing.assert_close(result.queries, q)
         torch.testing.assert_close(result.candidates, c)
         expected = mean_metrics(rank(q, c, task.qrels))
-        assert result.metrics == pytest.approx(expected)
+        names = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
+        assert result.metrics == pytest.approx({name: expected[theirs] for name, theirs in names.items()})
         assert trainer.logged_metrics[f"val/{task.name}/ndcg@5"] == pytest.approx(expected["ndcg_linear@5"])
         assert result.metrics["hit@5"] > 0.5
     means = [r.metrics["hit@1"] for r in module.validation]
@@ -190,6 +191,10 @@ def run_cli(tmp_path, *extra):
         "  loss: {class_path: embedrl.losses.InfoNCE, init_args: {temperature: 0.05}}\n"
         "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}\n"
         "  warmup_steps: 1\n"
+        "  metrics:\n"
+        "    - {class_path: embedrl.metrics.HitRate, init_args: {k: 3}}\n"
+        "    - {class_path: embedrl.metrics.NDCG, init_args: {k: 15, gain: exponential}}\n"
+        "    - {class_path: fake_backbone.MeanRelevantScore, init_args: {scale: 2.0}}\n"
         "data: {batches: 2}\n"
         "trainer: {max_steps: 2, accelerator: cpu, devices: 1, logger: false, enable_progress_bar: false,\n"
         f"  enable_model_summary: false, limit_val_batches: 0, default_root_dir: {tmp_path}}}\n"
@@ -205,7 +210,7 @@ def run_cli(tmp_path, *extra):
 
 
 def run_python(tmp_path):
-    module = make_module(FakeBackbone(dim=8))
+    module = make_module(FakeBackbone(dim=8), metrics=[HitRate(3), NDCG(15, "exponential"), MeanRelevantScore(2.0)])
     trainer = make_trainer(2)
     trainer.fit(module, datamodule=FakeData(2))
     return trainer, module
@@ -227,6 +232,33 @@ def test_checkpoints_rebuild_the_module_in_a_fresh_process(tmp_path):
         loss = {"temperature": 0.05, "mask_duplicates": True}
         assert hparams["loss"] == {"class_path": "embedrl.losses.InfoNCE", "init_args": loss}
         assert hparams["optimizer"]["class_path"].startswith("torch.optim.")
+        assert [metric["init_args"] for metric in hparams["metrics"]] == [
+            {"k": 3},
+            {"k": 15, "gain": "exponential"},
+            {"scale": 2.0},
+        ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_yaml_names_the_metrics_of_a_validation(tmp_path):
+    trainer, module = run_cli(tmp_path, "--trainer.limit_val_batches", "1.0")
+    named = {f"val/{t}{k}" for t in ("alpha/", "beta/", "") for k in ("hit@3", "ndcg_exponential@15", "relevant_score")}
+    logged = {name: value for name, value in trainer.logged_metrics.items() if name.startswith("val/")}
+    assert set(logged) == named | {"val/alpha/delta_s", "val/beta/delta_s", "val/delta_s"}
+    for result in module.validation:
+        ranking = rank(result.queries, result.candidates, result.task.qrels, k=15)
+        right = [(q @ result.candidates[i]).item() for i, q in enumerate(result.queries)]
+        assert {i: value for i, value in enumerate(ranking.relevance.sum(1)) if value != 1} == {}, "all within 15"
+        expected = mean_metrics(ranking, ks=(3, 15))
+        for name in ("hit@3", "ndcg_exponential@15"):
+            assert logged[f"val/{result.task.name}/{name}"] == pytest.approx(expected[name])
+        assert logged[f"val/{result.task.name}/relevant_score"] == pytest.approx(2 * sum(right) / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize("metrics", [[], [HitRate(3), HitRate(3)]])
+def test_metrics_that_cannot_be_told_apart_are_refused(metrics):
+    with pytest.raises(ConfigError, match=r"model\.metrics"):
+        make_module(metrics=metrics)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric
 
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.inference.frozen_embedder import FrozenEmbedder, evidence_counts
 from embedrl.inference.tcot_writer import write_tcots
-from embedrl.metrics.task_scorer import TaskResult, log_results
+from embedrl.metrics.evidence import evidence_counts
+from embedrl.metrics.retrieval import check_metrics
+from embedrl.metrics.task_scorer import TaskResult
 from embedrl.tcot.prompts import Style
+from embedrl.training.retrieval_log import log_results
 from embedrl.types import RetrievalTask
 
 
@@ -28,6 +32,7 @@ class ReasonedRetrieval(Callback):
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
+        metrics: What to log of every task, as in `EmbedderModule`; None: hit@1, hit@5 and ndcg@5.
 
     Attributes:
         results: What the last validation scored: the tasks with the T-CoTs that were written, and vectors.
@@ -40,7 +45,11 @@ class ReasonedRetrieval(Callback):
         style: Style = "full",
         batch_size: int = 32,
         max_new_tokens: int = 512,
+        metrics: list[Metric] | None = None,
     ) -> None:
+        if metrics is not None:
+            check_metrics(metrics, "ReasonedRetrieval's metrics")
+        self.metrics = metrics
         self.sources, self.embedder, self.style = tasks, embedder, style
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.tasks: list[RetrievalTask] = []
@@ -66,6 +75,6 @@ class ReasonedRetrieval(Callback):
             self.tasks, module.generator, module.device, self.style, self.batch_size, self.max_new_tokens,
             trainer.global_rank,
         )  # fmt: skip
-        self.results = embedder.score(written, module.device, trainer.global_rank)
+        self.results = embedder.score(written, module.device, trainer.global_rank, self.metrics)
         log_results(module, stage, self.results)
         module.log_dict({f"{stage}/evidence_{m}": mean for m, mean in evidence_counts(written).items()})
