@@ -241,7 +241,7 @@ def check_metrics(metrics: Sequence[Metric], flag: str) -> None:
     if twice:
         raise ConfigError(f"{flag} has more than one {twice[0]}: leave one out, or give it an attribute `name`")
     if not names:
-        raise ConfigError(f"{flag} is empty: name a metric, or null for hit@1, hit@5 and ndcg@5")
+        raise ConfigError(f"{flag} is empty: name a metric, or leave {flag} out")
 
 
 def score(ranking: Ranking, metrics: Sequence[Metric]) -> Mapping[str, float]:

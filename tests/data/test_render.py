@@ -225,6 +225,7 @@ def test_options_out_of_range_name_the_flag(options, flag):
         RenderOptions(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", ["{[", '{"', '{"a":', '{"\\'])
 def test_hostile_thinking_is_rendered_in_time(hostile):
     tcot = TEXT_TCOT.replace("asks", hostile * 4000 + "asks")

@@ -78,6 +78,7 @@ def test_ranks_share_the_same_global_batches(mix, start):
 
     size = mix["sub_batch_size"]
     alone = batches(0, 1)
+    assert len(alone) == mix["num_batches"]
     ranks = [batches(rank, 2) for rank in range(2)]
     for i, batch in enumerate(alone):
         parts = [sub_batches([rank[i]], size // 2) for rank in ranks]
@@ -129,6 +130,7 @@ def test_epoch_length_defaults_to_one_pass():
     assert len(make([40, 60, 20], num_batches=None)) == 15
 
 
+@pytest.mark.slow
 def test_draws_are_cheap():
     sampler = make([300_000] * 6, batch_size=512, sub_batch_size=256, num_batches=None)
     sampler.start = 2 * len(sampler)

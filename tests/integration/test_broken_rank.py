@@ -12,13 +12,13 @@ import pytest
 import yaml
 from egrl_small import CONFIGS
 from PIL import Image
-from processes import launch
+from processes import PATIENCE, launch
 
 import embedrl
 
 RECIPES = {"embedder/qwen3_vl_2b": 8, "reasoner/qwen3_vl_8b": 2, "egrl/qwen3_vl_8b": 4}
 """Recipe, and as many pairs as make its first step, when shrunk: one of them is broken."""
-SOON = 120
+SOON = PATIENCE
 """Seconds in which both must have ended, start-up included; left alone they wait for half an hour on GPUs."""
 TCOT = '<thinking>a dot {"bbox_2d": [[100, 100, 400, 400]]}</thinking><rethink>dot</rethink><answer>red</answer>'
 TEXT_TCOT = '<thinking>a dot {"text_keywords": ["dot"]}</thinking><rethink>the dot</rethink><answer>dot</answer>'

@@ -1,6 +1,5 @@
 """SIGKILL in the middle of the rollouts, of the rewards, of the policy step: the resumed run repeats what was lost."""
 
-import random
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,13 +37,13 @@ def finish(process, root: Path, code: int = 0) -> None:
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_run_killed_in_any_phase_goes_on_step_for_step(times, tmp_path):
+def test_a_run_killed_in_any_phase_goes_on_step_for_step(times, tmp_path, moments):
     """Once in one of the phases by default; once in each in the slow tests."""
     whole, root = tmp_path / "whole", tmp_path / "killed"
     untouched = fit(whole)
-    # Any of the steps, in any order of the phases; some lie right behind a checkpoint, some lose a step.
-    steps = sorted(random.sample(range(4, STEPS, 2), times))
-    phases = random.sample(PHASES, times)
+    # Any of the steps, in any order of the phases: some lie right behind a checkpoint, some lose a step.
+    steps = sorted(moments.sample(range(4, STEPS, 2), times))
+    phases = moments.sample(PHASES, times)
     kills = [
         {"phase": phase, "step": step, "marker": str(tmp_path / phase)}
         for phase, step in zip(phases, steps, strict=True)

@@ -1,7 +1,6 @@
-"""SIGKILL at random moments, `--ckpt_path last`: the curve is that of a run nobody touched, step for step."""
+"""SIGKILL at drawn moments, `--ckpt_path last`: the curve is that of a run nobody touched, step for step."""
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -79,14 +78,14 @@ def finish(process, log: Path) -> None:
     assert process.exitcode == 0, log.read_text()[-3000:] if log.exists() else "no output"
 
 
-def kill_after(process, run: Path, step: int) -> None:
-    """SIGKILL a random moment after a step has been logged."""
+def kill_after(process, run: Path, step: int, delay: float) -> None:
+    """SIGKILL some seconds after a step has been logged."""
     deadline = time.monotonic() + 240
     while not any(key >= step for key in logged(run, "train/loss")):
         assert process.is_alive(), "the run ended before it was killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(random.random() * 0.3)
+    time.sleep(delay)
     assert process.is_alive()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -112,25 +111,26 @@ def check(whole: Path, root: Path) -> None:
     assert sorted(logged(whole, "train/loss")) == list(range(STEPS))
 
 
-def kill_and_resume(whole: Path, overlay: Path, root: Path, kills: list[int], *more: str) -> None:
+def kill_and_resume(whole: Path, overlay: Path, root: Path, moments, times: int, *more: str) -> None:
+    kills = {step: 0.3 * moments.random() for step in sorted(moments.sample(range(EVERY, STEPS - 8), times))}
+    print(f"kills, seconds after a step: {kills}")
     last: tuple[str, ...] = ()
-    for step in kills:
-        kill_after(fit(overlay, root, *more, *last), root / "version_0", step)
+    for step, delay in kills.items():
+        kill_after(fit(overlay, root, *more, *last), root / "version_0", step, delay)
         last = ("--ckpt_path", "last")
     finish(fit(overlay, root, *more, *last), root.parent / f"{root.name}.log")
     check(whole, root)
 
 
-def test_a_killed_run_goes_on_step_for_step(whole, overlay, tmp_path):
-    kill_and_resume(whole, overlay, tmp_path / "killed", [random.randrange(EVERY, STEPS - 8)])
+def test_a_killed_run_goes_on_step_for_step(whole, overlay, tmp_path, moments):
+    kill_and_resume(whole, overlay, tmp_path / "killed", moments, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_three_kills(whole, overlay, tmp_path, workers):
-    kills = sorted(random.sample(range(EVERY, STEPS - 8), 3))
-    kill_and_resume(whole, overlay, tmp_path / "killed", kills, "--data.num_workers", str(workers))
+def test_three_kills(whole, overlay, tmp_path, workers, moments):
+    kill_and_resume(whole, overlay, tmp_path / "killed", moments, 3, "--data.num_workers", str(workers))
 
 
 @pytest.mark.slow

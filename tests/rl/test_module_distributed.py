@@ -79,7 +79,8 @@ def test_processes_write_and_judge_at_their_own_pace(runs):
 def test_a_rank_may_have_nothing_to_learn_from(runs):
     out, one = runs
     ranks = found(out, "idle-fsdp")
-    assert all(totals == [0.5, 0.5] for totals in ranks[1]["rewards"][0].values())
+    totals = list(ranks[1]["rewards"][0].values())
+    assert totals == [[0.5, 0.5]] * len(totals) != []
     assert one["idle"]["figures"]["advantage/zero_variance"] >= 0.5
 
 

@@ -50,8 +50,9 @@ def test_ranks_write_different_numbers_of_replies(runs):
 @pytest.mark.dist
 def test_a_sharded_run_resumes_exactly(runs):
     out, _ = runs
-    expected = weights(out / "fsdp.ckpt")
-    for name, value in weights(out / "resumed.ckpt").items():
+    expected, got = weights(out / "fsdp.ckpt"), weights(out / "resumed.ckpt")
+    assert got.keys() == expected.keys() != set()
+    for name, value in got.items():
         assert torch.equal(value, expected[name]), name
 
 

@@ -41,9 +41,9 @@ def test_perfect_gives_exactly_what_retrieval_needs(family):
 
 def test_nobody_tells_what_the_input_does_not_show():
     """A page's number is nowhere in the T-CoTs of the page."""
-    for view in views("doc", 100):
-        if view.picture is None:
-            continue
+    pages = [view for view in views("doc", 100) if view.picture is not None]
+    assert len(pages) == 100
+    for view in pages:
         numbers = {str(number) for _, number in view.picture.contents}
         for text in (perfect(view), annotator(view, random.Random(0))):
             prose = text[: text.index("{")] + text[text.index("}") + 1 :] if "{" in text else text
@@ -104,9 +104,9 @@ def test_without_errors_the_annotator_s_evidence_is_exact():
 
 
 def test_elsewhere_is_true_of_the_side_and_the_answer_follows():
-    for view in views("vqa", 100):
-        if view.modality is not Modality.IMAGE:
-            continue
+    pictures = [view for view in views("vqa", 100) if view.modality is Modality.IMAGE]
+    assert len(pictures) == 100
+    for view in pictures:
         tcot = read(view, annotator(view, random.Random(2), Rates(**{**NEVER, "elsewhere": 1.0}))).tcot
         (item,) = [item for item in view.items if item.name == tcot.answer]
         assert item.name != view.answer

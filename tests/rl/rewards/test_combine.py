@@ -135,6 +135,7 @@ def test_presets_load_and_score_a_step(preset):
         assert isinstance(rewards["process"].judge, ReferenceJudge)
         rewards["process"].judge = FakeJudge()
     result = total_rewards(rows, step_of(range(4), range(4), 3))
+    assert len(result.totals) == 2 * 4 * 3
     assert all(value is not None for value in result.totals.values())
     for name in result.totals:
         parts = [EXPECTED[preset][part] * values[name] for part, values in result.parts.items()]

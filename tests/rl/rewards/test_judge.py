@@ -316,9 +316,8 @@ def test_no_more_questions_are_under_way_than_allowed():
 
 def test_a_step_ends_in_time_whatever_the_endpoint_does():
     with serving(hang) as server:
-        start = time.monotonic()
         verdicts = endpoint(server, concurrency=1, total_timeout=0.5).choose(QUESTIONS)
-        assert time.monotonic() - start < 10
+        assert len(server.requests) == 1, "it asked on when the time was over"
     assert verdicts == [Verdict(None, "timeout")] * 6
 
 

@@ -66,7 +66,9 @@ def test_the_margin_form_pays_the_margin_of_the_outcome():
 @pytest.mark.parametrize("hard_negatives", [1, 4, 9])
 def test_candidates_are_the_partner_and_the_best_rollout_of_the_nearest_pairs(hard_negatives):
     step = step_of(range(7), range(7), 3)
-    for name, question in asked(step, hard_negatives=hard_negatives).items():
+    questions = asked(step, hard_negatives=hard_negatives)
+    assert questions.keys() == {rollout.id for rollout in step.rollouts}
+    for name, question in questions.items():
         pair, role = pair_of(question), name.split("/")[1]
         other = "target" if role == "query" else "query"
         similarity = {c.id: step.vectors[name] @ step.vectors[c.id] for c in step.rollouts if c.role == other}
@@ -142,7 +144,9 @@ def test_hostile_text_reaches_the_judge_as_clean_text():
     step = step_of("ab", "xy", 1)
     rollouts = [replace(r, text="\ud800 \0 {0} %s") for r in step.rollouts]
     pairs = [Pair(Side("\udfff"), Side("b"), "demo", str(i)) for i in range(2)]
-    for question in asked(replace(step, rollouts=rollouts, pairs=pairs), mask_duplicates=False).values():
+    questions = asked(replace(step, rollouts=rollouts, pairs=pairs), mask_duplicates=False)
+    assert len(questions) == len(rollouts) == 4
+    for question in questions.values():
         question.prompt.encode()
         assert "\0" not in question.prompt
 
