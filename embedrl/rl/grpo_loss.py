@@ -19,7 +19,8 @@ class GRPOLoss:
         loss of a token = -w · min(r · A, clip(r, 1 - clip_low, 1 + clip_high) · A) + kl_coefficient · kl
 
     Equal to TRL's GRPOTrainer: `loss_type="grpo"` is the sequence mean, `"bnpo"` the token mean, and `"dapo"` the token
-    mean with `count` = tokens of the whole step.
+    mean with `count` = tokens of the whole step. TRL needs `use_bias_correction_kl=False` for it: by default it weights
+    the KL penalty by the ratio, which Eq. 6 does not.
 
     Args:
         clip_low: How far below 1 the ratio may fall before a bad token is left alone.

@@ -1,11 +1,15 @@
-from collections import defaultdict
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trl import GRPOTrainer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
 
 from embedrl.errors import ConfigError
 from embedrl.rl.grpo_loss import GRPOLoss
@@ -32,54 +36,72 @@ def batch(rollouts=6, tokens=9, spread=0.4, seed=0, dtype=torch.float64):
     }
 
 
-def trl_loss(loss_type, data, beta=0.0, cap=None, low=0.2, high=0.2, count=None):
-    """What TRL's trainer makes of the tensors: its own `_compute_loss`, on a stub that carries what that reads."""
-    accelerator = SimpleNamespace(
-        num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x, sync_gradients=True
-    )
-    logprobs = data["logprobs"]
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *args, **kwargs: (logprobs, torch.zeros_like(logprobs), None),
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=beta,
-        loss_type=loss_type,
-        epsilon_low=low,
-        epsilon_high=high,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-        use_vllm=cap is not None,
-        vllm_importance_sampling_correction=cap is not None,
-        model=SimpleNamespace(training=True),
-        current_gradient_accumulation_steps=1,
-        accelerator=accelerator,
-        _entropy_bonus_enabled=False,
-        _metrics={"train": defaultdict(list)},
-    )
-    mask = data["mask"].long()
-    prompt = torch.zeros(len(mask), 1, dtype=torch.long)
-    inputs = {
-        "prompt_ids": prompt,
-        "prompt_mask": prompt + 1,
-        "completion_ids": torch.zeros_like(mask),
-        "completion_mask": mask,
-        "advantages": data["advantages"],
-        "old_per_token_logps": data["old_logprobs"],
-        "ref_per_token_logps": data["reference"],
-        "num_items_in_batch": mask.sum() if count is None else torch.tensor(count),
-    }
-    if cap is not None:
-        inputs["importance_sampling_ratio"] = (data["old_logprobs"] - data["behaviour"]).exp().clamp(max=cap)
-    loss = GRPOTrainer._compute_loss(trainer, None, inputs)
-    return loss, {name: values[-1] for name, values in trainer._metrics["train"].items()}
+class Table(torch.nn.Module):
+    """A model that gives every token the log-probability that stands in a table, as TRL's trainer asks models for."""
+
+    def __init__(self, logprobs) -> None:
+        super().__init__()
+        self.logprobs = logprobs
+
+    def forward(self, **_):
+        return SimpleNamespace(log_probs=self.logprobs, entropy=torch.zeros_like(self.logprobs))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    """The smallest model that a trainer of TRL can be built around; the losses do not come from it."""
+    folder = tmp_path_factory.mktemp("trl")
+    config = GPT2Config(vocab_size=1, n_embd=2, n_layer=1, n_head=1, n_positions=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    words = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="a").save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def trl_loss(checkpoint):
+    """What TRL's trainer, built from a `GRPOConfig`, makes of the tensors: loss, and what it logs."""
+
+    @functools.cache
+    def trainer(**options):
+        config = GRPOConfig(
+            output_dir=checkpoint, use_cpu=True, bf16=False, report_to=[], per_device_train_batch_size=2,
+            num_generations=2, vllm_importance_sampling_correction=True, use_bias_correction_kl=False, **options,
+        )  # fmt: skip
+        data = Dataset.from_list([{"prompt": "a"}])
+        made = GRPOTrainer(checkpoint, reward_funcs=lambda **_: [0.0], args=config, train_dataset=data)
+        made.model.eval()  # a step of its own: nothing is accumulated
+        return made
+
+    def loss(loss_type, data, beta=0.0, cap=None, low=0.2, high=0.2, count=None):
+        grpo = trainer(loss_type=loss_type, beta=beta, epsilon=low, epsilon_high=high)
+        grpo.use_vllm = cap is not None  # as an option it wants vLLM installed
+        mask = data["mask"].long()
+        prompt = torch.zeros(len(mask), 1, dtype=torch.long)
+        inputs = {
+            "prompt_ids": prompt,
+            "prompt_mask": prompt + 1,
+            "completion_ids": torch.zeros_like(mask),
+            "completion_mask": mask,
+            "advantages": data["advantages"],
+            "old_per_token_logps": data["old_logprobs"],
+            "ref_per_token_logps": data["reference"],
+            "num_items_in_batch": mask.sum() if count is None else torch.tensor(count),
+        }
+        if cap is not None:
+            inputs["importance_sampling_ratio"] = (data["old_logprobs"] - data["behaviour"]).exp().clamp(max=cap)
+        value = grpo.compute_loss(Table(data["logprobs"]), inputs)
+        grpo.log({})
+        return value, {name.removeprefix("eval_"): figure for name, figure in grpo.state.log_history[-1].items()}
+
+    return loss
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPE)
 @pytest.mark.parametrize("beta", [0.0, 0.01, 0.5])
 @pytest.mark.parametrize("cap", [None, 1.1])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_equals_trl(loss_type, beta, cap, dtype):
+def test_equals_trl(loss_type, beta, cap, dtype, trl_loss):
     tolerance = 1e-12 if dtype is torch.float64 else 1e-6
     for seed in range(5):
         data = batch(seed=seed, dtype=dtype)
@@ -96,14 +118,14 @@ def test_equals_trl(loss_type, beta, cap, dtype):
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.05, 0.2), (0.2, 0.28), (1.0, 3.0)])
-def test_equals_trl_with_other_bounds(low, high):
+def test_equals_trl_with_other_bounds(low, high, trl_loss):
     data = batch(spread=1.0)
     loss, _ = GRPOLoss(low, high, kl_coefficient=0)(**data)
     torch.testing.assert_close(loss, trl_loss("grpo", data, low=low, high=high)[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
-def test_micro_batches_add_up_to_the_step(aggregation):
+def test_micro_batches_add_up_to_the_step(aggregation, trl_loss):
     data = batch(rollouts=7)
     loss = GRPOLoss(aggregation=aggregation)
     count = 7 if aggregation == "sequence_mean" else int(data["mask"].sum())
