@@ -4,7 +4,7 @@
     python benchmarks/topk_million.py --rows 20000 --dim 256 --queries 64 --peers true   # in memory too
 
 Writes random unit vectors as shards of safetensors, as an evaluation does, and ranks them as it does
-(`embedrl.metrics.retrieval.rank`). `--peers` also runs `torch.topk` over all scores and, if it is installed, faiss' IndexFlatIP,
+(`embedrl.metrics.rank`). `--peers` also runs `torch.topk` over all scores and, if it is installed, faiss' IndexFlatIP,
 in the same process, on vectors in memory; the indices must be the same.
 """
 

@@ -1,4 +1,16 @@
+from .evidence import evidence_counts as evidence_counts
 from .ranking import Ranking as Ranking
 from .ranking import rank as rank
+from .replies import score_reply as score_reply
+from .retrieval import F1 as F1
+from .retrieval import MAP as MAP
+from .retrieval import MRR as MRR
+from .retrieval import NDCG as NDCG
+from .retrieval import HitRate as HitRate
+from .retrieval import Precision as Precision
+from .retrieval import Recall as Recall
+from .retrieval import RetrievalMetric as RetrievalMetric
+from .retrieval import mean_metrics as mean_metrics
+from .retrieval import per_query_metrics as per_query_metrics
 from .task_scorer import TaskResult as TaskResult
 from .task_scorer import TaskScorer as TaskScorer

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
-from embedrl.inference.frozen_embedder import FrozenEmbedder, evidence_counts
+from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.tcot_writer import write_tcots
 from embedrl.metrics.evidence import evidence_counts
 from embedrl.metrics.retrieval import check_metrics
