@@ -6,20 +6,19 @@ import pickle
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import instantiate_module
 
 from embedrl.distributed.sharded_checkpoint import is_sharded, read_rest, read_weights
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.rl.module import EGRLModule
+from embedrl.training.base import TrainingModule
 from embedrl.training.embedder import EmbedderModule
 from embedrl.training.reasoner import ReasonerModule
 
 
-def load_module(checkpoint: Path) -> LightningModule:
+def load_module(checkpoint: Path) -> TrainingModule:
     """The module of a training checkpoint, on the CPU, in evaluation mode, as it was configured.
 
     Args:
@@ -39,14 +38,16 @@ def load_module(checkpoint: Path) -> LightningModule:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         arguments = saved["hyper_parameters"]
         # The argument that no other module has tells them apart.
-        kinds: dict[str, type[LightningModule]] = {
+        kinds: dict[str, type[TrainingModule]] = {
             "rewards": EGRLModule, "generator": ReasonerModule, "backbone": EmbedderModule
         }  # fmt: skip
         kind = next((cls for name, cls in kinds.items() if name in arguments), None)
         if kind is None:
             raise CheckpointError(f"--checkpoint {checkpoint}: neither an Embedder's nor a Reasoner's checkpoint")
         if is_sharded(checkpoint):
-            module = instantiate_module(kind, {k: v for k, v in arguments.items() if k != "_instantiator"})
+            module: TrainingModule = instantiate_module(
+                kind, {k: v for k, v in arguments.items() if k != "_instantiator"}
+            )
             module.configure_model()
             module.load_state_dict(read_weights(checkpoint))
         else:
@@ -74,8 +75,7 @@ def export(checkpoint: Path, out: Path, adapter: bool = False) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: already there; give a new folder")
-    module: Any = load_module(checkpoint)
-    model = module.backbone if isinstance(module, EmbedderModule) else module.generator
+    module = load_module(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    model.export(out, merge=not adapter)
+    module.trained_model.export(out, merge=not adapter)
     sys.stdout.write(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n")

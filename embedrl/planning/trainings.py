@@ -71,7 +71,7 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions) -> Plan
         CheckpointError: If the shape of a checkpoint is not known on this machine.
         ConfigError: If a model's class is unknown, or its pixel budgets are.
     """
-    model, notes = build_on_meta(module.backbone if isinstance(module, EmbedderModule) else module.generator)
+    model, notes = build_on_meta(module.trained_model)
     setup, more = read_setup(trainer, getattr(model, "dtype", "float32"))
     plan = Plan(setup.devices, notes=notes + more)
     plan.add_model("backbone" if isinstance(module, EmbedderModule) else "generator", model)

@@ -13,9 +13,10 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.data.datamodules.reasoner import LessonBatch
 from embedrl.distributed.collectives import gather_objects, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
-from embedrl.distributed.gradient_sync import GradientSync, gradient_norm
+from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
@@ -30,21 +31,22 @@ from embedrl.rl.statistics import PhaseClock, rollout_figures
 from embedrl.rl.step import Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
-from embedrl.training.checkpoints import hyperparameters
-from embedrl.training.reasoner import ReasonerModule
+from embedrl.training.base import TrainingModule
+from embedrl.training.greedy_replies import GreedyReplies
+from embedrl.types import Lesson
 
 # A checkpoint holds the state after the optimizer step, as with automatic optimisation.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
 
-class EGRLModule(ReasonerModule):
+class EGRLModule(TrainingModule):
     """Trains a Reasoner by what its T-CoTs are worth to the frozen Embedder. Source: Embed-RL §3.3, Eq. 3-7, B.2.
 
     Optimisation is manual: a training step is a rollout, its rewards, and `inner_epochs` optimizer steps. On several
     processes the pairs of a step are shared out, and rewards see the rollouts of all; under FSDP2 the policy is sharded
-    in its own passes and whole on every process meanwhile, as the frozen Embedder always is. Validation is
-    the Reasoner's: greedy T-CoTs, scored against those of a reference teacher; add the callback `ReasonedRetrieval` to
-    see how well they retrieve.
+    in its own passes and whole on every process meanwhile, as the frozen Embedder always is. Validation is as in
+    `ReasonerModule`: greedy T-CoTs, scored against those of a reference teacher; add the callback `ReasonedRetrieval`
+    to see how well they retrieve.
 
     Args:
         generator: The policy; with LoRA its reference is itself with the adapter off.
@@ -90,31 +92,9 @@ class EGRLModule(ReasonerModule):
         seed: int = 0,
         engine: RemoteEngine | None = None,
     ) -> None:
-        super().__init__(generator, optimizer, schedule, warmup_steps, schedule_args, max_new_tokens, seed)
+        super().__init__(locals())
         check_rewards(rewards)
-        self.save_hyperparameters(
-            hyperparameters(
-                generator=generator,
-                embedder=embedder,
-                rewards=rewards,
-                optimizer=optimizer,
-                loss=loss,
-                group_size=group_size,
-                rollout=rollout,
-                policy=policy,
-                reference=reference,
-                inner_epochs=inner_epochs,
-                std_floor=std_floor,
-                gradient_clip_val=gradient_clip_val,
-                style=style,
-                schedule=schedule,
-                warmup_steps=warmup_steps,
-                schedule_args=schedule_args,
-                max_new_tokens=max_new_tokens,
-                seed=seed,
-                engine=engine,
-            )
-        )
+        self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
         self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
         self.inner_epochs, self.std_floor, self.gradient_clip_val = inner_epochs, std_floor, gradient_clip_val
@@ -122,6 +102,12 @@ class EGRLModule(ReasonerModule):
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
         self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []
+        self._greedy = GreedyReplies(generator, max_new_tokens)
+
+    @property
+    def trained_model(self) -> QwenVLReasoner:
+        """The policy."""
+        return self.generator
 
     @property
     def reference(self) -> QwenVLReasoner | None:
@@ -136,7 +122,6 @@ class EGRLModule(ReasonerModule):
             build_frozen(self.reference, strategy)
         if isinstance(strategy, FSDP2Strategy):  # here, where all processes are together; else when it is first used
             build_frozen(self.embedder.backbone, strategy)
-        assert isinstance(self.generator, QwenVLReasoner)
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
         if self.engine is not None:
             self.engine.bind(self.generator, self.rollout)
@@ -150,7 +135,7 @@ class EGRLModule(ReasonerModule):
 
     # ---------------------------------------------------------------- the step
 
-    def training_step(self, batch: PairBatch, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Roll out, reward, improve.
 
         Raises:
@@ -220,7 +205,7 @@ class EGRLModule(ReasonerModule):
             if self.engine is not None:
                 mismatch = self._mismatch.check(self.engine, self.global_step)
             if calls:
-                figures["grad_norm"].append((self._norm(epoch), 1.0))
+                figures["grad_norm"].append((float(self.gradient_norm(f" (inner epoch {epoch})")), 1.0))
                 self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
             optimizer.step()
             scheduler: Any = self.lr_schedulers()
@@ -276,12 +261,6 @@ class EGRLModule(ReasonerModule):
                 self._mismatch.add(old, behaviour, found.mask)
         return loss * weight, metrics, old, size
 
-    def _norm(self, epoch: int) -> float:
-        norm = gradient_norm(self)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(f"step {self.global_step} (inner epoch {epoch}): the gradient is not finite")
-        return float(norm)
-
     def _log_means(self, figures: dict[str, float]) -> None:
         """Log the mean over processes of what each of them measured; names may differ between them."""
         merged: dict[str, list[float]] = defaultdict(list)
@@ -292,12 +271,21 @@ class EGRLModule(ReasonerModule):
         if total:
             self.log("reward", sum(total) / len(total), prog_bar=True, logger=False)
 
-    def backward(self, loss: Tensor) -> None:
-        """One micro-batch at a time, not the Reasoner's way."""
-        torch.autograd.backward(loss)
+    # ---------------------------------------------------------------- scoring
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The step logs its own speed."""
+    @property
+    def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:
+        """What this process wrote in the last validation or test: (lesson, reply, scores)."""
+        return self._greedy.rows
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The step logs its own gradient norm."""
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting replies."""
+        self._greedy.start()
+
+    def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
+        """Write T-CoTs to one batch of prompts, greedily."""
+        self._greedy.write(batch, self.device)
+
+    def score(self, stage: str) -> None:
+        """Log how good the T-CoTs are; see `GreedyReplies.log`."""
+        self._greedy.log(self, stage)

@@ -14,9 +14,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule
-
-from embedrl.distributed.trained_keys import check_keys, trained_keys
 from embedrl.errors import ConfigError
 from embedrl.utils.public_names import public_path
 
@@ -62,37 +59,13 @@ def config_form(value: Any) -> Any:
     raise ConfigError(f"{value!r} cannot be written to a checkpoint: give functools.partial(SomeClass, lr=...) instead")
 
 
-def hyperparameters(**arguments: Any) -> dict[str, Any]:
+def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What a module gives to `save_hyperparameters`, so that `load_from_checkpoint` rebuilds its arguments from text.
 
     Args:
-        **arguments: The arguments of the module's `__init__`.
+        arguments: The arguments of the module's `__init__`.
 
     Raises:
         ConfigError: If one of them cannot be written as text.
     """
     return {**{name: config_form(value) for name, value in arguments.items()}, "_instantiator": INSTANTIATOR}
-
-
-class TrainedWeights(LightningModule):
-    """A module whose checkpoints hold what training changes; frozen weights come from the model's own checkpoint."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.strict_loading = False  # `load_state_dict` checks the keys that must be there
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes."""
-        keep = trained_keys(self)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights.
-
-        Raises:
-            CheckpointError: If a key is unknown, or a trained one is missing.
-        """
-        check_keys(self, state_dict)
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        result.missing_keys.clear()  # frozen
-        return result

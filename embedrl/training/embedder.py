@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_size
-from embedrl.distributed.fsdp2 import build_model
-from embedrl.distributed.gradient_sync import GradientSync, gradient_norm
+from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.losses.contrastive import ContrastiveLoss, PairKeys, key_hashes
 from embedrl.metrics.retrieval import check_metrics
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone
-from embedrl.training.checkpoints import TrainedWeights, hyperparameters
+from embedrl.training.base import TrainingModule
 from embedrl.training.gradient_cache import GradientCache
 from embedrl.training.retrieval_log import log_results
-from embedrl.training.seeding import StepRandomness
-
-# The module decides when a batch moves, whatever data module it came from.
-warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
 
 
-class EmbedderModule(TrainedWeights):
+class EmbedderModule(TrainingModule):
     """Trains a backbone so that a query's vector finds its target's. Source: Embed-RL §3.1, Eq. 1, B.1.
 
     Optimisation is Lightning's automatic one: gradient caching lives in `training_step` (first pass and loss) and
@@ -64,70 +56,27 @@ class EmbedderModule(TrainedWeights):
         seed: int = 0,
         metrics: list[Metric] | None = None,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(
-            hyperparameters(
-                backbone=backbone,
-                loss=loss,
-                optimizer=optimizer,
-                schedule=schedule,
-                warmup_steps=warmup_steps,
-                gradient_cache=gradient_cache,
-                seed=seed,
-                metrics=metrics,
-            )
-        )
+        super().__init__(locals())
         if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
             raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
         if metrics is not None:
             check_metrics(metrics, "model.metrics")
-        self.backbone = backbone
-        self.loss = loss
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
-        self.gradient_cache = gradient_cache
-        self.seed = seed
-        self.metrics = metrics
+        self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
         self.validation: list[TaskResult] = []
-        self._random = StepRandomness(seed)
         self._scorer = TaskScorer([])
         self._counts = {"skipped": 0, "raw_sides": 0}
 
-    # ---------------------------------------------------------------- building
-
-    def configure_model(self) -> None:
-        """Load the weights, and shard them if the strategy does."""
-        build_model(self.backbone, None if self._trainer is None else self._trainer.strategy)
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimizer, and the learning rate of every step up to the end of the run."""
-        from transformers import get_scheduler
-
-        # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
-        # checkpoint goes from one number of ranks to another.
-        optimizer = self.optimizer(self.parameters())
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    @property
+    def trained_model(self) -> Backbone:
+        """The backbone."""
+        return self.backbone
 
     # ---------------------------------------------------------------- training
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave the batch where it is: `_encode` moves one micro-batch at a time, so that memory stays flat."""
-        return batch
-
     def _encode(self, inputs: ModelInputs) -> Tensor:
         """Unit vectors of one micro-batch, `[rows, dim]`."""
-        vectors: Tensor = self.backbone({k: v.to(self.device, non_blocking=True) for k, v in inputs.items()})
+        vectors: Tensor = self.backbone(self.to_device(inputs))
         return vectors
-
-    def on_train_batch_start(self, batch: ContrastiveBatch, batch_idx: int) -> None:
-        """Make the step's randomness a function of the step alone."""
-        self._random.seed(self)
-        self._started = time.perf_counter()
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
         """First pass and loss.
@@ -143,7 +92,8 @@ class EmbedderModule(TrainedWeights):
         self._vectors = self._cache.forward()
         order = batch.order.to(self.device)
         loss, metrics = self._loss(self._vectors[order.argsort()], batch)
-        self._ids = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
+        self.processed = {"pairs": batch.num_pairs * world_size()}
+        self.samples = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
         self._check_finite(order, batch, loss)
         self._sync = GradientSync(self.trainer.strategy.model, self.backbone)
         self._sync.hold()
@@ -172,7 +122,7 @@ class EmbedderModule(TrainedWeights):
         if bad or not torch.isfinite(loss):
             pairs = [i for i, count in enumerate(batch.negative_counts) for _ in range(count)]
             owners = [*range(batch.num_pairs), *range(batch.num_pairs), *pairs]
-            names = sorted({self._ids[owners[i]] for i in bad}) or self._ids
+            names = sorted({self.samples[owners[i]] for i in bad}) or self.samples
             what = f"{len(bad)} vectors are" if bad else "the loss is"
             raise NonFiniteError(
                 f"step {self.global_step}: {what} not finite in {listed(names)}; lower the learning rate"
@@ -184,23 +134,6 @@ class EmbedderModule(TrainedWeights):
         assert self._vectors.grad is not None
         # Every rank holds the gradient of the whole batch's loss; DDP and FSDP are about to average over ranks.
         self._cache.backward(self._vectors.grad * world_size(), self._sync.release)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient before clipping.
-
-        Raises:
-            NonFiniteError: If it is NaN or infinite.
-        """
-        norm = gradient_norm(self)
-        if not torch.isfinite(norm):
-            last = listed(self._ids)
-            raise NonFiniteError(f"step {self.global_step}: the gradient is not finite; last batch: {last}")
-        self.log("train/grad_norm", norm)
-
-    def on_train_batch_end(self, outputs: Any, batch: ContrastiveBatch, batch_idx: int) -> None:
-        """Log the speed of the step, loading left out."""
-        pairs = batch.num_pairs * world_size()
-        self.log("train/pairs_per_s", pairs / (time.perf_counter() - self._started))
 
     # ---------------------------------------------------------------- scoring
 
@@ -224,25 +157,10 @@ class EmbedderModule(TrainedWeights):
         """Embed one batch of sides."""
         self._scorer.add(batch.items, self._embed(batch))
 
-    def on_validation_epoch_end(self) -> None:
-        """Score the validation tasks and log `val/<task>/hit@1` and so on, and their means."""
-        self._score("val", self.trainer.limit_val_batches)
-
-    def on_test_epoch_start(self) -> None:
-        """As `on_validation_epoch_start`."""
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch: EncodeBatch, batch_idx: int) -> None:
-        """As `validation_step`."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the test tasks and log them as `test/...`."""
-        self._score("test", self.trainer.limit_test_batches)
-
-    def _score(self, stage: str, limit: float) -> None:
-        partial = self.trainer.sanity_checking or limit != 1.0
-        self.validation = self._scorer.results(partial)
+    def score(self, stage: str) -> None:
+        """Score the tasks and log `<stage>/<task>/hit@1` and so on, and their means."""
+        limit: float = getattr(self.trainer, f"limit_{stage}_batches")
+        self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limit != 1.0)
         self._scorer = TaskScorer([])
         log_results(self, stage, self.validation)
 

@@ -38,7 +38,7 @@ class ExportModel(Callback):
         """Write the folder."""
         log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
         module: Any = pl_module
-        model = module.generator if hasattr(module, "generator") else module.backbone
+        model = module.trained_model
         if isinstance(model, FSDPModule):
             model = whole_copy(model)  # type: ignore[arg-type]  # by all ranks together
         if not trainer.is_global_zero:

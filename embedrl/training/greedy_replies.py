@@ -1,0 +1,82 @@
+"""Validation of a model that writes: greedy replies to held-out prompts, scored and logged by kind."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+
+from lightning import LightningModule
+from torch import device
+
+from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.distributed.collectives import gather_objects
+from embedrl.distributed.unshard import unsharded
+from embedrl.metrics.replies import score_reply
+from embedrl.models.generator import Generator
+from embedrl.types import Lesson
+
+
+class GreedyReplies:
+    """Writes and scores the replies of one validation.
+
+    Args:
+        generator: The model that writes.
+        max_new_tokens: Longest reply in tokens.
+
+    Attributes:
+        rows: What this process wrote in the last validation: (lesson, reply, scores).
+    """
+
+    def __init__(self, generator: Generator, max_new_tokens: int) -> None:
+        self.generator, self.max_new_tokens = generator, max_new_tokens
+        self.rows: list[tuple[Lesson, str, dict[str, float]]] = []
+        self._whole = ExitStack()
+
+    def start(self) -> None:
+        """Start collecting replies; a sharded model is whole until the scores are logged.
+
+        So ranks may write different numbers of replies, of different lengths, and so may callbacks at the end of the
+        epoch, which come before the module's `on_validation_epoch_end`.
+        """
+        self.rows = []
+        self._whole.enter_context(unsharded(self.generator))
+
+    def write(self, batch: LessonBatch, where: device) -> None:
+        """Write the replies to one batch of prompts.
+
+        Args:
+            batch: The prompts.
+            where: The model's device.
+        """
+        moved = ({name: value.to(where, non_blocking=True) for name, value in m.items()} for m in batch.micro_batches)
+        written = [reply for inputs in moved for reply in self.generator.generate(inputs, self.max_new_tokens)]
+        for lesson, reply in zip(batch.lessons, written, strict=True):
+            self.rows.append((lesson, reply, score_reply(reply, lesson)))
+
+    def log(self, module: LightningModule, stage: str) -> None:
+        """Log `<stage>/<kind>/exact` and the other figures of `score_reply`, and each one's mean over the kinds.
+
+        `<stage>/problem/<code>` is the share of all T-CoTs that have it.
+
+        Args:
+            module: The module in training.
+            stage: `val` or `test`.
+        """
+        self._whole.close()
+        mine = [(lesson.kind, scores) for lesson, _, scores in self.rows]
+        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        problems: Counter[str] = Counter()
+        for kind, scores in gather_objects(mine):
+            for name, value in scores.items():
+                if name.startswith("problem/"):
+                    problems[name] += 1
+                else:
+                    values[kind, name].append(value)
+        written = sum(len(found) for (_, name), found in values.items() if name == "format")
+        module.log_dict({f"{stage}/{name}": count / written for name, count in sorted(problems.items())})
+        means: dict[str, list[float]] = defaultdict(list)
+        for (kind, name), found in sorted(values.items()):
+            means[name].append(sum(found) / len(found))
+            module.log(f"{stage}/{kind}/{name}", means[name][-1])
+        for name, found in means.items():
+            module.log(f"{stage}/{name}", sum(found) / len(found), prog_bar=True)
