@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
+from embedrl.models.dropout import without_dropout
 from embedrl.models.packing import pack
 from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
@@ -85,7 +86,7 @@ class ReplyLogprobs:
 
 
 class Policy:
-    """The policy pass. Switches the generator's dropout off for good: the ratio of a fresh rollout must be 1.
+    """The policy pass, without dropout: the ratio of a fresh rollout must be 1. The generator stays as it was.
 
     Args:
         generator: The policy, built.
@@ -104,9 +105,6 @@ class Policy:
         self.generator, self.options = generator, options or PolicyOptions()
         self.temperature = temperature or 1.0
         self._reference = reference
-        for module in generator.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
 
     def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
         """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""
@@ -172,7 +170,8 @@ class Policy:
         device = next(generator.parameters()).device
         inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
         # Another model as reference has a tower of its own, and looks for itself.
-        with generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext():
+        seen = generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext()
+        with seen, without_dropout(generator):
             logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
         return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
 
@@ -190,7 +189,7 @@ class ReferenceScorer:
     @torch.no_grad()
     def score_choices(self, prompts: list[Chat], choices: list[list[str]]) -> list[Tensor]:
         """See `ChoiceScorer`."""
-        with self.policy.reference() as generator:
+        with self.policy.reference() as generator, without_dropout(generator):
             return generator.score_choices(prompts, choices)
 
 

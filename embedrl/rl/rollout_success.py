@@ -163,7 +163,7 @@ def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> li
         The position and the success of every pair that has something to compete with.
     """
     first, last = (len(pairs) * at // world_size() for at in (rank(), rank() + 1))
-    engine: RolloutEngine = module.engine or LocalRollout(module.generator, module.rollout)  # type: ignore[arg-type]
+    engine: RolloutEngine = module.engine or LocalRollout(module.generator, module.rollout)
     prompts = make_prompts(pairs[first:last], first, module.style)
     with unsharded(module.generator):
         rollouts = roll_out(engine, prompts, module.group_size, number)

@@ -7,6 +7,7 @@ from policy_helpers import PROMPTS, plain_logprobs, policy_model, random_replies
 from embedrl.errors import ConfigError
 from embedrl.models import packing
 from embedrl.models.attention_mask import block_mask
+from embedrl.models.dropout import as_in_forward
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.policy import Group, Policy, PolicyOptions
 from embedrl.rl.rollout import LocalRollout, RolloutOptions
@@ -222,6 +223,42 @@ def test_a_fresh_rollout_has_a_ratio_of_one_with_dropout_and_checkpointing():
         found = policy.log_probs(batch)
         for (i, j), logprobs, mask in zip(batch.replies, found.logprobs, found.mask, strict=True):
             torch.testing.assert_close(logprobs[mask], torch.tensor(drawn[i][j].logprobs), atol=1e-5, rtol=0)
+
+
+def dropout_state(model):
+    return [(name, m.training, getattr(m, "p", None)) for name, m in model.named_modules()]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("where", ["adapter", "attention"])
+def test_a_pass_leaves_dropout_as_it_was_and_draws_nothing(where, checkpointing):
+    plain = policy_model()
+    model = policy_model(dropout=0.5 if where == "adapter" else 0.0, gradient_checkpointing=checkpointing)
+    if where == "attention":  # as a checkpoint's configuration would have it
+        for layer in model.core.language_model.layers:
+            layer.self_attn.attention_dropout = 0.5
+        if checkpointing:
+            again = {"use_reentrant": False, "context_fn": as_in_forward(model.network)}
+            model.network.get_base_model().gradient_checkpointing_enable(again)
+    before, group = dropout_state(model), Group(PROMPTS["image"], random_replies(model, [3], 20)[0])
+    policy = Policy(model)
+    [batch] = policy.batches([group])
+    torch.manual_seed(0)
+    random = torch.get_rng_state()
+    reference = policy.reference_log_probs(batch).logprobs
+    found = policy.log_probs(batch).logprobs
+    assert dropout_state(model) == before
+    got = gradients(model, found.sum())  # layers are computed again here, outside the pass
+    assert dropout_state(model) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    [batch] = Policy(plain).batches([group])
+    expected = Policy(plain).log_probs(batch).logprobs
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(reference, Policy(plain).reference_log_probs(batch).logprobs, atol=1e-6, rtol=0)
+    for name, value in gradients(plain, expected.sum()).items():
+        assert float((got[name] - value).norm() / value.norm()) < 1e-5, name
+    # The dropout that the passes leave out is there: without `without_dropout` the same pass differs.
+    assert not torch.allclose(model.reply_logprobs(batch.inputs)[0], expected, atol=1e-3)
 
 
 def test_the_reference_is_the_model_without_its_adapter():

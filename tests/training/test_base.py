@@ -1,4 +1,4 @@
-"""What the trainings share: hyperparameters from the constructor's signature, and siblings that inherit nothing else."""
+"""What the trainings share: hyperparameters from the constructor alone; siblings that inherit nothing else."""
 
 import functools
 import inspect

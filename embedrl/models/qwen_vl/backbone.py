@@ -18,6 +18,7 @@ from embedrl.errors import ConfigError
 from embedrl.models.adapters import adapter_base
 from embedrl.models.attention_mask import block_mask
 from embedrl.models.backbone import Backbone, ModelInputs
+from embedrl.models.dropout import as_in_forward
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.pooling import pool_at_token
 from embedrl.models.qwen_vl.loading import (
@@ -149,7 +150,7 @@ class QwenVL(nn.Module):
             network.model.visual.requires_grad_(self.train_vision)
             self.net = network
         if self.gradient_checkpointing:
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+            network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": as_in_forward(network)})
             # Frozen embeddings would otherwise cut the graph before the first checkpointed layer.
             network.enable_input_require_grads()
         self.net.train()

@@ -1,0 +1,63 @@
+"""Dropout off for one pass of a model that stays in training mode, also where checkpointing computes layers again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
+
+from torch import nn
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """While open, the model draws no random numbers; otherwise it stays in training mode.
+
+    A layer that gradient checkpointing computes again in the backward pass does so as in its forward pass, be the
+    context still open or not, if checkpointing was enabled with `as_in_forward`.
+
+    Args:
+        model: The model.
+    """
+    with _Flags([module for module in dropouts(model) if module.training], False):
+        yield
+
+
+def as_in_forward(model: nn.Module) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """The `context_fn` of `torch.utils.checkpoint` that lets dropout be as it was in the forward pass.
+
+    Args:
+        model: The model, with its adapters.
+    """
+    modules = dropouts(model)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        off = [module for module in modules if not module.training]
+        return nullcontext(), _Flags(off, False)
+
+    return contexts
+
+
+def dropouts(model: nn.Module) -> list[nn.Module]:
+    """The modules that draw random numbers in training: `nn.Dropout`, and attention layers of transformers that may."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Dropout) or getattr(module, "attention_dropout", 0.0)
+    ]
+
+
+class _Flags:
+    """Sets the training flag of some modules for a while; may be opened many times, one after the other."""
+
+    def __init__(self, modules: Sequence[nn.Module], training: bool) -> None:
+        self._modules, self._training = modules, training
+
+    def __enter__(self) -> None:
+        self._before = [module.training for module in self._modules]
+        for module in self._modules:
+            module.training = self._training
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for module, training in zip(self._modules, self._before, strict=True):
+            module.training = training
