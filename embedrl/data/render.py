@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.evidence import crop_box, jitter_box, split
 from embedrl.tcot.parser import parse
-from embedrl.tcot.schema import Box, TCoT
+from embedrl.tcot.schema import Box, ParseResult, TCoT
 from embedrl.types import Chat, Modality, Side
 
 if TYPE_CHECKING:
@@ -81,7 +81,14 @@ def renders_raw(side: Side, options: RenderOptions) -> bool:
     return options.tcot != "none" and not side.tcot.strip()
 
 
-def render(side: Side, options: RenderOptions, rng: random.Random | None = None, *, where: str = "") -> Chat:
+def render(
+    side: Side,
+    options: RenderOptions,
+    rng: random.Random | None = None,
+    *,
+    where: str = "",
+    parsed: ParseResult | None = None,
+) -> Chat:
     """Turn a side into the chat that the Embedder reads.
 
     The user turn holds pictures, video, text, the T-CoT up to `</thinking>`, its evidence (crops of the *first*
@@ -94,6 +101,7 @@ def render(side: Side, options: RenderOptions, rng: random.Random | None = None,
         options: What to show.
         rng: Source of the training-time noise on the evidence; None renders without noise.
         where: `dataset/id`, put in front of every error.
+        parsed: What the parser says about the side's T-CoT, if that is known.
 
     Returns:
         The chat: one user and one assistant message.
@@ -105,12 +113,12 @@ def render(side: Side, options: RenderOptions, rng: random.Random | None = None,
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
     try:
-        return _render(side, options, rng)
+        return _render(side, options, rng, parsed)
     except DataError as error:
         raise DataError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _render(side: Side, options: RenderOptions, rng: random.Random | None) -> Chat:
+def _render(side: Side, options: RenderOptions, rng: random.Random | None, parsed: ParseResult | None) -> Chat:
     if side.is_empty:
         raise DataError("the side is empty: give it a text, an image or frames")
     if found := _RESERVED.search(side.text):
@@ -123,7 +131,7 @@ def _render(side: Side, options: RenderOptions, rng: random.Random | None) -> Ch
     if side.text.strip():
         _add_text(content, side.text)
     if options.tcot != "none":
-        _add_tcot(content, side, options, images, frames, rng)
+        _add_tcot(content, side, options, images, frames, rng, parsed)
     _add_text(content, SUMMARIZE)
     return [
         {"role": "user", "content": content},
@@ -143,12 +151,13 @@ def _add_tcot(
     images: list[Image],
     frames: list[Image],
     rng: random.Random | None,
+    parsed: ParseResult | None,
 ) -> None:
     if not side.tcot.strip():
         if options.on_missing_tcot == "raise":
             raise DataError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
-    tcot = _read(side, options)
+    tcot = _read(side, options, parsed)
     if options.tcot == "answer_only":
         _add_text(content, f"<answer>{tcot.answer}</answer>")
         return
@@ -162,13 +171,13 @@ def _add_tcot(
     _add_text(content, after)
 
 
-def _read(side: Side, options: RenderOptions) -> TCoT:
+def _read(side: Side, options: RenderOptions, parsed: ParseResult | None) -> TCoT:
     text = side.tcot
     if found := _RESERVED.search(text):
         if options.on_bad_tcot == "raise":
             raise DataError(f"the T-CoT holds {found.group()!r}, a token reserved for the model: write it again")
-        text = _RESERVED.sub(lambda match: match.group().replace("<", "< "), text)
-    result = parse(text, side.modality, len(side.frames) or None)
+        text, parsed = _RESERVED.sub(lambda match: match.group().replace("<", "< "), text), None
+    result = parse(text, side.modality, len(side.frames) or None) if parsed is None else parsed
     if result.problems and options.on_bad_tcot == "raise":
         problems = "; ".join(problem.message for problem in result.problems)
         raise DataError(f"malformed T-CoT: {problems} (write it again, or set render.on_bad_tcot: lenient)")

@@ -11,12 +11,14 @@ from torchmetrics import Metric
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.distributed.collectives import world_size
 from embedrl.errors import NonFiniteError
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone, GroupPreprocessor
+from embedrl.tcot.schema import ParseResult
 from embedrl.types import RetrievalTask, Side
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
@@ -51,21 +53,38 @@ class FrozenEmbedder:
         return self.backbone.to(device)
 
     @torch.no_grad()
-    def embed(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:
-        """Unit vectors of sides with their T-CoTs, `[sides, dim]`; equal ones are embedded once.
+    def embed(
+        self,
+        sides: Sequence[Side],
+        where: Sequence[str],
+        device: torch.device,
+        parsed: Sequence[ParseResult] | None = None,
+    ) -> Tensor:
+        """Unit vectors of sides with their T-CoTs, `[sides, dim]`.
+
+        Equal ones are embedded once, and sides that differ in their T-CoTs alone have their pictures opened once.
 
         Args:
             sides: What to embed, at least one.
             where: A name of each for errors.
             device: Where to embed.
+            parsed: What the parser says about each T-CoT; None parses them.
 
         Raises:
+            DataError: If a side cannot be shown, naming it.
             NonFiniteError: Naming a side whose vector is NaN or infinite.
         """
         backbone = self.build(device)
-        unique = {(side.key, side.tcot): i for i, side in reversed(list(enumerate(sides)))}
-        rows = {key: row for row, key in enumerate(unique)}
-        chats = [render(sides[i], self.render, where=where[i]) for i in unique.values()]
+        contents = [(side.key, side.tcot) for side in sides]
+        unique = {content: i for i, content in reversed(list(enumerate(contents)))}
+        rows = {content: row for row, content in enumerate(unique)}
+        opened: dict[str, Side] = {}
+        chats = []
+        for (key, tcot), i in unique.items():
+            if key not in opened:
+                opened[key] = open_side(sides[i], where[i])
+            known = None if parsed is None else parsed[i]
+            chats.append(render(opened[key].with_tcot(tcot), self.render, where=where[i], parsed=known))
         names, preprocessor = [where[i] for i in unique.values()], backbone.preprocessor()
         if self.shared_prefix and backbone.shares_prefix:
             keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
@@ -74,7 +93,7 @@ class FrozenEmbedder:
             count = -(-len(chats) // self.micro_batch_size)
             batches, order = micro_batches(chats, names, preprocessor, count)
         vectors = encode(backbone, batches, order, device)
-        vectors = vectors[torch.tensor([rows[side.key, side.tcot] for side in sides], device=device)]
+        vectors = vectors[torch.tensor([rows[content] for content in contents], device=device)]
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
         if bad:
             raise NonFiniteError(f"{where[bad[0]]}: the frozen Embedder's vector is NaN or infinite")

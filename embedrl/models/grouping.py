@@ -6,7 +6,7 @@ share and, one after another, what each has of its own, with the positions it ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,19 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import DataError
 from embedrl.models.attention_mask import SHARED
+from embedrl.models.patches import VISUAL, Patches, visual_inputs
 
 MAX_TOKENS = 4096  # a longer row is spread over several: the mask of blocks grows with the square of it
-_VISUAL = {1: ("image_grid_thw", "pixel_values"), 2: ("video_grid_thw", "pixel_values_videos")}
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture or video: its first token, 1 or 2 (`_VISUAL`), its grid and its patches."""
+    """A picture or video: its first token, its kind and its patches."""
 
     start: int
     kind: int
-    grid: Tensor
-    pixels: Tensor
+    patches: Patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,19 @@ class PackedRow:
 
 
 def group_inputs(
-    inputs: ModelInputs, groups: Sequence[Sequence[int]], token: int, merge: int, balance: float, max_chats: int
+    inputs: ModelInputs,
+    patches: Mapping[int, Sequence[Patches]],
+    groups: Sequence[Sequence[int]],
+    token: int,
+    merge: int,
+    balance: float,
+    max_chats: int,
 ) -> tuple[list[ModelInputs], Tensor]:
     """Pack the rows of a batch group by group.
 
     Args:
-        inputs: The chats, one a row.
+        inputs: The chats, one a row, without their pixels.
+        patches: Their pictures and videos by kind, in the order of their tokens.
         groups: Numbers of the chats that may begin alike; each chat is in one group.
         token: The id of `<emb>`; what follows its last occurrence is left out.
         merge: The vision tower's spatial merge size.
@@ -77,7 +83,7 @@ def group_inputs(
     Raises:
         DataError: If a chat holds no `<emb>`.
     """
-    readings = _read(inputs, token, merge)
+    readings = _read(inputs, patches, token, merge)
     rows: list[PackedRow] = []
     for group in groups:
         shared = common_length([readings[i] for i in group])
@@ -125,18 +131,20 @@ def common_length(readings: Sequence[_Reading]) -> int:
         for mine, its in zip(first.pictures, other.pictures, strict=False):
             if mine.start >= shared:
                 break
-            if not (torch.equal(mine.grid, its.grid) and torch.equal(mine.pixels, its.pixels)):
+            if not _equal(mine.patches, its.patches):
                 shared = mine.start
     return shared
 
 
-def _read(inputs: ModelInputs, token: int, merge: int) -> list[_Reading]:
+def _equal(mine: Patches, its: Patches) -> bool:
+    """The pictures of a side are the same tensor in every chat; crops may be equal without being the same."""
+    same = mine.pixels is its.pixels
+    return same or (torch.equal(mine.grid, its.grid) and torch.equal(mine.pixels, its.pixels))
+
+
+def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: int, merge: int) -> list[_Reading]:
     """The rows of a batch one by one, each with its own pictures."""
-    queues = {}
-    for kind, names in _VISUAL.items():
-        if names[0] in inputs:
-            grids, pixels = (inputs[name] for name in names)
-            queues[kind] = zip(grids, torch.split(pixels, grids.prod(1).tolist()), strict=True)
+    queues = {kind: iter(found) for kind, found in patches.items()}
     readings = []
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         ids, kinds = inputs["input_ids"][row, mask], inputs["mm_token_type_ids"][row, mask]
@@ -148,9 +156,9 @@ def _read(inputs: ModelInputs, token: int, merge: int) -> list[_Reading]:
         at = 0
         while at < len(places):
             kind = int(kinds[places[at]])
-            grid, patches = next(queues[kind])
-            pictures.append(_Picture(places[at], kind, grid, patches))
-            at += len(patches) // merge**2
+            picture = next(queues[kind])
+            pictures.append(_Picture(places[at], kind, picture))
+            at += len(picture.pixels) // merge**2
         readings.append(_Reading(ids[:end], inputs["position_ids"][:, row, mask][:, :end], pictures))
     return readings
 
@@ -176,7 +184,4 @@ def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> ModelInput
     }
     if all(len(row.chats) == 1 for row in rows):
         packed["attention_mask"] = (packed.pop("segments") > 0).long()
-    for kind, (grids, pixels) in _VISUAL.items():
-        if own := [p for p in pictures if p.kind == kind]:
-            packed |= {grids: torch.stack([p.grid for p in own]), pixels: torch.cat([p.pixels for p in own])}
-    return packed
+    return packed | visual_inputs({kind: [p.patches for p in pictures if p.kind == kind] for kind in VISUAL})

@@ -144,12 +144,13 @@ class EGRLModule(TrainingModule):
         number = self.global_step // self.inner_epochs
         clock = PhaseClock()
         pairs = gather_objects(batch.pairs)
-        prompts = make_prompts(batch.pairs, self.global_rank * len(batch.pairs), self.style)
+        first = self.global_rank * len(batch.pairs)
+        prompts = make_prompts(batch.opened, first, self.style, self.generator.preprocessor())
         # Whole, because processes write and judge as much as they have to, each at its own pace.
         with unsharded(self.generator):
             rollouts = roll_out(self._engine, prompts, self.group_size, number)
             clock.lap("rollout")
-            step = make_step(pairs, rollouts, self.embedder, self.device, step_seed(self.seed, number))
+            step = make_step(pairs, prompts, rollouts, self.embedder, self.device, step_seed(self.seed, number))
             rewards = total_rewards(self.rewards, step)
             clock.lap("reward")
         groups = {rollout.id: rollout.group for rollout in rollouts}

@@ -49,10 +49,12 @@ class Group:
     Attributes:
         prompt: The prompt.
         replies: Token ids of each reply (`Rollout.tokens`), as many as there are.
+        inputs: The prompt as model inputs, one row on the CPU; None lets the policy process it.
     """
 
     prompt: Chat
     replies: Sequence[Sequence[int]]
+    inputs: ModelInputs | None = None
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Policy:
     def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
         """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""
         options, preprocessor = self.options, self.generator.preprocessor()
+        prompts = [preprocessor.prompts([g.prompt]) if g.inputs is None else g.inputs for g in groups]
         rows: list[tuple[int, int, list[int]]] = []  # length, group, its replies
         for number, group in enumerate(groups):
             prompt = preprocessor.length(group.prompt)
@@ -125,7 +128,7 @@ class Policy:
         return [
             PolicyBatch(
                 pack(
-                    preprocessor.prompts([groups[number].prompt for _, number, _ in part]),
+                    preprocessor.join([prompts[number] for _, number, _ in part]),
                     [[groups[number].replies[i] for i in replies] for _, number, replies in part],
                 ),
                 [(number, i) for _, number, replies in part for i in replies],

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import nn
 
+from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
@@ -38,7 +39,14 @@ class RolloutOptions(SamplingOptions):
 class RolloutEngine(Protocol):
     """Whatever writes the rollouts of one process."""
 
-    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[SampledReply]]:
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        n: int,
+        keys: Sequence[str],
+        step: int = 0,
+        inputs: Sequence[ModelInputs] | None = None,
+    ) -> list[list[SampledReply]]:
         """Write n replies a prompt.
 
         Args:
@@ -47,6 +55,7 @@ class RolloutEngine(Protocol):
             keys: The prompts' names in the step (`Rollout.group`), each once. Seed, step and key decide what is drawn,
                 whichever process draws it and whatever else it draws.
             step: Number of the step.
+            inputs: Each prompt as the policy's inputs, one row on the CPU; None lets the engine process the prompts.
 
         Returns:
             The replies of each prompt, in the order of the prompts.
@@ -82,7 +91,14 @@ class LocalRollout:
     def __init__(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
         self.generator, self.options = generator, options
 
-    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[SampledReply]]:
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        n: int,
+        keys: Sequence[str],
+        step: int = 0,
+        inputs: Sequence[ModelInputs] | None = None,
+    ) -> list[list[SampledReply]]:
         """See `RolloutEngine.generate`.
 
         Raises:
@@ -92,16 +108,16 @@ class LocalRollout:
             raise ValueError(f"{len(prompts)} prompts need as many different keys, not {list(keys)}")
         preprocessor = self.generator.preprocessor()
         device = next(self.generator.parameters()).device
+        rows = [preprocessor.prompts([chat]) for chat in prompts] if inputs is None else inputs
         order = sorted(range(len(prompts)), key=lambda i: preprocessor.length(prompts[i]))
         size = max(1, self.options.max_sequences // n)
         replies: dict[int, list[SampledReply]] = {}
         with unsharded(self.generator), evaluating(self.generator):
             for start in range(0, len(order), size):
                 part = order[start : start + size]
-                inputs = preprocessor.prompts([prompts[i] for i in part])
-                inputs = {name: value.to(device) for name, value in inputs.items()}
+                batch = {name: value.to(device) for name, value in preprocessor.join([rows[i] for i in part]).items()}
                 seeds = [draw_seed(self.options.seed, step, keys[i]) for i in part]
-                replies |= zip(part, self.generator.sample(inputs, n, seeds, self.options), strict=True)
+                replies |= zip(part, self.generator.sample(batch, n, seeds, self.options), strict=True)
         return [replies[i] for i in range(len(prompts))]
 
 

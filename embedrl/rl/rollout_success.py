@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.opened import open_pairs
 from embedrl.distributed.collectives import gather_objects, rank, world_size
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
@@ -164,10 +165,10 @@ def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> li
     """
     first, last = (len(pairs) * at // world_size() for at in (rank(), rank() + 1))
     engine: RolloutEngine = module.engine or LocalRollout(module.generator, module.rollout)
-    prompts = make_prompts(pairs[first:last], first, module.style)
+    prompts = make_prompts(open_pairs(pairs[first:last]), first, module.style, module.generator.preprocessor())
     with unsharded(module.generator):
         rollouts = roll_out(engine, prompts, module.group_size, number)
-        step = make_step(pairs, rollouts, module.embedder, module.device, module.seed)
+        step = make_step(pairs, prompts, rollouts, module.embedder, module.device, module.seed)
     return sorted(gather_objects(sorted(successes(step).items())))
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from embedrl.data.datamodules.reasoner import GeneratorPreprocessor
+from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_objects
+from embedrl.errors import DataError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
@@ -31,12 +34,14 @@ class Prompt:
         role: Which side.
         side: The side.
         chat: The prompt.
+        inputs: The prompt as model inputs: one row, on the CPU.
     """
 
     pair: int
     role: Role
     side: Side
     chat: Chat
+    inputs: ModelInputs
 
     @property
     def group(self) -> str:
@@ -44,24 +49,28 @@ class Prompt:
         return f"{self.pair}/{self.role}"
 
 
-def make_prompts(pairs: Sequence[Pair], first: int, style: Style) -> list[Prompt]:
-    """The prompts of both sides of every pair.
+def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: GeneratorPreprocessor) -> list[Prompt]:
+    """The prompts of both sides of every pair, each processed once: rollouts and policy pass read the same inputs.
 
     Args:
-        pairs: This process's pairs.
+        pairs: This process's pairs, their pictures in memory.
         first: Position of the first one in the step.
         style: Style of the prompts.
+        preprocessor: The policy's.
 
     Raises:
-        DataError: If a side is empty or a picture is broken.
+        DataError: If a side is empty or its prompt cannot be processed; the message begins with `dataset/id`.
     """
-    return [
-        Prompt(
-            i, role, side_of(pair, role), reasoning_chat(side_of(pair, role), role, counterpart_of(pair, role), style)
-        )
-        for i, pair in enumerate(pairs, first)
-        for role in (Role.QUERY, Role.TARGET)
-    ]
+    prompts = []
+    for i, pair in enumerate(pairs, first):
+        for role in (Role.QUERY, Role.TARGET):
+            side = side_of(pair, role)
+            try:
+                chat = reasoning_chat(side, role, counterpart_of(pair, role), style)
+                prompts.append(Prompt(i, role, side, chat, preprocessor.prompts([chat])))
+            except DataError as error:
+                raise DataError(f"{pair.dataset}/{pair.id} ({role}): {error}") from error
+    return prompts
 
 
 def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: int) -> list[Rollout]:
@@ -73,7 +82,8 @@ def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: i
         n: Rollouts a prompt (G).
         number: Number of the step: another one, other draws.
     """
-    replies = engine.generate([p.chat for p in prompts], n, [p.group for p in prompts], number)
+    chats, names = [p.chat for p in prompts], [p.group for p in prompts]
+    replies = engine.generate(chats, n, names, number, [p.inputs for p in prompts])
     return [
         Rollout(p.pair, p.role, i, sample.tokens, sample.logprobs, sample.text, sample.truncated)
         for p, samples in zip(prompts, replies, strict=True)
@@ -83,6 +93,7 @@ def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: i
 
 def make_step(
     pairs: Sequence[Pair],
+    prompts: Sequence[Prompt],
     rollouts: Sequence[Rollout],
     embedder: FrozenEmbedder,
     device: torch.device,
@@ -92,6 +103,7 @@ def make_step(
 
     Args:
         pairs: The pairs of all processes.
+        prompts: This process's prompts.
         rollouts: This process's rollouts.
         embedder: The frozen Embedder.
         device: Where it embeds.
@@ -100,24 +112,21 @@ def make_step(
     Raises:
         NonFiniteError: If a vector is NaN or infinite.
     """
-    sides = [side_of(pairs[r.pair], r.role).with_tcot(r.text) for r in rollouts]
+    side_by_group = {prompt.group: prompt.side for prompt in prompts}
+    sides = [side_by_group[r.group].with_tcot(r.text) for r in rollouts]
     where = [f"{pairs[r.pair].dataset}/{pairs[r.pair].id} rollout {r.id}" for r in rollouts]
-    vectors = embedder.embed(sides, where, device).cpu()
-    own: list[tuple[Rollout, Tensor]] = list(zip(rollouts, vectors, strict=True))
+    parsed = [parse(side.tcot, side.modality, len(side.frames) or None) for side in sides]
+    vectors = embedder.embed(sides, where, device, parsed).cpu()
+    own: list[tuple[Rollout, Tensor, ParseResult]] = list(zip(rollouts, vectors, parsed, strict=True))
     everything = gather_objects(own)
     return RolloutStep(
         pairs,
-        [rollout for rollout, _ in everything],
-        {rollout.id: vector for rollout, vector in everything},
-        {r.id: _parsed(pairs[r.pair], r) for r, _ in everything},
+        [rollout for rollout, _, _ in everything],
+        {rollout.id: vector for rollout, vector, _ in everything},
+        {rollout.id: result for rollout, _, result in everything},
         frozenset(rollout.id for rollout in rollouts),
         seed,
     )
-
-
-def _parsed(pair: Pair, rollout: Rollout) -> ParseResult:
-    side = side_of(pair, rollout.role)
-    return parse(rollout.text, side.modality, len(side.frames) or None)
 
 
 def step_seed(seed: int, number: int) -> int:
@@ -134,5 +143,5 @@ def kept_groups(
         if advantages is None or rollout.id in advantages:
             members[rollout.group].append(rollout)
     used = [prompt for prompt in prompts if members[prompt.group]]
-    groups = [Group(prompt.chat, [r.tokens for r in members[prompt.group]]) for prompt in used]
+    groups = [Group(p.chat, [r.tokens for r in members[p.group]], p.inputs) for p in used]
     return groups, [members[prompt.group] for prompt in used]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from embedrl.data.datamodules.reasoner import LessonSource, ReasonerDataModule
 from embedrl.data.loader import ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.opened import open_pairs
 from embedrl.data.pair_dataset import SampleKey
 from embedrl.data.sampler import SubBatchSampler
 from embedrl.errors import ConfigError
@@ -18,15 +19,24 @@ from embedrl.types import Pair
 
 @dataclass
 class PairBatch:
-    """The pairs of one EG-RL step on one process.
+    """The pairs of one EG-RL step on one process; where it is made, in a loader's worker, their pictures are opened.
 
     Attributes:
         pairs: This process's pairs; all are of the data set that the other processes draw from too.
         dataset: Its name.
+        opened: The same pairs with their pictures in memory. `pairs` are what other processes are told: no pixels.
+
+    Raises:
+        DataError: If a picture is broken; the message begins with `dataset/id`.
     """
 
     pairs: list[Pair]
     dataset: str
+    opened: list[Pair] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the pictures, each once."""
+        self.opened = open_pairs(self.pairs)
 
 
 class EGRLDataModule(ReasonerDataModule):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as tvf
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-from transformers.video_utils import VideoMetadata
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.render import EMB_TOKEN
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.grouping import group_inputs
+from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Patches, Visuals, visual_inputs
 from embedrl.types import Chat, Lesson
 
 IGNORE = -100  # the label of a token that carries no loss
@@ -99,12 +101,33 @@ class QwenVLPreprocessor:
         members = [[next(numbers) for _ in group] for group in groups]
         token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
         merge = self.processor.image_processor.merge_size
-        inputs = self([chat for group in groups for chat in group])
-        return group_inputs(inputs, members, token, merge, self.balance, max_chats)
+        chats = [chat for group in groups for chat in group]
+        inputs, patches = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
+        return group_inputs(inputs, patches, members, token, merge, self.balance, max_chats)
 
     def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""
         return self._process(chats, [self._text(chat, prompt=True) for chat in chats], "left")
+
+    def join(self, prompts: Sequence[ModelInputs]) -> ModelInputs:
+        """One batch of prompts that were processed one by one: what `prompts` makes of all of them at once.
+
+        Args:
+            prompts: What `prompts([chat])` made of each chat.
+        """
+        width = max(inputs["input_ids"].shape[1] for inputs in prompts)
+        fill = {"input_ids": self.processor.tokenizer.pad_token_id}
+
+        def rows(name: str, axis: int) -> Tensor:
+            padded = [pad(p[name], (width - p[name].shape[-1], 0), value=fill.get(name, 0)) for p in prompts]
+            return torch.cat(padded, axis)
+
+        joined = {name: rows(name, 0) for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+        joined["position_ids"] = rows("position_ids", 1)
+        for name in (name for names in VISUAL.values() for name in names):
+            if parts := [inputs[name] for inputs in prompts if name in inputs]:
+                joined[name] = torch.cat(parts)
+        return joined
 
     def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
         """Process lessons for training: prompt, reply and end of turn, with `labels` on the last two alone."""
@@ -186,29 +209,27 @@ class QwenVLPreprocessor:
         return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
 
     def _process(self, chats: Sequence[Chat], texts: list[str], side: str) -> ModelInputs:
-        images = [self._pixels(p["image"], self._budget(p)) for c in chats for p in _parts(c) if p["type"] == "image"]
-        videos, metadata = [], []
-        for part in (p for c in chats for p in _parts(c) if p["type"] == "video"):
-            videos.append(torch.stack([self._pixels(frame, self.frames) for frame in part["video"]]))
-            count = len(part["video"])
-            metadata.append(
-                VideoMetadata(total_num_frames=count, fps=part.get("fps", 2.0), frames_indices=list(range(count)))
+        inputs, patches = self._read(chats, texts, side)
+        return inputs | visual_inputs(patches)
+
+    def _read(self, chats: Sequence[Chat], texts: list[str], side: str) -> tuple[ModelInputs, dict[int, list[Patches]]]:
+        """The inputs without pixels, and the patches of every picture and video by kind, in the order of their tokens.
+
+        A picture that several chats show is processed once. What `Qwen3VLProcessor.__call__` would make, step by step.
+        """
+        patches = self._visuals(chats).patches()
+        placeholders = ([p.placeholder for p in patches[kind]] for kind in (IMAGE, VIDEO))
+        # A copy: the processor expands the placeholders in place.
+        expanded, _ = self.processor.get_text_with_replacements(list(texts), *placeholders)
+        inputs = dict(
+            self.processor.tokenizer(
+                expanded,
+                padding=True,
+                padding_side=side,
+                add_special_tokens=False,
+                return_token_type_ids=False,
+                return_tensors="pt",
             )
-        visual: dict[str, Any] = {}
-        if images:
-            visual["images"] = images
-        if videos:
-            visual |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
-        inputs = self.processor(
-            # A copy: the processor expands the placeholders in place.
-            text=list(texts),
-            do_resize=False,
-            padding=True,
-            padding_side=side,
-            add_special_tokens=False,
-            return_mm_token_type_ids=True,
-            return_tensors="pt",
-            **visual,
         )
         for text, length in zip(texts, inputs["attention_mask"].sum(1).tolist(), strict=True):
             if length > self.max_length:
@@ -216,9 +237,25 @@ class QwenVLPreprocessor:
                     f"the chat {_excerpt(text)} has {length} tokens, more than max_length={self.max_length}: "
                     "shorten it, lower the pixel budgets or raise max_length"
                 )
-        inputs = dict(inputs)
-        inputs["position_ids"] = mrope_positions(inputs, self.processor.image_processor.merge_size)
-        return inputs
+        inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(inputs["input_ids"]))
+        grids = {VISUAL[kind][0]: torch.stack([p.grid for p in found]) for kind, found in patches.items() if found}
+        inputs["position_ids"] = mrope_positions(inputs | grids, self.processor.image_processor.merge_size)
+        return inputs, patches
+
+    def _visuals(self, chats: Sequence[Chat]) -> Visuals:
+        visuals = Visuals(self.processor)
+        for part in (part for chat in chats for part in _parts(chat)):
+            if part["type"] == "image":
+                image, budget = part["image"], self._budget(part)
+                # By identity, as the chats hold the pictures while they are read.
+                visuals.add_image((id(image), budget), partial(self._pixels, image, budget))
+            elif part["type"] == "video":
+                frames, fps = part["video"], part.get("fps", 2.0)
+                visuals.add_video((*map(id, frames), fps), partial(self._frames, frames), fps)
+        return visuals
+
+    def _frames(self, frames: Sequence[Any]) -> Tensor:
+        return torch.stack([self._pixels(frame, self.frames) for frame in frames])
 
 
 def mrope_positions(inputs: ModelInputs, merge: int) -> Tensor:
@@ -231,11 +268,11 @@ def mrope_positions(inputs: ModelInputs, merge: int) -> Tensor:
         inputs: `input_ids`, `attention_mask`, `mm_token_type_ids` (0 text, 1 image, 2 video) and the grids.
         merge: The vision tower's spatial merge size.
     """
-    grids: dict[int, list[tuple[int, int]]] = {1: [], 2: []}
-    for kind, name in ((1, "image_grid_thw"), (2, "video_grid_thw")):
+    grids: dict[int, list[tuple[int, int]]] = {IMAGE: [], VIDEO: []}
+    for kind, (name, _) in VISUAL.items():
         for steps, height, width in inputs[name].tolist() if name in inputs else ():
             # Timestamps stand between the steps of a video, so each step is a block of its own.
-            grids[kind] += [(height // merge, width // merge)] * (steps if kind == 2 else 1)
+            grids[kind] += [(height // merge, width // merge)] * (steps if kind == VIDEO else 1)
     queues = {kind: iter(blocks) for kind, blocks in grids.items()}
     mask, kinds = inputs["attention_mask"].bool().numpy(), inputs["mm_token_type_ids"].numpy()
     positions = np.zeros((3, *mask.shape), dtype=np.int64)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 from peft import PeftModel
 
+from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_objects, rank
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError, EndpointError
@@ -88,7 +89,14 @@ class ServerRollout:
         self._run, self._pushes = secrets.token_hex(4), 0
         self._served: str | None = None
 
-    def generate(self, prompts: Sequence[Chat], n: int, keys: Sequence[str], step: int = 0) -> list[list[SampledReply]]:
+    def generate(
+        self,
+        prompts: Sequence[Chat],
+        n: int,
+        keys: Sequence[str],
+        step: int = 0,
+        inputs: Sequence[ModelInputs] | None = None,
+    ) -> list[list[SampledReply]]:
         """See `RolloutEngine.generate`; the server is given the policy as it is now.
 
         Raises:
@@ -99,10 +107,14 @@ class ServerRollout:
         if len(set(keys)) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many different keys, not {list(keys)}")
         self._push()
+        # Token by token what the policy reads.
+        preprocessor = self._generator.preprocessor()
+        rows = [preprocessor.prompts([chat]) for chat in prompts] if inputs is None else inputs
+        tokens: list[list[int]] = [row["input_ids"][0].tolist() for row in rows]
         seeds = [draw_seed(self._options.seed, step, key) >> (63 - SEED_BITS) for key in keys]
         problem, samples = None, []
         try:
-            samples = run(self._ask_all(prompts, n, seeds))
+            samples = run(self._ask_all(list(zip(prompts, tokens, seeds, strict=True)), n))
         except EndpointError as error:
             problem = error
         _raise_together(problem)
@@ -158,12 +170,12 @@ class ServerRollout:
 
     # ---------------------------------------------------------------- the replies
 
-    async def _ask_all(self, prompts: Sequence[Chat], n: int, seeds: Sequence[int]) -> list[list[SampledReply]]:
+    async def _ask_all(self, prompts: Sequence[tuple[Chat, list[int], int]], n: int) -> list[list[SampledReply]]:
         gate, reading = asyncio.Semaphore(self.concurrency), asyncio.Lock()
         async with self._endpoint.client() as client:
             asking = [
-                asyncio.ensure_future(self._ask(client, gate, reading, chat, n, seed))
-                for chat, seed in zip(prompts, seeds, strict=True)
+                asyncio.ensure_future(self._ask(client, gate, reading, chat, tokens, n, seed))
+                for chat, tokens, seed in prompts
             ]
             try:
                 return list(await asyncio.gather(*asking))
@@ -177,15 +189,16 @@ class ServerRollout:
         gate: asyncio.Semaphore,
         reading: asyncio.Lock,
         chat: Chat,
+        tokens: list[int],
         n: int,
         seed: int,
     ) -> list[SampledReply]:
-        """The replies to one prompt."""
+        """The replies to one prompt of these tokens."""
         assert self._served is not None
         where = f"{self.base_url} ({self._served})"
         async with gate:
-            async with reading:  # one at a time, beside the requests under way: tokenisers are not made for threads
-                request, prompt = await asyncio.to_thread(self._prepare, chat, self._served, n, seed)
+            async with reading:  # one at a time, beside the requests under way
+                request = await asyncio.to_thread(self._prepare, chat, self._served, n, seed)
             try:
                 response = await self._endpoint.post(client, "chat/completions", request)
             except NoAnswer as failure:
@@ -199,15 +212,13 @@ class ServerRollout:
             raise EndpointError(f"{where}: the answer is no JSON: is base_url right?") from error
         return [
             SampledReply(reply.tokens, reply.logprobs, self._generator.reply_text(reply.tokens), reply.truncated)
-            for reply in read_replies(answer, request, prompt, self._forbidden, where)
+            for reply in read_replies(answer, request, tokens, self._forbidden, where)
         ]
 
-    def _prepare(self, chat: Chat, model: str, n: int, seed: int) -> tuple[dict[str, Any], list[int]]:
-        """The request, and the prompt's token ids as the policy reads it."""
-        preprocessor = self._generator.preprocessor()
-        chat = preprocessor.as_read(chat)
-        request = to_request(chat, model, n, seed, self._options, self._forbidden)
-        return request | (self.extra or {}), preprocessor.prompts([chat])["input_ids"][0].tolist()
+    def _prepare(self, chat: Chat, model: str, n: int, seed: int) -> dict[str, Any]:
+        """The request."""
+        chat = self._generator.preprocessor().as_read(chat)
+        return to_request(chat, model, n, seed, self._options, self._forbidden) | (self.extra or {})
 
 
 def _raise_together(problem: EndpointError | None) -> None:
