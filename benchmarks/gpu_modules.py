@@ -28,10 +28,10 @@ from timing import OURS, Beside, Row, quiet_trainer, report
 
 from embedrl.data.collate import ContrastiveCollator
 from embedrl.data.datamodules.egrl import PairBatch
-from embedrl.data.datamodules.reasoner import LessonCollator
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.pair_dataset import Example
 from embedrl.data.render import RenderOptions, render
+from embedrl.data.sft_batches import LessonCollator
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.losses.contrastive import InfoNCE
 from embedrl.models.lora import LoRAOptions

@@ -2,7 +2,7 @@ from . import datasets as datasets
 from . import world as world
 from .datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .datamodules.embedder import EmbedderDataModule as EmbedderDataModule
-from .datamodules.reasoner import LessonSource as LessonSource
+from .sft_batches import LessonSource as LessonSource
 from .datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .formats import JsonlSource as JsonlSource
 from .formats import LlavaHoundSource as LlavaHoundSource

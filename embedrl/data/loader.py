@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from embedrl.data.pair_dataset import PairDataset
-from embedrl.data.sampler import SubBatchSampler
 from embedrl.errors import EmbedRLError
 
 T = TypeVar("T", covariant=True)
@@ -36,6 +34,32 @@ def _last_line(error: EmbedRLError) -> str:
     return line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
 
 
+class MapDataset(Protocol):
+    """Samples by key: what `DataLoader` asks of a map-style dataset with a batch sampler."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """The sample of a key."""
+        ...
+
+
+class StreamSampler(Protocol):
+    """Batches of keys from one endless stream, of which an epoch is a stretch.
+
+    Attributes:
+        start: The first batch of the stream that the next iteration yields.
+    """
+
+    start: int
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        ...
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """An epoch of batches, from batch `start` of the stream on."""
+        ...
+
+
 class ResumableLoader(Loader[T]):
     """A loader of training batches that goes on where it stopped: an epoch is the next stretch of the sampler's stream.
 
@@ -44,9 +68,9 @@ class ResumableLoader(Loader[T]):
     Lightning's count of epochs, which skips one when a run limited by `max_steps` resumes at the end of an epoch.
 
     Args:
-        dataset: The rendered pairs.
-        sampler: Chooses the rows.
-        collate: Makes a batch of examples.
+        dataset: The samples.
+        sampler: Chooses the samples of each batch.
+        collate: Makes a batch of samples.
         seed: Seed of the workers' random state.
         batches_seen: Where in the stream to start.
         kwargs: Passed on to `DataLoader`.
@@ -54,8 +78,8 @@ class ResumableLoader(Loader[T]):
 
     def __init__(
         self,
-        dataset: PairDataset,
-        sampler: SubBatchSampler,
+        dataset: MapDataset,
+        sampler: StreamSampler,
         collate: Callable[[list[Any]], T],
         seed: int,
         batches_seen: int = 0,
@@ -64,7 +88,7 @@ class ResumableLoader(Loader[T]):
         # A generator of its own: torch would draw the workers' seeds from the global one, which the model uses.
         generator = torch.Generator()
         super().__init__(dataset, batch_sampler=sampler, collate_fn=collate, generator=generator, **kwargs)  # type: ignore[arg-type]
-        self._sub_batches = sampler
+        self._stream = sampler
         self._seed = seed
         self.batches_seen = batches_seen
 
@@ -81,7 +105,7 @@ class ResumableLoader(Loader[T]):
 
         Nothing happens before the first one is asked for: Lightning also calls `iter` without using the result.
         """
-        self._sub_batches.start = self.batches_seen
+        self._stream.start = self.batches_seen
         self.generator.manual_seed(self._seed + self.batches_seen)
         for batch in super().__iter__():
             self.batches_seen += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embedrl.data.datamodules.reasoner import LessonSource
+from embedrl.data.sft_batches import LessonSource
 from embedrl.errors import ConfigError
 from embedrl.types import Lesson
 

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.datamodules.egrl import PairBatch
-from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import gather_objects, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.distributed.gradient_sync import GradientSync

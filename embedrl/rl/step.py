@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from embedrl.data.datamodules.reasoner import GeneratorPreprocessor
+from embedrl.data.sft_batches import GeneratorPreprocessor
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import DataError

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from lightning import LightningModule
 from torch import device
 
-from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import gather_objects
 from embedrl.distributed.unshard import unsharded
 from embedrl.metrics.replies import score_reply

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import (
     max_over_ranks,
     mean_over_ranks,

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from embedrl.data.datamodules.reasoner import LessonCollator
+from embedrl.data.sft_batches import LessonCollator
 from embedrl.data.world.lessons.curriculum import Stage, WorldLessons
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 

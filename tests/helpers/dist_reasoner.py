@@ -12,7 +12,8 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from embedrl.data.datamodules.reasoner import LessonBatch, LessonCollator, ReasonerDataModule
+from embedrl.data.datamodules.reasoner import ReasonerDataModule
+from embedrl.data.sft_batches import LessonBatch, LessonCollator
 from embedrl.data.world.lessons.curriculum import Stage, WorldExam, WorldLessons
 from embedrl.distributed.fsdp2 import FSDP2Strategy
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from embedrl.data.datamodules.reasoner import LessonCollator, LessonSampler, ReasonerDataModule
+from embedrl.data.datamodules.reasoner import ReasonerDataModule
+from embedrl.data.sft_batches import LessonCollator, LessonSampler
 from embedrl.data.world.lessons.curriculum import Stage, WorldExam, WorldLessons
 from embedrl.errors import ConfigError
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch.utils.data import Dataset
 
-from embedrl.data.datamodules.reasoner import LessonSource, ReasonerDataModule
+from embedrl.data.datamodules.base import GeneratorDataModule
 from embedrl.data.loader import ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.opened import open_pairs
 from embedrl.data.pair_dataset import SampleKey
 from embedrl.data.sampler import SubBatchSampler
+from embedrl.data.sft_batches import LessonSource
 from embedrl.errors import ConfigError
 from embedrl.types import Pair
 
@@ -39,7 +39,7 @@ class PairBatch:
         self.opened = open_pairs(self.pairs)
 
 
-class EGRLDataModule(ReasonerDataModule):
+class EGRLDataModule(GeneratorDataModule):
     """Pairs to roll out for `fit`, every step from one data set; lessons to score on for `validate` and `test`.
 
     The T-CoTs of the training pairs are not used: the policy writes its own.
@@ -72,25 +72,20 @@ class EGRLDataModule(ReasonerDataModule):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(
-            batch_size, batch_size, None, val, test, generate_batch_size=generate_batch_size, seed=seed,
-            num_workers=num_workers,
-        )  # fmt: skip
+        super().__init__(val, test, generate_batch_size, seed, num_workers)
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
         if block_size < 1 or batch_size % block_size:
             raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
-        self.mix, self.steps_per_epoch, self.block_size = mix, steps_per_epoch, block_size
-        self._train_loader: ResumableLoader[PairBatch] | None = None
-        self._batches_seen = 0
+        self.batch_size, self.mix = batch_size, mix
+        self.steps_per_epoch, self.block_size = steps_per_epoch, block_size
 
-    def train_dataloader(self) -> ResumableLoader[PairBatch]:  # type: ignore[override]
+    def train_dataloader(self) -> ResumableLoader[PairBatch]:
         """Steps of pairs.
 
         Raises:
             ConfigError: If the mix and the batch size do not go together.
         """
-        assert self.trainer is not None
         names = check_labels(self.mix)
         sampler = SubBatchSampler(
             sizes=[len(row.source) // self.block_size for row in self.mix],
@@ -100,27 +95,11 @@ class EGRLDataModule(ReasonerDataModule):
             sub_batch_size=self.batch_size // self.block_size,
             seed=self.seed,
             num_batches=self.steps_per_epoch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self._current_trainer.global_rank,
+            world_size=self._current_trainer.world_size,
             names=names,
         )
-        self._train_loader = ResumableLoader(
-            _Blocks(self.mix, names, self.block_size),  # type: ignore[arg-type]
-            sampler,
-            _batch,
-            seed=self.seed,
-            batches_seen=self._batches_seen,
-            num_workers=self.num_workers,
-        )
-        return self._train_loader
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
-        return self._train_loader.state_dict() if self._train_loader is not None else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the training loader start at the saved position."""
-        self._batches_seen = state_dict.get("batches_seen", 0)
+        return self._make_train_loader(_Blocks(self.mix, names, self.block_size), sampler, _batch)
 
 
 class _Blocks(Dataset[tuple[str, list[Pair]]]):

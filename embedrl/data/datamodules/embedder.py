@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
-from lightning.pytorch import LightningDataModule
-
 from embedrl.data.collate import ContrastiveBatch, ContrastiveCollator, EncodeBatch, EncodeCollator
+from embedrl.data.datamodules.base import BaseDataModule
 from embedrl.data.inputs import Preprocessor
 from embedrl.data.loader import Loader, ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
@@ -22,7 +20,7 @@ from embedrl.errors import ConfigError
 from embedrl.types import RetrievalTask
 
 
-class EmbedderDataModule(LightningDataModule):
+class EmbedderDataModule(BaseDataModule):
     """Contrastive batches for `fit`; the sides of retrieval tasks for `validate`, `test` and `predict`.
 
     The preprocessor is the one of the model in training (`model.backbone`). Validation and test have one loader over
@@ -66,7 +64,7 @@ class EmbedderDataModule(LightningDataModule):
         persistent_workers: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
-        super().__init__()
+        super().__init__(seed, num_workers, persistent_workers)
         self.mix = mix or []
         self.val = val or []
         self.test = test or []
@@ -78,13 +76,8 @@ class EmbedderDataModule(LightningDataModule):
         self.batches_per_epoch = batches_per_epoch
         self.max_negatives = max_negatives
         self.encode_batch_size = encode_batch_size
-        self.seed = seed
-        self.num_workers = num_workers
-        self.persistent_workers = persistent_workers and num_workers > 0
         self.on_error = on_error
         self.tasks: list[RetrievalTask] = []
-        self._train_loader: ResumableLoader[ContrastiveBatch] | None = None
-        self._batches_seen = 0
 
     def setup(self, stage: str) -> None:
         """Collect the stage's tasks in `tasks`.
@@ -93,14 +86,7 @@ class EmbedderDataModule(LightningDataModule):
             ConfigError: If two tasks have one name, or the trainer would shard or reload the loaders.
             DataError: If a task cannot be read.
         """
-        trainer = self.trainer
-        assert trainer is not None
-        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ConfigError(
-                "set trainer.use_distributed_sampler: false (the data is already shared out over processes)"
-            )
-        if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
-            raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
+        super().setup(stage)
         sources = self.val if stage in ("fit", "validate") else self.test
         self.tasks = [task for source in sources for task in source.tasks()]
         for name, count in Counter(task.name for task in self.tasks).items():
@@ -113,8 +99,7 @@ class EmbedderDataModule(LightningDataModule):
         Raises:
             ConfigError: If the mix and the batch settings do not go together.
         """
-        trainer = self.trainer
-        assert trainer is not None
+        trainer = self._current_trainer
         labels = check_labels(self.mix)
         sampler = SubBatchSampler(
             sizes=[len(row.source) for row in self.mix],
@@ -139,24 +124,7 @@ class EmbedderDataModule(LightningDataModule):
             # Negatives are ragged: ranks agree on the count that the fullest batch needs.
             -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
         )
-        self._train_loader = ResumableLoader(
-            dataset,
-            sampler,
-            collator,
-            seed=self.seed,
-            batches_seen=self._batches_seen,
-            num_workers=self.num_workers,
-            persistent_workers=self.persistent_workers,
-        )
-        return self._train_loader
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
-        return self._train_loader.state_dict() if self._train_loader is not None else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the training loader start at the saved position."""
-        self._batches_seen = state_dict.get("batches_seen", 0)
+        return self._make_train_loader(dataset, sampler, collator)
 
     def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
         """All sides of the validation tasks; no loader if there are none."""
@@ -171,8 +139,7 @@ class EmbedderDataModule(LightningDataModule):
         return self._encode_loaders()
 
     def _encode_loaders(self) -> Sequence[Loader[EncodeBatch]]:
-        trainer = self.trainer
-        assert trainer is not None
+        trainer = self._current_trainer
         if not self.tasks:
             return []
         dataset = EncodeDataset(
@@ -181,18 +148,9 @@ class EmbedderDataModule(LightningDataModule):
         collator = EncodeCollator(
             self._preprocessor(), self.micro_batch_size, -(-dataset.largest // self.micro_batch_size)
         )
-        loader: Loader[EncodeBatch] = Loader(
-            dataset,  # type: ignore[arg-type]
-            batch_size=None,
-            collate_fn=collator,
-            generator=torch.Generator(),  # torch would draw from the global one, which the model uses
-            num_workers=self.num_workers,
-            persistent_workers=self.persistent_workers,
-        )
-        return [loader]
+        return [self._make_scoring_loader(dataset, collator, batch_size=None)]
 
     def _preprocessor(self) -> Preprocessor:
-        assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
+        module: Any = self._current_trainer.lightning_module
         preprocessor: Preprocessor = module.backbone.preprocessor()
         return preprocessor

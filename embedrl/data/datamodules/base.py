@@ -1,0 +1,145 @@
+"""What the data modules share: exact resume, workers, checks of the trainer, lessons to score with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+
+from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampler
+from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonSource
+from embedrl.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class BaseDataModule(LightningDataModule):
+    """A data module whose training batches form one stream, in which a resumed run goes on exactly where it stopped.
+
+    A subclass builds its training loader with `_make_train_loader` and the others with `_make_scoring_loader`, and
+    shares out the data over `trainer.world_size` processes itself.
+
+    Args:
+        seed: Seed of the order of the training data.
+        num_workers: Loader processes; 0 loads in the training process.
+        persistent_workers: Keep the loader processes from one epoch to the next.
+    """
+
+    def __init__(self, seed: int = 0, num_workers: int = 0, persistent_workers: bool = False) -> None:
+        super().__init__()
+        self.seed = seed
+        self.num_workers = num_workers
+        self.persistent_workers = persistent_workers and num_workers > 0
+        self._stream: ResumableLoader[Any] | None = None
+        self._batches_seen = 0
+
+    def setup(self, stage: str) -> None:
+        """Check the trainer's settings.
+
+        Raises:
+            ConfigError: If the trainer would shard or reload the loaders.
+        """
+        trainer = self._current_trainer
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ConfigError(
+                "set trainer.use_distributed_sampler: false (the data is already shared out over processes)"
+            )
+        if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
+            raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
+        return {"batches_seen": self._batches_seen if self._stream is None else self._stream.batches_seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the training loader start at the saved position."""
+        self._batches_seen = state_dict.get("batches_seen", 0)
+
+    @property
+    def _current_trainer(self) -> Trainer:
+        """The trainer, which is there whenever Lightning asks for data."""
+        assert self.trainer is not None
+        return self.trainer
+
+    def _make_train_loader(
+        self, dataset: MapDataset, sampler: StreamSampler, collate: Callable[[list[Any]], T]
+    ) -> ResumableLoader[T]:
+        """The training loader, from the saved position on."""
+        self._stream = loader = ResumableLoader(
+            dataset,
+            sampler,
+            collate,
+            seed=self.seed,
+            batches_seen=self._batches_seen,
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers,
+        )
+        return loader
+
+    def _make_scoring_loader(self, dataset: Any, collate: Callable[[Any], T], **options: Any) -> Loader[T]:
+        """A loader of `validate`, `test` or `predict`.
+
+        Args:
+            dataset: What to load.
+            collate: Makes a batch.
+            **options: More of `DataLoader`.
+        """
+        return Loader(
+            dataset,
+            collate_fn=collate,
+            generator=torch.Generator(),  # torch would draw from the global one, which the model uses
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers,
+            **options,
+        )
+
+
+class GeneratorDataModule(BaseDataModule):
+    """A data module for a model that writes: replies to held-out lessons are scored in `validate` and `test`.
+
+    The preprocessor is the one of the model in training (`model.generator`).
+
+    Args:
+        val: The lessons of `validate`.
+        test: The lessons of `test`.
+        generate_batch_size: Prompts that are answered at once, per process.
+        seed: Seed of the order of the training data.
+        num_workers: Loader processes; 0 loads in the training process.
+    """
+
+    def __init__(
+        self,
+        val: LessonSource | None = None,
+        test: LessonSource | None = None,
+        generate_batch_size: int = 32,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, num_workers)
+        self.val, self.test, self.generate_batch_size = val, test, generate_batch_size
+
+    def val_dataloader(self) -> Sequence[Loader[LessonBatch]]:
+        """Prompts of the validation lessons; no loader if there are none."""
+        return self._prompts(self.val)
+
+    def test_dataloader(self) -> Sequence[Loader[LessonBatch]]:
+        """Prompts of the test lessons; no loader if there are none."""
+        return self._prompts(self.test)
+
+    def _prompts(self, source: LessonSource | None) -> Sequence[Loader[LessonBatch]]:
+        if source is None:
+            return []
+        # Neighbours have like length and kind; rank r takes rows r, r + world_size, ...
+        rows = range(self._current_trainer.global_rank, len(source), self._current_trainer.world_size)
+        size = self.generate_batch_size
+        # An empty batch for a rank without rows: Lightning refuses a loader that has none.
+        batches = [list(rows[i : i + size]) for i in range(0, len(rows), size)] or [[]]
+        collator = LessonCollator(self._preprocessor(), size, False, source.name)
+        return [self._make_scoring_loader(source, collator, batch_sampler=batches)]
+
+    def _preprocessor(self) -> GeneratorPreprocessor:
+        module: Any = self._current_trainer.lightning_module
+        preprocessor: GeneratorPreprocessor = module.generator.preprocessor()
+        return preprocessor

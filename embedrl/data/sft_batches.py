@@ -1,0 +1,149 @@
+"""Lessons as batches for supervised training (SFT): the contracts of a source and a preprocessor, order, batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from torch.utils.data import Sampler
+
+from embedrl.data.inputs import ModelInputs
+from embedrl.errors import ConfigError, DataError
+from embedrl.types import Chat, Lesson
+
+
+class LessonSource(Protocol):
+    """A data set of lessons with random access. Picklable: loader workers hold a copy."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set: shown in errors."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of lessons."""
+        ...
+
+    def __getitem__(self, index: int) -> Lesson:
+        """Lesson `index`, `0 <= index < len(self)`: a pure function of the index.
+
+        Raises:
+            DataError: If the row is broken; the message names `dataset/id`.
+        """
+        ...
+
+
+class GeneratorPreprocessor(Protocol):
+    """Turns prompts and lessons into model inputs. Picklable and free of weights: it runs in loader workers."""
+
+    def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process prompts for generation, padded on the left."""
+        ...
+
+    def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
+        """Process lessons for training, with `labels` on the reply alone."""
+        ...
+
+    def length(self, chat: Chat) -> int:
+        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
+        ...
+
+
+@dataclass
+class LessonBatch:
+    """Lessons as model inputs.
+
+    Attributes:
+        micro_batches: For training with `labels`; for scoring, prompts alone.
+        lessons: The lessons in the order of the micro-batches' rows, without their pictures.
+    """
+
+    micro_batches: list[ModelInputs]
+    lessons: list[Lesson]
+
+
+class LessonSampler(Sampler[list[int]]):
+    """Batches of row numbers: in order (a curriculum is one) or shuffled anew every epoch; the last part is left out.
+
+    They form one endless stream: an epoch is a stretch of it.
+
+    Args:
+        size: Number of lessons.
+        batch_size: Lessons in a global batch (all ranks together).
+        shuffle: Whether to shuffle.
+        seed: Seed of the shuffle.
+        rank: This process: it gets its share of every batch.
+        world_size: Number of processes.
+
+    Raises:
+        ConfigError: If there is no full batch, or it cannot be shared out.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, shuffle: bool = False, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(f"data.batch_size {batch_size} is not a multiple of the {world_size} processes")
+        if size < batch_size:
+            raise ConfigError(f"data.train has {size} lessons, fewer than data.batch_size {batch_size}")
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.start = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self.size // self.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """This rank's share of an epoch of batches, from batch `start` of the stream on."""
+        share = self.batch_size // self.world_size
+        rows: Sequence[int] = range(self.size)
+        shuffled = None
+        for number in range(self.start, self.start + len(self)):
+            epoch, batch = divmod(number, len(self))
+            if self.shuffle and shuffled != epoch:
+                rows = random.Random(f"{self.seed}/{epoch}").sample(range(self.size), self.size)
+                shuffled = epoch
+            first = batch * self.batch_size + self.rank * share
+            yield list(rows[first : first + share])
+
+
+class LessonCollator:
+    """Makes a `LessonBatch`; lessons of like length share a micro-batch, so that little is padded.
+
+    Args:
+        preprocessor: The generator's preprocessor.
+        micro_batch_size: Lessons of like length that go through the model at once; saves padding only.
+        train: Whether the replies go in, as labels.
+        source: Name of the data set for errors.
+    """
+
+    def __init__(self, preprocessor: GeneratorPreprocessor, micro_batch_size: int, train: bool, source: str) -> None:
+        if micro_batch_size < 1:
+            raise ConfigError(f"data.micro_batch_size is {micro_batch_size}: give 1 or more")
+        self.preprocessor, self.micro_batch_size = preprocessor, micro_batch_size
+        self.train, self.source = train, source
+
+    def __call__(self, lessons: list[Lesson]) -> LessonBatch:
+        """Process the lessons of one batch.
+
+        Raises:
+            DataError: If a lesson cannot be processed; the message names the data set.
+        """
+        # About four characters a token, as in `length`.
+        order = sorted(lessons, key=lambda x: self.preprocessor.length(x.chat) + len(x.reply) // 4 * self.train)
+        count = -(-len(order) // self.micro_batch_size)
+        cuts = [len(order) * i // max(count, 1) for i in range(count + 1)]
+        try:
+            micro_batches = [self._process(order[a:b]) for a, b in pairwise(cuts)]
+        except DataError as error:
+            raise DataError(f"{self.source}: {error}") from error
+        return LessonBatch(micro_batches, [Lesson([], x.reply, x.kind, x.gold) for x in order])
+
+    def _process(self, lessons: list[Lesson]) -> ModelInputs:
+        if self.train:
+            return self.preprocessor.lessons(lessons)
+        return self.preprocessor.prompts([lesson.chat for lesson in lessons])
