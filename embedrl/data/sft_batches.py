@@ -116,7 +116,7 @@ class LessonCollator:
 
     Args:
         preprocessor: The generator's preprocessor.
-        micro_batch_size: Lessons of like length that go through the model at once; saves padding only.
+        micro_batch_size: Lessons of like length that go through the model at once: bounds memory and saves padding.
         train: Whether the replies go in, as labels.
         source: Name of the data set for errors.
     """

@@ -15,7 +15,8 @@ class ReasonerDataModule(GeneratorDataModule):
 
     Args:
         batch_size: Lessons in a batch, all processes together.
-        micro_batch_size: Lessons of like length that go through the model at once; saves padding only.
+        micro_batch_size: Lessons of like length that go through the model at once: bounds memory and saves padding,
+            leaves the loss alone.
         train: The lessons to train on.
         val: The lessons to score on.
         test: The lessons of `test`.
