@@ -1,9 +1,10 @@
-"""Peak memory of Embedder training against the contrastive batch, at one micro-batch size.
+"""Peak memory of a training of the Embedder or the Reasoner against its batch, at one micro-batch size.
 
     python benchmarks/memory.py --config configs/quickstart/embedder.yaml --batches 32 512
 
-Each batch size trains two steps in a process of its own; the figure is that process's largest resident set. Gradient
-caching should keep it flat: what grows is the inputs and vectors of the batch, not its activations.
+Each batch size trains two steps in a process of its own; the figure is that process's largest resident set. It should
+stay flat: what grows is the inputs and vectors of the batch, not its activations. Other recipes:
+`--config configs/quickstart/reasoner.yaml --batches 16 256`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def peak_mib(config: str, batch: int, steps: int, extra: Sequence[str] = ()) -> float:
-    """Largest resident set in MiB of `embedrl fit` training with this contrastive batch; nothing is validated."""
+    """Largest resident set in MiB of `embedrl fit` training with this batch; nothing is validated."""
+    more = ()
+    if "EmbedderModule" in Path(config).read_text():
+        more = (f"--data.init_args.sub_batch_size={batch}", "--model.init_args.gradient_cache=true")
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "embedrl", "fit", "--config", config),
-            *(f"--data.init_args.batch_size={batch}", f"--data.init_args.sub_batch_size={batch}"),
+            f"--data.init_args.batch_size={batch}",
             *(f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", f"--trainer.default_root_dir={folder}"),
             *("--trainer.enable_progress_bar=false", "--trainer.callbacks=null"),
-            *("--model.init_args.gradient_cache=true", *extra),
+            *more,
+            *extra,
         ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
