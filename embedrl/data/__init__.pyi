@@ -2,7 +2,6 @@ from . import datasets as datasets
 from . import world as world
 from .datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .datamodules.embedder import EmbedderDataModule as EmbedderDataModule
-from .sft_batches import LessonSource as LessonSource
 from .datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .formats import JsonlSource as JsonlSource
 from .formats import LlavaHoundSource as LlavaHoundSource
@@ -15,6 +14,7 @@ from .mix import MixRow as MixRow
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
 from .sampler import SubBatchSampler as SubBatchSampler
+from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource
 from .sources import TaskSource as TaskSource
 from .tcot_lessons import TCoTLessons as TCoTLessons
