@@ -9,13 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
-
-import httpx2
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from embedrl.errors import ConfigError
 from embedrl.types import Chat
-from embedrl.utils.chat_client import ChatEndpoint, Completion
+from embedrl.utils.chat_client import ChatClient, Completion, Endpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,6 +59,15 @@ class VLM(ABC):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class VLMEndpoint(Endpoint):
+    """See `Endpoint`; answers are long, and there are hours of them."""
+
+    slot: ClassVar[str] = "vlm"
+
+    retries: int = 5
+
+
 class EndpointVLM(VLM):
     """A model behind an OpenAI-compatible endpoint; pictures travel as data URLs, the frames of a video as pictures.
 
@@ -69,14 +77,9 @@ class EndpointVLM(VLM):
         name: Name of the model in keys; None takes `model`. Keep it when the same model is served under another name.
         max_tokens: Longest answer in tokens.
         temperature: 0 takes the likeliest answer.
-        concurrency: Requests under way at once.
-        timeout: Seconds for one attempt, the whole answer included.
-        retries: Further attempts after a time-out, a refused connection, status 429 or 5xx.
-        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most.
         image_format: `png` keeps every pixel; `jpeg` is smaller for photographs.
         max_pixels: Larger pictures are shrunk to this many before they are sent; boxes are relative and stay right.
-        extra: Further fields of every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`.
-        api_key_env: Environment variable that holds the key; without it no key is sent.
+        **endpoint: How it is asked: see `Endpoint`.
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -89,31 +92,27 @@ class EndpointVLM(VLM):
         name: str | None = None,
         max_tokens: int = 1024,
         temperature: float = 0.0,
-        concurrency: int = 32,
-        timeout: float = 300.0,
-        retries: int = 5,
-        backoff: float = 1.0,
         image_format: Literal["png", "jpeg"] = "png",
         max_pixels: int = 786_432,
-        extra: dict[str, Any] | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
+        **endpoint: Any,
     ) -> None:
-        self._endpoint = ChatEndpoint(base_url, model, timeout, retries, backoff, concurrency, api_key_env, "vlm")
+        self.endpoint = VLMEndpoint(base_url=base_url, **endpoint)
         if max_tokens < 1 or max_pixels < 1 or not temperature >= 0:
             raise ConfigError(
                 f"vlm.max_tokens is {max_tokens}, max_pixels {max_pixels}, temperature {temperature}: "
                 "give 1 or more, 1 or more, and 0 or more"
             )
-        self.name, self.where, self.concurrency = name or model, self._endpoint.name, concurrency
+        self.base_url, self.model = base_url, model
+        self.name, self.where = name or model, f"{self.endpoint.address} ({model})"
+        self.concurrency = self.endpoint.concurrency
         self.max_tokens, self.temperature = max_tokens, temperature
         self.image_format, self.max_pixels = image_format, max_pixels
-        self.extra = extra or {}
-        self._client: httpx2.AsyncClient | None = None
+        self._client: ChatClient | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
         """See `VLM`."""
-        async with self._endpoint.client() as self._client:
+        async with ChatClient(self.endpoint) as self._client:
             yield
 
     async def write(self, chat: Chat) -> Completion:
@@ -129,9 +128,7 @@ class EndpointVLM(VLM):
         if self._client is None:
             raise RuntimeError("enter EndpointVLM.session() before asking")
         messages = await asyncio.to_thread(to_messages, chat, self.image_format, self.max_pixels)
-        return await self._endpoint.complete(
-            self._client, messages, temperature=self.temperature, **options, **self.extra
-        )
+        return await self._client.complete(self.model, messages, temperature=self.temperature, **options)
 
 
 def p_yes(first: Mapping[str, float] | None) -> float | None:

@@ -23,8 +23,9 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 def config_form(value: Any) -> Any:
     """Turn a live object into what a YAML file would say.
 
-    An object must keep every argument of its `__init__` as an attribute of the same name. A `functools.partial` of a
-    class (an optimizer waiting for its parameters) becomes that class with its keywords.
+    An object must keep every argument of its `__init__` as an attribute of the same name; for a `**name`, that is a
+    mapping or a dataclass of those keywords. A `functools.partial` of a class (an optimizer waiting for its parameters)
+    becomes that class with its keywords.
 
     Raises:
         ConfigError: If the object does not say how it was made.
@@ -51,6 +52,9 @@ def config_form(value: Any) -> Any:
         missing = [name for name in arguments if not hasattr(value, name)]
         if not missing:
             init_args = {name: config_form(getattr(value, name)) for name in arguments}
+            for name, argument in arguments.items():
+                if argument.kind is inspect.Parameter.VAR_KEYWORD:
+                    init_args |= init_args.pop(name)
             return {"class_path": public_path(type(value)), "init_args": init_args}
         raise ConfigError(
             f"{public_path(type(value))} cannot be written to a checkpoint: "

@@ -1,18 +1,22 @@
-"""Chat completions from any OpenAI-compatible endpoint (vLLM, SGLang, `transformers serve`, a hosted model)."""
+"""Asking a model behind an OpenAI-compatible endpoint: vLLM, SGLang, `transformers serve`, a hosted model."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
+import random
+import re
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
 
 import httpx2
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, Omit
 
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, EndpointError
 
 T = TypeVar("T")
 
@@ -45,113 +49,170 @@ class Completion:
     first: Mapping[str, float] | None = None
 
 
-class ChatEndpoint:
-    """Asks `POST <base_url>/chat/completions`.
-
-    Time-outs, refused connections, status 429 and 5xx are tried again with growing, jittered pauses.
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a model is served, and how patiently it is asked. Subclasses give other defaults.
 
     Args:
         base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.
-        model: Name of the model there.
         timeout: Seconds for one attempt, the whole answer included.
-        retries: Further attempts after a failed one.
-        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most.
-        concurrency: Requests under way at once.
+        retries: Further attempts after a time-out, a failed connection, or status 408, 409, 429 or 5xx.
+        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most. What the
+            server asks for by `Retry-After` goes first, up to two minutes; if it is more, there is no retry.
+        concurrency: Requests under way at once, from each process.
+        extra: Further fields of every chat request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`.
         api_key_env: Environment variable that holds the key; without it no key is sent.
-        where: Name of the options in errors.
 
     Raises:
-        ConfigError: If an option is out of its range.
+        ConfigError: If an option is out of its range, or no header can hold the key.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        timeout: float = 30.0,
-        retries: int = 2,
-        backoff: float = 0.5,
-        concurrency: int = 16,
-        api_key_env: str = "OPENAI_API_KEY",
-        where: str = "endpoint",
-    ) -> None:
-        if not _is_address(base_url):
-            raise ConfigError(f"{where}.base_url is {base_url!r}: give an address such as http://127.0.0.1:8000/v1")
-        if not timeout > 0:
-            raise ConfigError(f"{where}.timeout is {timeout}: give seconds above 0")
-        for name, number, least in (("retries", retries, 0), ("backoff", backoff, 0), ("concurrency", concurrency, 1)):
-            if not number >= least:
-                raise ConfigError(f"{where}.{name} is {number}: give {least} or more")
-        self.base_url = base_url.rstrip("/")
-        self.model = model
-        self.timeout = timeout
-        self.retries = retries
-        self.backoff = backoff
-        self.concurrency = concurrency
-        self.api_key_env = api_key_env
+    slot: ClassVar[str] = "endpoint"  # how errors name the options
+
+    base_url: str
+    timeout: float = 300.0
+    retries: int = 3
+    backoff: float = 1.0
+    concurrency: int = 32
+    extra: dict[str, Any] | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+
+    def __post_init__(self) -> None:
+        if not _is_address(self.base_url):
+            shown = re.sub("//.*@", "//***@", self.base_url)
+            raise ConfigError(f"{self.slot}.base_url is {shown!r}: give an address such as http://127.0.0.1:8000/v1")
+        if not self.timeout > 0:
+            raise ConfigError(f"{self.slot}.timeout is {self.timeout}: give seconds above 0")
+        for name, least in (("retries", 0), ("backoff", 0), ("concurrency", 1)):
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"{self.slot}.{name} is {getattr(self, name)}: give {least} or more")
+        self.key()
 
     @property
-    def name(self) -> str:
-        """What to call it in logs and errors."""
-        return f"{self.base_url} ({self.model})"
+    def address(self) -> str:
+        """The address as logs and errors may show it: without a password and a query."""
+        return str(httpx2.URL(self.base_url).copy_with(userinfo=b"", query=None)).rstrip("/")
 
-    def client(self) -> httpx2.AsyncClient:
-        """A client to ask with, as a context manager."""
-        key = os.environ.get(self.api_key_env)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # The limit on an attempt is set around the whole of it: httpx's own restarts with every piece that arrives.
-        return httpx2.AsyncClient(headers=headers, timeout=None, limits=httpx2.Limits(max_connections=self.concurrency))
+    def key(self) -> str:
+        """The key, read anew so that nothing keeps it; empty without one.
 
-    async def complete(
-        self, client: httpx2.AsyncClient, messages: Sequence[Mapping[str, Any]], **options: Any
-    ) -> Completion:
+        Raises:
+            ConfigError: If no header can hold it.
+        """
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigError(
+                f"{self.slot}.api_key_env: the value of {self.api_key_env} holds characters that no header may hold: "
+                "set the key alone, in one line"
+            )
+        return key
+
+
+class ChatClient:
+    """Asks an endpoint over a pool of connections; an async context manager.
+
+    Requests, retries and connections are those of `openai.AsyncOpenAI`. Its time-out bounds each read, so an attempt
+    as a whole gets a bound of its own. Its headers about this machine, and those that the environment holds for
+    OpenAI's servers (`OPENAI_ORG_ID`, …), are not sent. This machine is asked without a proxy.
+
+    Args:
+        endpoint: Whom to ask, and how patiently.
+
+    Raises:
+        EndpointError: If the proxy or the certificates that the environment names are of no use.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint, self._key = endpoint, endpoint.key()
+        url = httpx2.URL(endpoint.base_url)
+        auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
+        try:
+            http = _BoundedClient(
+                endpoint.timeout,
+                auth=auth,
+                limits=httpx2.Limits(max_connections=endpoint.concurrency),
+                mounts={f"all://{url.netloc.decode()}": None} if _is_this_machine(url.host) else None,  # no proxy
+            )
+        except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+            raise EndpointError(
+                f"{endpoint.address}: no connection can be set up ({error}): check the variables HTTP_PROXY, "
+                "HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+            ) from error
+        self._openai = _OpenAI(
+            api_key=self._key or "none",  # without one AsyncOpenAI looks for another; see `_headers`
+            base_url=url.copy_with(userinfo=b"", query=None),
+            default_query=dict(url.params),
+            timeout=None,
+            max_retries=endpoint.retries,
+            http_client=http,
+        )
+        self._openai.backoff = endpoint.backoff
+        self._headers = {} if self._key else {"Authorization": Omit()}
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self._openai.close()
+
+    async def complete(self, model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
         """The answer to a chat.
 
         Args:
-            client: What `client` returned, entered.
+            model: Name of the model there.
             messages: The chat in OpenAI's form.
-            options: Further fields of the request: `max_tokens`, `temperature`, ….
+            **options: Further fields of the request: `max_tokens`, `temperature`, ….
 
         Raises:
             NoAnswer: If there is none after all attempts.
         """
-        body = {"model": self.model, "messages": [*messages], **options}
-        return _read(await self.post(client, "chat/completions", body))
+        body = {"model": model, "messages": [*messages], **options, **(self.endpoint.extra or {})}
+        response = await self.post("chat/completions", body)
+        try:
+            choice = response.json()["choices"][0]
+            message = choice["message"]
+            text = message["content"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise NoAnswer("malformed", f"not a chat completion: {self._shown(response.text)}") from error
+        if not isinstance(text, str):
+            raise NoAnswer("malformed", f"the answer's content is {text!r:.60}, not a text{_hint(message)}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise NoAnswer("malformed", "the answer holds half a character (a lone surrogate)") from error
+        return Completion(text, choice.get("finish_reason") == "length", _first_token(choice))
 
-    async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+    async def post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
         """The response to `POST <base_url>/<path>`.
 
         Args:
-            client: What `client` returned, entered.
             path: What follows `base_url` and a slash.
             body: What is sent, as JSON.
 
         Raises:
             NoAnswer: If there is none after all attempts, or one with an error status.
         """
-
-        async def attempt() -> httpx2.Response:
-            async with asyncio.timeout(self.timeout):
-                response = await client.post(f"{self.base_url}/{path}", json=body)
-            return response.raise_for_status()
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.retries + 1),
-            wait=wait_exponential_jitter(multiplier=self.backoff, max=30, jitter=self.backoff),
-            retry=retry_if_exception(_may_pass),
-            reraise=True,
-        )
         try:
-            response: httpx2.Response = await retrying(attempt)
-        except TimeoutError as error:
-            raise NoAnswer("timeout", f"none within {self.timeout:g} s") from error
-        except httpx2.HTTPStatusError as error:
-            raise NoAnswer(f"http_{error.response.status_code}", _one_line(error.response.text)) from error
-        except httpx2.TransportError as error:
-            raise NoAnswer("unreachable", _one_line(str(error))) from error
-        except httpx2.DecodingError as error:
-            raise NoAnswer("malformed", _one_line(str(error))) from error
-        return response
+            return await self._openai.post(
+                f"/{path}", body=body, cast_to=httpx2.Response, options={"headers": self._headers}
+            )
+        except APITimeoutError as error:
+            raise NoAnswer("timeout", f"none within {self.endpoint.timeout:g} s") from error
+        except APIStatusError as error:
+            raise NoAnswer(f"http_{error.status_code}", self._shown(error.response.text)) from error
+        except APIConnectionError as error:
+            raise NoAnswer("unreachable", self._shown(str(error.__cause__))) from error
+
+    def _shown(self, text: str) -> str:
+        """A server's words in one line, without the key and without what steers a terminal."""
+        text = " ".join(text[:1000].split())[:200]
+        if self._key:
+            text = text.replace(self._key, "***")
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def run(asking: Coroutine[Any, Any, T]) -> T:
@@ -164,15 +225,69 @@ def run(asking: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, asking).result()
 
 
-def _read(response: httpx2.Response) -> Completion:
+class _OpenAI(AsyncOpenAI):
+    """AsyncOpenAI with pauses by `Endpoint.backoff`, and without headers that are none of a server's business."""
+
+    backoff: float
+
+    @property
+    def default_headers(self) -> dict[str, str | Omit]:
+        """Neither this machine's particulars nor what the environment holds for OpenAI's own servers."""
+        return {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "embedrl"}
+
+    def _calculate_retry_timeout(
+        self, remaining_retries: int, options: Any, response_headers: httpx2.Headers | None = None
+    ) -> float:
+        if response_headers is not None and {"retry-after", "retry-after-ms"} & {*response_headers}:
+            return super()._calculate_retry_timeout(remaining_retries, options, response_headers)
+        taken = min(self.max_retries - remaining_retries, 30)
+        return min(30.0, self.backoff * (2.0**taken + random.random()))
+
+
+class _BoundedClient(httpx2.AsyncClient):
+    """An HTTP client whose `timeout` bounds a request as a whole; httpx's own start anew with each piece that arrives.
+
+    Args:
+        bound: Seconds for a request and its whole answer.
+        **options: Those of `httpx2.AsyncClient`.
+    """
+
+    def __init__(self, bound: float, **options: Any) -> None:
+        super().__init__(timeout=None, **options)
+        self._bound = bound
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Send a request and read the answer.
+
+        Raises:
+            ReadTimeout: If the answer is not there in time.
+            NoAnswer: If it cannot be unpacked; the next one could not be either.
+        """
+        try:
+            async with asyncio.timeout(self._bound):
+                response = await super().send(request, **options)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(str(error), request=request) from error
+        except httpx2.DecodingError as error:
+            raise NoAnswer("malformed", f"the answer cannot be unpacked: {error}") from error
+        response.encoding = "utf-8"  # as JSON is, whatever the header says
+        return response
+
+
+def _is_address(base_url: str) -> bool:
     try:
-        choice = response.json()["choices"][0]
-        text = choice["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise NoAnswer("malformed", "not a chat completion") from error
-    if not isinstance(text, str):
-        raise NoAnswer("malformed", f"the answer's content is {text!r:.60}, not a text")
-    return Completion(text, choice.get("finish_reason") == "length", _first_token(choice))
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port is None or 0 < url.port < 65536)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def _first_token(choice: Mapping[str, Any]) -> Mapping[str, float] | None:
@@ -183,20 +298,11 @@ def _first_token(choice: Mapping[str, Any]) -> Mapping[str, float] | None:
         return None
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
-
-
-def _is_address(base_url: str) -> bool:
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether another attempt may fare better."""
-    if isinstance(error, httpx2.HTTPStatusError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, TimeoutError | httpx2.TransportError)
+def _hint(message: Mapping[str, Any]) -> str:
+    """What to do about a model that thinks, and says nothing."""
+    if message.get("reasoning_content") or message.get("reasoning"):
+        return (
+            ": the model has only thought so far: raise max_tokens, or switch thinking off, for many models by "
+            "extra: {chat_template_kwargs: {enable_thinking: false}}"
+        )
+    return ""

@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from embedrl.errors import ConfigError
 from embedrl.rl.rewards.judge import Question, Verdict, read_index
-from embedrl.utils.chat_client import ChatEndpoint, NoAnswer, run
+from embedrl.utils.chat_client import ChatClient, Endpoint, NoAnswer, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeEndpoint(Endpoint):
+    """See `Endpoint`; answers are a few tokens."""
+
+    slot: ClassVar[str] = "judge"
+
+    timeout: float = 30.0
+    retries: int = 2
+    backoff: float = 0.5
+    concurrency: int = 16
 
 
 class EndpointJudge:
     """Asks `POST <base_url>/chat/completions`, greedily, for the number of a candidate.
 
-    Time-outs, refused connections, status 429 and 5xx are tried again with growing, jittered pauses. What fails for
-    good is no verdict, with its cause.
+    What fails for good is no verdict, with its cause.
 
     Args:
         base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.
         model: Name of the model there.
-        timeout: Seconds for one attempt, the whole answer included.
-        retries: Further attempts after a failed one.
-        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most.
-        concurrency: Questions under way at once, from each process.
         total_timeout: Seconds for all questions of a step; those not answered by then have no verdict.
         max_tokens: Longest answer in tokens.
-        api_key_env: Environment variable that holds the key; without it no key is sent.
+        **endpoint: How it is asked: see `Endpoint`.
 
     Raises:
         ConfigError: If an option is out of its range.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        timeout: float = 30.0,
-        retries: int = 2,
-        backoff: float = 0.5,
-        concurrency: int = 16,
-        total_timeout: float = 600.0,
-        max_tokens: int = 8,
-        api_key_env: str = "OPENAI_API_KEY",
+        self, base_url: str, model: str, total_timeout: float = 600.0, max_tokens: int = 8, **endpoint: Any
     ) -> None:
-        self.endpoint = ChatEndpoint(base_url, model, timeout, retries, backoff, concurrency, api_key_env, "judge")
+        self.base_url, self.model = base_url, model
+        self.endpoint = JudgeEndpoint(base_url=base_url, **endpoint)
         if not total_timeout > 0:
             raise ConfigError(f"judge.total_timeout is {total_timeout}: give seconds above 0")
         if not max_tokens >= 1:
@@ -54,7 +55,7 @@ class EndpointJudge:
     @property
     def name(self) -> str:
         """See `Judge`."""
-        return self.endpoint.name
+        return f"{self.endpoint.address} ({self.model})"
 
     def choose(self, questions: Sequence[Question]) -> list[Verdict]:
         """See `Judge`."""
@@ -63,19 +64,19 @@ class EndpointJudge:
     async def _choose(self, questions: Sequence[Question]) -> list[Verdict]:
         end = asyncio.get_running_loop().time() + self.total_timeout
         gate = asyncio.Semaphore(self.endpoint.concurrency)
-        async with self.endpoint.client() as client:
+        async with ChatClient(self.endpoint) as client:
 
             async def ask(question: Question) -> Verdict:
                 message = {"role": "user", "content": question.prompt}
                 try:
                     async with asyncio.timeout_at(end), gate:
-                        answer = await self.endpoint.complete(
-                            client, [message], max_tokens=self.max_tokens, temperature=0.0
+                        answer = await client.complete(
+                            self.model, [message], max_tokens=self.max_tokens, temperature=0.0
                         )
                 except TimeoutError:
                     return Verdict(None, "timeout")
                 except NoAnswer as failure:
-                    return Verdict(None, failure.cause)
+                    return Verdict(None, failure.cause, detail=failure.detail)
                 return read_index(answer.text, question.choices)
 
             return await asyncio.gather(*map(ask, questions))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -45,11 +45,13 @@ class Verdict:
         cause: Why there is no verdict: `timeout`, `unreachable`, `http_500` (and other statuses), `malformed` (no chat
             completion), `unreadable` (no number) or `out_of_range`; a judge may have more. Empty if there is a verdict.
         probabilities: Probability of each candidate, if the judge knows it.
+        detail: What else is known about the cause, in one line; verdicts that differ in it alone are equal.
     """
 
     index: int | None
     cause: str = ""
     probabilities: tuple[float, ...] | None = None
+    detail: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if (self.index is None) != bool(self.cause):

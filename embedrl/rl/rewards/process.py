@@ -166,6 +166,7 @@ class ProcessReward:
         failed = sum(causes.values())
         self._failed_steps = self._failed_steps + 1 if failed > self.max_failures * len(questions) else 0
         told = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
+        told += next((f"; one says: {verdict.detail}" for verdict in verdicts if verdict.detail), "")
         if self._failed_steps >= self.patience:
             raise RewardError(
                 f"the discriminator {self.judge.name} failed on more than {self.max_failures:.0%} of its questions in "

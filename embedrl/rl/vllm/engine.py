@@ -6,10 +6,10 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import httpx2
 from peft import PeftModel
 
 from embedrl.data.inputs import ModelInputs
@@ -21,7 +21,17 @@ from embedrl.models.sampling import SampledReply
 from embedrl.rl.rollout import RolloutOptions, draw_seed
 from embedrl.rl.vllm.protocol import SEED_BITS, read_replies, to_request
 from embedrl.types import Chat
-from embedrl.utils.chat_client import ChatEndpoint, NoAnswer, run
+from embedrl.utils.chat_client import ChatClient, Endpoint, NoAnswer, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutEndpoint(Endpoint):
+    """See `Endpoint`; an attempt is all replies to a prompt, or loading the adapter."""
+
+    slot: ClassVar[str] = "engine"
+
+    timeout: float = 600.0
+    concurrency: int = 64
 
 
 class ServerRollout:
@@ -37,14 +47,9 @@ class ServerRollout:
         adapter_dir: Folder for the adapters; only the current one stays in it.
         server_dir: The same folder as the server sees it; None takes the same path.
         name: What the adapters' names on the server begin with.
-        timeout: Seconds for one attempt: all replies to a prompt, or loading the adapter.
-        retries: Further attempts after a time-out, a refused connection, status 429 or 5xx.
-        backoff: Seconds before the first retry; each further one waits about twice as long, 30 s at most.
-        concurrency: Prompts under way at once, from each process.
         max_mismatch: Stop training if the log-probabilities of server and policy differ by more than this in the mean
             over a step's tokens, in nats; None never stops.
-        extra: Further fields of every request, e.g. `{mm_processor_kwargs: {...}}`.
-        api_key_env: Environment variable that holds the key; without it no key is sent.
+        **endpoint: How it is asked: see `Endpoint`. `extra` may hold `{mm_processor_kwargs: {...}}`.
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -56,20 +61,14 @@ class ServerRollout:
         adapter_dir: str,
         server_dir: str | None = None,
         name: str = "embedrl",
-        timeout: float = 600.0,
-        retries: int = 3,
-        backoff: float = 1.0,
-        concurrency: int = 64,
         max_mismatch: float | None = 0.1,
-        extra: dict[str, Any] | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
+        **endpoint: Any,
     ) -> None:
-        self._endpoint = ChatEndpoint(base_url, name, timeout, retries, backoff, concurrency, api_key_env, "engine")
+        self.endpoint = RolloutEndpoint(base_url=base_url, **endpoint)
         if max_mismatch is not None and not max_mismatch > 0:
             raise ConfigError(f"engine.max_mismatch is {max_mismatch}: give nats above 0, such as 0.1, or null")
         self.base_url, self.adapter_dir, self.server_dir, self.name = base_url, adapter_dir, server_dir, name
-        self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
-        self.max_mismatch, self.extra, self.api_key_env = max_mismatch, extra, api_key_env
+        self.max_mismatch = max_mismatch
 
     def bind(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
         """See `RemoteEngine.bind`.
@@ -146,16 +145,16 @@ class ServerRollout:
     async def _swap(self, name: str) -> None:
         """Unload the last adapter, then load: the other way round `--max-loras 1` would leave none to unload."""
         folder = Path(self.server_dir or Path(self.adapter_dir).resolve()) / name
-        async with self._endpoint.client() as client:
+        async with ChatClient(self.endpoint) as client:
             if self._served is not None:
                 try:
-                    await self._endpoint.post(client, "unload_lora_adapter", {"lora_name": self._served})
+                    await client.post("unload_lora_adapter", {"lora_name": self._served})
                 except NoAnswer as failure:
                     if failure.cause != "http_404":  # it was started anew in between
                         raise self._problem(f"could not unload the adapter {self._served}: {failure}") from failure
                 shutil.rmtree(Path(self.adapter_dir) / self._served)
             try:
-                await self._endpoint.post(client, "load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+                await client.post("load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
             except NoAnswer as failure:
                 # Names are never used twice: one that is there was loaded by an attempt whose answer was lost.
                 if failure.cause != "http_400" or "already been loaded" not in failure.detail:
@@ -164,15 +163,16 @@ class ServerRollout:
     def _problem(self, what: str) -> EndpointError:
         assert self._generator.lora is not None
         return EndpointError(
-            f"{self.base_url}: {what}. Is it up, started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora "
-            f"--max-lora-rank {self._generator.lora.r} or more, and can it read that folder (engine.server_dir)?"
+            f"{self.endpoint.address}: {what}. Is it up, started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
+            f"--enable-lora --max-lora-rank {self._generator.lora.r} or more, and can it read that folder "
+            "(engine.server_dir)?"
         )
 
     # ---------------------------------------------------------------- the replies
 
     async def _ask_all(self, prompts: Sequence[tuple[Chat, list[int], int]], n: int) -> list[list[SampledReply]]:
-        gate, reading = asyncio.Semaphore(self.concurrency), asyncio.Lock()
-        async with self._endpoint.client() as client:
+        gate, reading = asyncio.Semaphore(self.endpoint.concurrency), asyncio.Lock()
+        async with ChatClient(self.endpoint) as client:
             asking = [
                 asyncio.ensure_future(self._ask(client, gate, reading, chat, tokens, n, seed))
                 for chat, tokens, seed in prompts
@@ -185,7 +185,7 @@ class ServerRollout:
 
     async def _ask(
         self,
-        client: httpx2.AsyncClient,
+        client: ChatClient,
         gate: asyncio.Semaphore,
         reading: asyncio.Lock,
         chat: Chat,
@@ -195,16 +195,17 @@ class ServerRollout:
     ) -> list[SampledReply]:
         """The replies to one prompt of these tokens."""
         assert self._served is not None
-        where = f"{self.base_url} ({self._served})"
+        where = f"{self.endpoint.address} ({self._served})"
         async with gate:
             async with reading:  # one at a time, beside the requests under way
                 request = await asyncio.to_thread(self._prepare, chat, self._served, n, seed)
             try:
-                response = await self._endpoint.post(client, "chat/completions", request)
+                response = await client.post("chat/completions", request)
             except NoAnswer as failure:
                 raise EndpointError(
-                    f"{where} did not answer: {failure}. Is it up (curl {self.base_url}/models), and is engine.timeout "
-                    f"({self.timeout:g} s) enough for {n} replies of {self._options.max_new_tokens} tokens?"
+                    f"{where} did not answer: {failure}. Is it up (curl {self.endpoint.address}/models), and is "
+                    f"engine.timeout ({self.endpoint.timeout:g} s) enough for {n} replies of "
+                    f"{self._options.max_new_tokens} tokens?"
                 ) from failure
         try:
             answer = response.json()
@@ -218,7 +219,7 @@ class ServerRollout:
     def _prepare(self, chat: Chat, model: str, n: int, seed: int) -> dict[str, Any]:
         """The request."""
         chat = self._generator.preprocessor().as_read(chat)
-        return to_request(chat, model, n, seed, self._options, self._forbidden) | (self.extra or {})
+        return to_request(chat, model, n, seed, self._options, self._forbidden) | (self.endpoint.extra or {})
 
 
 def _raise_together(problem: EndpointError | None) -> None:

@@ -9,12 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from reward_helpers import step_of
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
 from embedrl.rl.rewards.endpoint import EndpointJudge
-from embedrl.rl.rewards.judge import ChoiceScorer, Question, ReferenceJudge, Verdict, read_index
+from embedrl.rl.rewards.judge import ChoiceScorer, Judge, Question, ReferenceJudge, Verdict, read_index
 from embedrl.rl.rewards.process import ProcessReward
+from embedrl.training.checkpoints import config_form
 
 QUESTIONS = [Question(f"0/query/{i}", f"question {i}", 12) for i in range(6)]
 
@@ -136,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             self.server.requests.append(body)
-            self.server.headers.append(dict(self.headers))
+            self.server.headers.append(self.headers)  # read without regard to case
             self.server.open += 1
             self.server.most_open = max(self.server.most_open, self.server.open)
         try:
@@ -181,7 +183,7 @@ def saying(text):
 
 
 def status(code):
-    return lambda handler, body: handler.send(code, {"error": "no"})
+    return lambda handler, body: handler.send(code, {"error": "not today"})
 
 
 def hang(handler, body):
@@ -207,6 +209,17 @@ def bad_gzip(handler, body):
     handler.send_header("Content-Length", "9")
     handler.end_headers()
     handler.wfile.write(b"not gzip!")
+
+
+def test_a_checkpoint_can_hold_it():
+    given = {"base_url": "http://a/v1", "model": "m", "max_tokens": 2, "retries": 7, "extra": {"seed": 1}}
+    written = config_form(EndpointJudge(**given))
+    assert written["class_path"] == "embedrl.rl.EndpointJudge"
+    assert written["init_args"].items() >= given.items()
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--judge", type=Judge)
+    again = parser.instantiate(parser.parse_object({"judge": written})).judge
+    assert vars(again) == vars(EndpointJudge(**given))
 
 
 def test_questions_are_answered_in_order():
@@ -356,7 +369,7 @@ def test_a_failing_endpoint_is_counted_and_then_stops_the_run():
     message = str(error.value)
     assert f"{server.url} (tiny)" in message
     assert "9 of 12; " in message
-    for part in ("http_500 3", "unreadable 3", "out_of_range 3", "raise its timeout"):
+    for part in ("http_500 3", "unreadable 3", "out_of_range 3", "not today", "raise its timeout"):
         assert part in message
     assert "\n" not in message
 

@@ -79,6 +79,8 @@ def test_the_server_follows_the_policy_and_a_resumed_run_repeats_it(build, serve
     again = EGRLModule.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
     assert isinstance(again.engine, ServerRollout)
     assert (again.engine.base_url, again.engine.max_mismatch) == (server.url, 1e-3)
+    assert again.engine.endpoint == whole.engine.endpoint
+    assert again.engine.endpoint.retries == 0
 
 
 def test_a_server_that_ignores_the_adapter_is_found_out(build, server, tmp_path):
