@@ -15,6 +15,10 @@ class DataError(EmbedRLError):
     """A file, a row or a sample is broken. The message names the file or `dataset/id`."""
 
 
+class StorageError(EmbedRLError):
+    """A disk refuses what must be kept. The message names the file; nothing goes on without it."""
+
+
 class CheckpointError(EmbedRLError):
     """A checkpoint is missing, unreadable or does not fit. The message names the path and the keys."""
 

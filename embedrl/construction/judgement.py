@@ -12,7 +12,7 @@ from embedrl.construction.vlm import VLM
 from embedrl.tcot.schema import clean_text
 from embedrl.tcot.store import content_hash
 from embedrl.types import Chat, Pair, Side
-from embedrl.utils.record_store import JournalFile
+from embedrl.utils.record_store import RecordStore
 
 PROMPT = """\
 A retrieval pair has a query and its target. Each has a note: a description of what it shows or asks for, and why.
@@ -103,15 +103,15 @@ async def judge(vlm: VLM, pair: Pair, key: str) -> Judgement:
     return Judgement(key, answer.strip(), probability)
 
 
-class JudgementStore(JournalFile[Judgement]):
-    """Verdicts on disk, one JSON line each; see `JournalFile`."""
+class JudgementStore(RecordStore[Judgement]):
+    """Verdicts on disk, one JSON line each; see `RecordStore`."""
 
     def record(self, row: dict[str, Any]) -> Judgement:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         return Judgement(row["key"], row["answer"], row["p_yes"])
 
     def problem(self, row: dict[str, Any]) -> str:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         if not isinstance(row.get("answer"), str) or not isinstance(row.get("p_yes"), float | None):
             return "not a verdict {key, answer, p_yes}"
         return ""

@@ -104,12 +104,12 @@ class PairWriter:
 
 
 def check_slugs(names: Iterable[str]) -> None:
-    """See that no two data sets would be written into one file.
+    """See that no two data sets would be written into one file, and none over a journal.
 
     Raises:
-        ConfigError: If two would.
+        ConfigError: If two would, or one.
     """
-    seen: dict[str, str] = {}
+    seen = {"tcots": "the T-CoTs", "verdicts": "the verdicts", "left_out": "the pairs left out"}
     for name in names:
         slug = re.sub(r"[^\w.-]+", "_", name)
         if slug in seen:

@@ -25,7 +25,7 @@ from embedrl.rl.step import make_prompts, make_step, roll_out
 from embedrl.rl.types import RolloutStep
 from embedrl.types import Pair, Role
 from embedrl.utils.console import data_set_column, make_console
-from embedrl.utils.record_store import JournalFile
+from embedrl.utils.record_store import RecordStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,15 @@ class Score:
     among: int
 
 
-class Scores(JournalFile[Score]):
+class Scores(RecordStore[Score]):
     """Scores on disk, one JSON line each, in the form that `embedrl split --scores` reads."""
 
     def record(self, row: dict[str, Any]) -> Score:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         return Score(**row)
 
     def problem(self, row: dict[str, Any]) -> str:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         return "" if row.keys() == set(Score.__slots__) else f"holds {', '.join(row)}, not {', '.join(Score.__slots__)}"
 
 

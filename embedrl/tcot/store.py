@@ -19,7 +19,7 @@ from embedrl.errors import DataError
 from embedrl.tcot.prompts import Situation, Style, prompt
 from embedrl.tcot.schema import clean_text
 from embedrl.types import ImageSource, Side
-from embedrl.utils.record_store import JournalFile
+from embedrl.utils.record_store import RecordStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ def _file_hash(path: str, mtime_ns: int, size: int) -> str:
         return f"bytes:{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
 
 
-class TCoTJournal(JournalFile[Record]):
-    """T-CoTs on disk, one JSON line each; see `JournalFile` for what a kill, a second writer or a broken line does."""
+class TCoTJournal(RecordStore[Record]):
+    """T-CoTs on disk, one JSON line each; see `RecordStore` for what a kill, a second writer or a broken line does."""
 
     def record(self, row: dict[str, Any]) -> Record:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         return Record(row["key"], row["tcot"], row["ok"], tuple(row["problems"]), row["attempts"])
 
     def problem(self, row: dict[str, Any]) -> str:
-        """See `JournalFile`."""
+        """See `RecordStore`."""
         kinds = {"key": str, "tcot": str, "ok": bool, "problems": list, "attempts": int}
         for name, kind in kinds.items():
             if not isinstance(row.get(name), kind):

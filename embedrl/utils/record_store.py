@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from embedrl.errors import DataError
+from embedrl.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+_BEGIN = b'{"key": "'  # of every line: the key is the first field of each dataclass
 
 
-class JournalFile(ABC, Generic[T]):
+class RecordStore(ABC, Generic[T]):
     """Records as JSON lines, each a dataclass with a text `key`; of several lines with one key the last counts.
 
     A line is written in one go and synced before `put` returns, so a killed process loses nothing that it had put. A
     last line without its newline was never finished: it is dropped, and cut off when the file is opened for writing.
-    Only the lines' places are kept in memory. One process writes at a time, several may read.
+    Only the lines' places are kept in memory. One process writes at a time, several may read. Files are joined by
+    `cat`, and read by any tool for JSON lines.
 
     Args:
         path: The file; its folder is made, and the file when it is first opened for writing.
         read_only: Open an existing file to look things up; lines that are added later are not seen.
 
     Raises:
-        DataError: If a finished line is broken, another process writes to the file, or there is no file to read.
+        DataError: If a finished line is broken, the file is no such store, another process writes to it, or there is
+            none to read.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
@@ -49,16 +54,9 @@ class JournalFile(ABC, Generic[T]):
             self._end = self._index()
             if not read_only:
                 os.ftruncate(self._file, self._end)
-        except BlockingIOError as error:
-            self.close()
-            raise DataError(f"{self.path}: another process writes to it: wait for it, or give another file") from error
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.path}: no such journal: check the path, or write it with embedrl annotate"
-            ) from error
         except OSError as error:
             self.close()
-            raise DataError(f"{self.path}: cannot be opened as a journal ({error.strerror}): give a file") from error
+            raise DataError(f"{self.path}: {_why_not_opened(error)}") from error
         except DataError:
             self.close()
             raise
@@ -98,21 +96,23 @@ class JournalFile(ABC, Generic[T]):
         """Append a record; it is on the disk when this returns.
 
         Raises:
-            DataError: If the journal is open for reading only, or the disk refuses.
+            DataError: If the journal is open for reading only.
+            StorageError: If the disk refuses; the file is as it was.
         """
         if self.read_only or self._file < 0:
             raise DataError(f"{self.path}: the journal is not open for writing")
         row = asdict(record)
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         try:
-            written = os.write(self._file, line)
-            if written != len(line):
-                os.ftruncate(self._file, self._end)
-                raise DataError(f"{self.path}: only a part of a line could be written: is the disk full?")
+            if os.write(self._file, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}): make room, then start again"
+            with suppress(OSError):  # half a line: cut off now, or when the file is opened again
+                os.ftruncate(self._file, self._end)
+            raise StorageError(
+                f"{self.path}: cannot be written ({error.strerror}): make room on that disk, then start again: what "
+                "was written before is kept"
             ) from error
         self._places[row["key"]] = (self._end, len(line))
         self._end += len(line)
@@ -138,15 +138,24 @@ class JournalFile(ABC, Generic[T]):
             file.seek(0)
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
+                    self._check_unfinished(line)
                     break
                 self._places[self._key(line, number)] = (end, len(line))
                 end += len(line)
         return end
 
+    def _check_unfinished(self, line: bytes) -> None:
+        """Refuse another kind of file, before its only line is taken for an unfinished one and cut off."""
+        if line[: len(_BEGIN)] != _BEGIN[: len(line)]:
+            raise DataError(
+                f"{self.path}: the last line has no newline, and is none of a journal's, which begin with "
+                f"{_BEGIN.decode()}: give the path of a journal, or end the line"
+            )
+
     def _key(self, line: bytes, number: int) -> str:
         try:
             row = json.loads(line)
-        except ValueError:  # not JSON, or not UTF-8
+        except (ValueError, RecursionError):  # not JSON, or not UTF-8
             row = None
         problem = "not a JSON object with a text 'key'"
         if isinstance(row, dict) and isinstance(row.get("key"), str):
@@ -154,3 +163,11 @@ class JournalFile(ABC, Generic[T]):
         if problem:
             raise DataError(f"{self.path}: line {number}: {problem}: mend or delete the line")
         return str(row["key"])
+
+
+def _why_not_opened(error: OSError) -> str:
+    if isinstance(error, BlockingIOError):
+        return "another process writes to it: wait for it, or give another file"
+    if isinstance(error, FileNotFoundError):
+        return "no such journal: check the path, or write it with embedrl annotate"
+    return f"cannot be opened as a journal ({error.strerror}): give a file"

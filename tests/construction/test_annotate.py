@@ -7,6 +7,7 @@ import time
 import pytest
 import yaml
 from chat_server import asked_pictures, asked_text, completion, serving, valid_tcot
+from full_disk import files_up_to
 from making import annotate, lines, picture, released, run, source, vlm, world, write_mix
 
 from embedrl.data.formats import JsonlSource
@@ -288,6 +289,33 @@ def test_wrong_options_of_the_endpoint(tmp_path, options, told, capsys):
     mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 1)])
     assert run("annotate", "--mix", mix, "--out", tmp_path / "out", *vlm("http://127.0.0.1:1/v1", **options)) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_full_disk_stops_at_once_and_keeps_what_was_answered(tmp_path, on_error, capsys):
+    mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 20)])
+    with serving(valid_tcot) as server:
+        annotate(write_mix(tmp_path / "few.yaml", [world("vqa", 3)]), server, tmp_path / "out")
+        before, size = len(server.asked), (tmp_path / "out" / "tcots.jsonl").stat().st_size
+        with files_up_to(size + 100):
+            code = annotate(mix, server, tmp_path / "out", "--on_error", on_error, concurrency=1)
+        assert len(server.asked) - before <= 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert code == 1
+    assert "tcots.jsonl: cannot be written" in error
+    assert "make room" in error
+    with TCoTJournal(tmp_path / "out" / "tcots.jsonl") as journal:
+        assert len(journal) == 6
+
+
+@pytest.mark.parametrize("name", ["tcots", "left_out", "verdicts"])
+def test_a_data_set_is_never_written_over_a_journal(tmp_path, name, capsys):
+    rows = tmp_path / "set.jsonl"
+    rows.write_text(json.dumps({"id": "1", "query": {"text": "q"}, "target": {"text": "t"}}) + "\n")
+    mix = write_mix(tmp_path / "mix.yaml", [source("embedrl.data.JsonlSource", path=str(rows), dataset=name)])
+    assert annotate(mix, "http://127.0.0.1:1/v1", tmp_path / "out") in (1, 2)
+    assert f"{name}.jsonl: give a `name`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_runs_on_one_journal_are_refused(tmp_path, capsys):
