@@ -67,6 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 for a wrong flag or YAML value; 1 for anything else that went wrong on purpose.
     """
+    # On a shared CPU, threads must sleep while they wait for one another: those that spin take the core from the one
+    # they wait for. OpenMP reads this once, when torch is imported; processes started from here inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)

@@ -1,6 +1,10 @@
 """The command table and its errors: one line on stderr, naming the flag and the cure."""
 
 import importlib
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,7 +71,7 @@ USAGE = {
     "unknown package": (["fit", "--config", QUICKSTART, "--data", "nowhere.Data"], "--data: No module named 'nowhere'"),
     "unknown argument": (
         ["fit", "--config", QUICKSTART, "--model.temprature", "3"],
-        "--model: Option 'temprature' is not accepted; `embedrl fit --model.help CLASS` lists what is",
+        "--model.temprature: no such option; `embedrl fit --model.help CLASS` lists them",
     ),
     "missing part": (
         ["fit", "--config", QUICKSTART, "--model.backbone", "parts/nope.yaml"],
@@ -85,6 +89,50 @@ def test_a_usage_error_is_one_line(case, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.startswith(f"embedrl: error: {expected}")
+
+
+ABBREVIATED = {
+    "fit": (["fit", "--config", QUICKSTART, "--trainer.max_step", "3"], "--trainer.max_step", "--trainer.max_steps"),
+    "fit =": (["fit", "--config", QUICKSTART, "--trainer.max_step=3"], "--trainer.max_step", "--trainer.max_steps"),
+    "fit, far from whole": (["fit", "--seed", "3"], "--seed", "--seed_everything"),
+    "fit, a module's": (["fit", "--config", QUICKSTART, "--model.back", "x"], "--model.back", "--model.backbone"),
+    "fit, a part's": (
+        ["fit", "--config", QUICKSTART, "--model.init_args.loss.init_args.temp", "1"],
+        "--model.loss.temp",
+        "--model.loss.temperature",
+    ),
+    "fit, a dataclass's": (
+        ["fit", "--config", QUICKSTART, "--data.render.tco", "none"],
+        "--data.render.tco",
+        "--data.render.tcot",
+    ),
+    "fit, run folder's": (["fit", "--checkpoint.every_n", "5"], "--checkpoint.every_n", "--checkpoint.every_n_steps"),
+    "validate": (["validate", "--ckpt", "last"], "--ckpt", "--ckpt_path"),
+    "test": (["test", "--trainer.limit_test", "3"], "--trainer.limit_test", "--trainer.limit_test_batches"),
+    "predict": (["predict", "--return_pred", "no"], "--return_pred", "--return_predictions"),
+    "plan": (["plan", "--assume.tflop", "3"], "--assume.tflop", "--assume.tflops"),
+    "export": (["export", "--ou", "x"], "--ou", "--out"),
+    "reason": (["reason", "--checkpoin", "x"], "--checkpoin", "--checkpoint"),
+    "annotate": (["annotate", "--ou", "x"], "--ou", "--out"),
+    "filter": (["filter", "--ou", "x"], "--ou", "--out"),
+    "split": (["split", "--ou", "x"], "--ou", "--out"),
+    "eval": (["eval", "--render.tco", "none"], "--render.tco", "--render.tcot"),
+    "compare": (["compare", "a", "b", "--ou", "x"], "--ou", "--out"),
+    "data pages": (["data", "pages", "--roo", "x"], "--roo", "--root"),
+    "data stats": (["data", "stats", "--ou", "x"], "--ou", "--out"),
+    "data world": (["data", "world", "--sho=3"], "--sho", "--show"),
+}
+
+
+def test_every_command_has_an_abbreviated_option_in_the_table():
+    assert {case.partition(",")[0].removesuffix(" =") for case in ABBREVIATED} >= {*cli.COMMANDS}
+
+
+@pytest.mark.parametrize("case", ABBREVIATED)
+def test_an_abbreviated_option_is_refused(case, capsys):
+    args, flag, whole = ABBREVIATED[case]
+    assert cli.main(args) == 2
+    assert capsys.readouterr().err == f"embedrl: error: {flag}: no such option; did you mean {whole}?\n"
 
 
 YAML = {
@@ -152,3 +200,39 @@ def test_explain_takes_the_deepest_complaint():
     - Expected a <class 'NoneType'>
   Given value: NestedArg(key='backbone.size', val='x')"""
     assert explain(message, [], "embedrl fit").startswith("--model.backbone.size: Expected a int, got x")
+
+
+WAITING = """
+import ctypes, runpy, sys
+try:
+    {call}
+except SystemExit as done:
+    assert done.code == 0
+assert "torch" not in sys.modules
+ctypes.CDLL({library!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "own", "effective"),
+    [
+        ("from embedrl import cli; cli.main(['--help'])", {}, "PASSIVE"),
+        ("sys.argv = ['embedrl', '--help']; runpy.run_module('embedrl', run_name='__main__')", {}, "PASSIVE"),
+        ("from embedrl import cli; cli.main(['--help'])", {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+    ],
+    ids=["main", "python -m embedrl", "the user's own value"],
+)
+def test_threads_that_wait_sleep(call, own, effective):
+    """What torch's own OpenMP library reads when it is loaded, after a command has begun."""
+    libraries = [*Path(importlib.util.find_spec("torch").origin).parents[1].glob("torch*/**/libgomp*.so*")]
+    if not libraries:
+        pytest.skip("this torch brings no GNU OpenMP")
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    script = WAITING.format(call=call, library=str(libraries[0]))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | own | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"OMP_WAIT_POLICY = '{effective}'" in done.stderr

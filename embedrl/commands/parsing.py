@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import pydoc
 import re
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -19,13 +21,21 @@ _FRAME = re.compile(
 _WEAK = re.compile(r"<class 'NoneType'>|Expected a path but|Unexpected import path format|either not accessible")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
+_NOT_ACCEPTED = re.compile(r"Option '(?P<name>\w+)' is not accepted$")
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[^\s=;]+)[^;]*(?P<hint>; did you mean .*)?")
 _MISSING_FILE = re.compile(
     r"Expected a path but (?P<path>\S+) either not accessible|Unable to load config .(?P<file>\S+?).$"
 )
 
 
 class OneLineErrors(ArgumentParser):  # type: ignore[misc]  # jsonargparse is not typed for mypy here
-    """An argument parser that raises a `ConfigError` of one line where jsonargparse prints a page and exits."""
+    """An argument parser that raises a `ConfigError` of one line where jsonargparse prints a page and exits.
+
+    It takes no abbreviated options: what `--trainer.max_step` means must not change with the next option that is added.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, naming the flag and the cure.
@@ -37,10 +47,13 @@ class OneLineErrors(ArgumentParser):  # type: ignore[misc]  # jsonargparse is no
         Raises:
             ConfigError: Always.
         """
-        if not self.exit_on_error:  # a nested parser: its caller adds the rest of the path
-            super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         options = [option for action in parser._actions for option in action.option_strings]
+        if not self.exit_on_error:  # a nested parser: its caller adds the rest of the path
+            unknown = _UNKNOWN.match(message)
+            if unknown and not unknown["hint"]:  # the same complaint may pass here twice
+                message += _did_you_mean(unknown["flag"], options)
+            super().error(message, ex)
         prog = parser.prog.replace(" [options]", "")
         raise ConfigError(explain(message, options, prog)) from ex
 
@@ -87,6 +100,15 @@ def explain(message: str, options: list[str], prog: str) -> str:
         names = [name.strip().removeprefix("--") for name in required[1].split(",")]
         flags = ", ".join(f"--{path}.{name}" if path else f"--{name.split('.', 1)[-1]}" for name in names)
         return f"{flags}: required; give it on the command line or in a --config file (see `{prog} --help`)"
+    unknown_part = _NOT_ACCEPTED.match(leaf)
+    if path and unknown_part:
+        hint = _did_you_mean(unknown_part["name"], _arguments(message, leaf))
+        cure = hint.replace("mean ", f"mean --{path}.") or f"; `{prog} --{path.split('.')[0]}.help CLASS` lists them"
+        return f"--{path}.{unknown_part['name']}: no such option{cure}"
+    unknown_part = _UNKNOWN.match(leaf)
+    if path and unknown_part:
+        cure = (unknown_part["hint"] or "").replace("--", f"--{path}.") or f"; see `{prog} --help`"
+        return f"--{path}.{unknown_part['flag'].removeprefix('--')}: no such option{cure}"
     if path:
         return f"--{path}: {leaf}{_cure(leaf, path, prog)}"
     unknown = re.match(r"unrecognized arguments: (\S+)|Subcommand '\w+' does not accept option '(\S+)'", leaf)
@@ -135,8 +157,16 @@ def _readable(leaf: str, message: str) -> str:
 
 
 def _did_you_mean(name: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    begun = sorted({option for option in options if option.startswith(name)}, key=len)
+    close = begun if 0 < len(begun) <= 3 else difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _arguments(message: str, leaf: str) -> list[str]:
+    """The arguments of the class that a complaint is about: the last one that is named before it."""
+    paths = re.findall(r"class_path '([^']+)'", message.partition(leaf)[0])
+    found = pydoc.locate(paths[-1]) if paths else None
+    return list(inspect.signature(found).parameters) if isinstance(found, type) else []
 
 
 def _cure(leaf: str, path: str, prog: str) -> str:
@@ -145,8 +175,6 @@ def _cure(leaf: str, path: str, prog: str) -> str:
     if leaf.startswith("no class of that name"):
         near = _did_you_mean(leaf.rpartition(" ")[2], list(public_names()))
         return near or "; give a public name of embedrl's, or the import path of a class of yours"
-    if "is not accepted" in leaf:
-        return f"; `{prog} --{path.split('.')[0]}.help CLASS` lists what is"
     if "does not exist" in leaf:
         return "; check the path"
     if re.search(r"Expected a list, got \S+\.ya?ml$", leaf):
