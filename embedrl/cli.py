@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from embedrl import __version__
 from embedrl.errors import ConfigError, EmbedRLError
+from embedrl.utils.quiet import silence_bars, silence_messages
 
 
 class Command(NamedTuple):
@@ -134,7 +135,9 @@ def _help(group: str) -> str:
 def _run(name: str, rest: list[str]) -> None:
     target = COMMANDS[name].target
     module, _, attribute = target.partition(":")
+    silence_messages()
     function: Callable[..., object] = getattr(importlib.import_module(module), attribute)
+    silence_bars()
     if target in _OWN_PARSER:
         function([name, *rest])
         return
