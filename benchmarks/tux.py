@@ -29,7 +29,8 @@ from transformers import get_scheduler
 from embedrl.data.datasets.tux import PACKAGE, Stamp, TuxTasks, read_stamps, split_of
 from embedrl.data.render import RenderOptions, render
 from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import mean_metrics
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.towers import TowerWeights
 from embedrl.models.weight_files import locate

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import mean_metrics
 from embedrl.types import RetrievalTask
 
 _K1, _B = 1.2, 0.75

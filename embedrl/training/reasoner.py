@@ -137,7 +137,8 @@ class ReasonerModule(TrainingModule):
             raise NonFiniteError(f"step {self.global_step}: the loss is not finite; lower the learning rate")
         self.log("train/loss", self._accumulated.add(mean, share), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return output + (loss - output.detach())
+        value: Tensor = output + (loss - output.detach())
+        return value
 
     def _backward_now(self, output: Tensor) -> None:
         """The backward pass of one micro-batch, with the factors that Lightning gives to the last one's."""

@@ -10,7 +10,8 @@ from embedrl.evaluation.averages import averages, missing
 from embedrl.evaluation.published import published
 from embedrl.evaluation.readers.read_task import READERS
 from embedrl.evaluation.table import load_table, rows_of
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import mean_metrics
 
 GROUPS = {
     "image/cls": 10, "image/qa": 10, "image/ret": 12, "image/gd": 4,

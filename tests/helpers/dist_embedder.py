@@ -16,8 +16,9 @@ from open_clip.loss import ClipLoss
 from embedrl.distributed.collectives import gather_objects, gather_rows, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy
 from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
-from embedrl.metrics.retrieval import NDCG, HitRate, Ranking, score
-from embedrl.metrics.retrieval import rank as rank_candidates
+from embedrl.metrics.ranking import Ranking
+from embedrl.metrics.ranking import rank as rank_candidates
+from embedrl.metrics.retrieval import NDCG, HitRate, score
 from embedrl.training.embedder import EmbedderModule
 
 STEPS = 3

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from embedrl.metrics.retrieval import rank, score, training_metrics
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import score, training_metrics
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.types import RetrievalTask, Side
 

@@ -10,8 +10,8 @@ from vectors import on_axis, unit
 
 from embedrl.errors import DataError, NonFiniteError
 from embedrl.metrics import ranking as r
-from embedrl.metrics.ranking import Blocks, rank_both
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import Blocks, rank, rank_both
+from embedrl.metrics.retrieval import mean_metrics
 
 
 @pytest.mark.parametrize("dim", [3, 64, 300])

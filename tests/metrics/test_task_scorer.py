@@ -8,7 +8,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embedrl.metrics.evidence import evidence_counts
-from embedrl.metrics.retrieval import rank, score, training_metrics
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import score, training_metrics
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.tcot.parser import build
 from embedrl.training.retrieval_log import log_results

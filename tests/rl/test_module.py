@@ -8,7 +8,8 @@ from transformers import AutoModelForImageTextToText
 
 from embedrl.cli import main
 from embedrl.data.world import WorldTasks
-from embedrl.metrics.retrieval import MRR, HitRate, mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import MRR, HitRate, mean_metrics
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.module import EGRLModule
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval

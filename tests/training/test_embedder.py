@@ -13,7 +13,8 @@ from processes import finish, start
 
 from embedrl.errors import CheckpointError, ConfigError, NonFiniteError
 from embedrl.losses.contrastive import InfoNCE
-from embedrl.metrics.retrieval import NDCG, HitRate, mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import NDCG, HitRate, mean_metrics
 from embedrl.training.checkpoints import config_form
 from embedrl.training.embedder import EmbedderModule
 

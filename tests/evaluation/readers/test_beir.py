@@ -12,7 +12,8 @@ from embedrl.errors import DataError
 from embedrl.evaluation.pages import write_pages
 from embedrl.evaluation.readers.beir import page_name
 from embedrl.evaluation.readers.read_task import read_task
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import mean_metrics
 
 GRADES = {f"page-{number}": 1 + number % 3 for number in range(12)}
 

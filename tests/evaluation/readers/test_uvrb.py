@@ -7,7 +7,8 @@ from local_copies import judged, pool_of, set_row, write_frames, write_lines, wr
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.read_task import read_task
 from embedrl.evaluation.table import load_table
-from embedrl.metrics.retrieval import mean_metrics, rank
+from embedrl.metrics.ranking import rank
+from embedrl.metrics.retrieval import mean_metrics
 
 
 def write_set(root, name, queries, instances, videos):
