@@ -205,13 +205,13 @@ class ChatClient:
         except APIStatusError as error:
             raise NoAnswer(f"http_{error.status_code}", self._shown(error.response.text)) from error
         except APIConnectionError as error:
-            raise NoAnswer("unreachable", self._shown(str(error.__cause__))) from error
+            raise NoAnswer("unreachable", self._shown(str(error.__cause__) or repr(error.__cause__))) from error
 
     def _shown(self, text: str) -> str:
-        """A server's words in one line, without the key and without what steers a terminal."""
+        """A server's words in one line, without secrets and without what steers a terminal."""
+        for secret in filter(None, (self._key, httpx2.URL(self.endpoint.base_url).password)):
+            text = text.replace(secret, "***")
         text = " ".join(text[:1000].split())[:200]
-        if self._key:
-            text = text.replace(self._key, "***")
         return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 

@@ -114,7 +114,8 @@ def test_pauses(backoff, taken, headers, least, most):
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-def test_what_the_server_asks_for_goes_before_the_backoff(status, monkeypatch):
+@pytest.mark.parametrize(("asked_for", "pauses"), [({"Retry-After": "3"}, [3, 3]), ({}, [30, 30])])
+def test_what_the_server_asks_for_goes_before_the_backoff(status, asked_for, pauses, monkeypatch):
     slept = []
 
     async def sleep(seconds):
@@ -123,11 +124,11 @@ def test_what_the_server_asks_for_goes_before_the_backoff(status, monkeypatch):
     monkeypatch.setattr("anyio.sleep", sleep)
 
     def reply(number, headers):
-        return (status, {"Retry-After": "3"}, {}) if number < 3 else (200, {}, completion("2"))
+        return (status, asked_for, {}) if number < 3 else (200, {}, completion("2"))
 
     with serving(reply) as server:
         assert ask(server.url, backoff=60.0) == Completion("2")
-    assert slept == [3, 3]
+    assert slept == pauses
 
 
 @pytest.mark.parametrize("wait", ["121", "1e9", "Fri, 01 Jan 2100 00:00:00 GMT"])
@@ -204,6 +205,8 @@ def test_a_key_that_the_server_repeats_is_not_shown(monkeypatch):
     error, _ = failure(lambda number, headers: (401, {}, {"error": f"wrong: {headers['Authorization']}"}))
     assert (error.cause, SECRET in str(error)) == ("http_401", False)
     assert "wrong: Bearer ***" in error.detail
+    error, _ = failure(lambda number, headers: (401, {}, f"{'x' * 195}{SECRET}".encode()))
+    assert SECRET[:5] not in error.detail
 
 
 # ---------------------------------------------------------------- proxies

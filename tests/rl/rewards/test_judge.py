@@ -252,8 +252,8 @@ def test_the_key_is_read_from_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("reply", "options", "cause", "attempts"),
     [
-        (hang, {"timeout": 0.3}, "timeout", 3),
-        (trickle, {"timeout": 0.3}, "timeout", 3),
+        (hang, {"timeout": 0.6}, "timeout", 3),
+        (trickle, {"timeout": 0.6}, "timeout", 3),
         (hang_up, {}, "unreachable", 3),
         (status(500), {}, "http_500", 3),
         (status(429), {}, "http_429", 3),
