@@ -12,11 +12,10 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from embedrl.metrics.evidence import evidence_counts
 from embedrl.metrics.ranking import Blocks, Ranking, rank_both
-from embedrl.metrics.retrieval import mean_metrics, per_query_metrics, score
+from embedrl.metrics.retrieval import RankingMetric, mean_metrics, per_query_metrics, score
 from embedrl.tcot.parser import parse
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.atomic_files import replacing
@@ -87,7 +86,7 @@ def set_result(
     raw_sides: int = 0,
     tcots: Mapping[str, int] | None = None,
     skipped: Mapping[str, int] | None = None,
-    extra: Sequence[Metric] = (),
+    extra: Sequence[RankingMetric] = (),
 ) -> SetResult:
     """The figures of a ranked task.
 

@@ -13,7 +13,6 @@ from typing import Literal
 import lightning
 import torch
 from torch import distributed
-from torchmetrics import Metric
 
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
@@ -26,7 +25,7 @@ from embedrl.evaluation.results import SetResult, rank_task, set_result, write_q
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.tcot_writer import with_tcots
-from embedrl.metrics.retrieval import KS, check_metrics
+from embedrl.metrics.retrieval import KS, RankingMetric, check_metrics
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
@@ -50,7 +49,7 @@ def evaluate(
     submission: Submission = Submission(),  # noqa: B008 (frozen)
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
-    metrics: list[Metric] | None = None,
+    metrics: list[RankingMetric] | None = None,
 ) -> None:
     """Score a model on a benchmark: a table, `scores.json` for the leaderboard, what every query found, provenance.
 
@@ -89,7 +88,7 @@ def evaluate(
     others = find_published(benchmark, beside or [])
     if metrics is not None:
         check_metrics(metrics, "--metrics")
-    needed = max([*KS, *(getattr(metric, "k", 0) for metric in metrics or ())])
+    needed = max([*KS, *(metric.k for metric in metrics or ())])
     if keep < needed:
         raise ConfigError(f"--keep {keep}: the metrics need the best {needed}")
     if reasoner is not None and render.tcot == "none":
@@ -146,7 +145,7 @@ def _score(
     vectors: VectorCache,
     writer: TCoTs,
     keep: int,
-    metrics: Sequence[Metric],
+    metrics: Sequence[RankingMetric],
     out: Path,
     rank: int,
 ) -> tuple[SetResult | None, int]:

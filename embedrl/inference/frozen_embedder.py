@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.inputs import ModelInputs
@@ -16,6 +15,7 @@ from embedrl.data.render import RenderOptions, render
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.distributed.collectives import world_size
 from embedrl.errors import NonFiniteError
+from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone, GroupPreprocessor
 from embedrl.tcot.schema import ParseResult
@@ -105,7 +105,7 @@ class FrozenEmbedder:
         tasks: Sequence[RetrievalTask],
         device: torch.device,
         rank: int = 0,
-        metrics: Sequence[Metric] | None = None,
+        metrics: Sequence[RankingMetric] | None = None,
     ) -> list[TaskResult]:
         """Embed every side of every task, shared out over ranks, and rank the candidates.
 

@@ -24,19 +24,43 @@ KS = (1, 5, 10)
 Gain = Literal["linear", "exponential"]
 
 
-class RetrievalMetric(Metric, ABC):
+class RankingMetric(Metric, ABC):
+    """A `torchmetrics.Metric` that is updated with rankings: what the slots for metrics in a YAML take.
+
+    A subclass adds its states (`add_state`), and defines `update` and `compute` as torchmetrics wants them. For a mean
+    over queries `RetrievalMetric` has them. It keeps its arguments as attributes, so that checkpoints can hold it.
+
+    Attributes:
+        k: How many of the best candidates it reads.
+    """
+
+    k: int = max(KS)
+
+    @property
+    def name(self) -> str:
+        """Name in the log: the class's, unless a subclass says otherwise."""
+        return type(self).__name__
+
+    @abstractmethod
+    def update(self, ranking: Ranking) -> None:
+        """Add the queries of a ranking."""
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """The figure of all queries so far, a scalar."""
+
+
+class RetrievalMetric(RankingMetric):
     """The mean over queries of a figure that is read off a ranking, cut off after the best k candidates.
 
-    `update` takes a `Ranking` (or anything with its tensors); the states are the sum over queries and their number, so
-    that `compute` returns the mean over the queries of all processes. A metric of your own is a subclass that defines
-    `per_query`, or any `torchmetrics.Metric` whose `update` takes a `Ranking` and whose `compute` returns a scalar.
+    Its states are the sum over queries and their number, so that `compute` returns the mean over the queries of all
+    processes. A subclass defines `per_query`.
 
     Args:
         k: How many of the best candidates count.
 
     Attributes:
         label: First half of the name in the log, as in `hit@5`.
-        name: Name in the log.
 
     Raises:
         ConfigError: If k is below 1.
@@ -216,17 +240,12 @@ def mean_metrics(ranking: Ranking, ks: Sequence[int] = KS) -> dict[str, float]:
     return {name: values.mean().item() for name, values in per_query_metrics(ranking, ks).items()}
 
 
-def training_metrics() -> list[Metric]:
+def training_metrics() -> list[RankingMetric]:
     """What validations log unless a YAML names other metrics: hit@1, hit@5 and ndcg@5."""
     return [HitRate(1), HitRate(5), NDCG(5)]
 
 
-def metric_name(metric: Metric) -> str:
-    """Name of a metric in the log: its attribute `name`, else its class's name."""
-    return str(getattr(metric, "name", type(metric).__name__))
-
-
-def check_metrics(metrics: Sequence[Metric], flag: str) -> None:
+def check_metrics(metrics: Sequence[RankingMetric], flag: str) -> None:
     """Refuse metrics that would overwrite each other in the log.
 
     Args:
@@ -236,15 +255,15 @@ def check_metrics(metrics: Sequence[Metric], flag: str) -> None:
     Raises:
         ConfigError: If two have one name, or there is none.
     """
-    names = [metric_name(metric) for metric in metrics]
+    names = [metric.name for metric in metrics]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"{flag} has more than one {twice[0]}: leave one out, or give it an attribute `name`")
+        raise ConfigError(f"{flag} has more than one {twice[0]}: leave one out, or give its class another `name`")
     if not names:
         raise ConfigError(f"{flag} is empty: name a metric, or leave {flag} out")
 
 
-def score(ranking: Ranking, metrics: Sequence[Metric]) -> Mapping[str, float]:
+def score(ranking: Ranking, metrics: Sequence[RankingMetric]) -> Mapping[str, float]:
     """The value of every metric on one ranking, by its name in the log.
 
     Nothing is exchanged between processes and no state is left behind: every process has the whole ranking.
@@ -256,15 +275,15 @@ def score(ranking: Ranking, metrics: Sequence[Metric]) -> Mapping[str, float]:
     Raises:
         ConfigError: If a metric does not return a number.
     """
-    return {metric_name(metric): _value(metric, ranking) for metric in metrics}
+    return {metric.name: _value(metric, ranking) for metric in metrics}
 
 
-def _value(metric: Metric, ranking: Ranking) -> float:
+def _value(metric: RankingMetric, ranking: Ranking) -> float:
     metric.reset()
     value: Any = metric(ranking)  # `forward`, unlike `compute`, does not synchronise
     metric.reset()
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise ConfigError(f"the metric {metric_name(metric)} returned {value!r}: `compute` must return one number")
+        raise ConfigError(f"the metric {metric.name} returned {value!r}: `compute` must return one number")
     return value.item()
 
 

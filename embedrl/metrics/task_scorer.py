@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from embedrl.data.collate import Place
 from embedrl.distributed.collectives import gather_rows
 from embedrl.errors import NonFiniteError
 from embedrl.metrics.ranking import Ranking, rank
-from embedrl.metrics.retrieval import KS, score, training_metrics
+from embedrl.metrics.retrieval import KS, RankingMetric, score, training_metrics
 from embedrl.types import RetrievalTask
 
 
@@ -50,7 +49,7 @@ class TaskScorer:
         metrics: What to compute of every task; None: `training_metrics()`.
     """
 
-    def __init__(self, tasks: Sequence[RetrievalTask], metrics: Sequence[Metric] | None = None) -> None:
+    def __init__(self, tasks: Sequence[RetrievalTask], metrics: Sequence[RankingMetric] | None = None) -> None:
         self.tasks = tasks
         self.metrics = training_metrics() if metrics is None else metrics
         self._places: list[tuple[int, int, int]] = []
@@ -89,7 +88,7 @@ class TaskScorer:
         vectors = torch.cat(self._vectors)
         places = gather_rows(torch.tensor(self._places, device=vectors.device)).cpu()
         vectors = gather_rows(vectors).cpu()
-        keep = max([*KS, *(getattr(metric, "k", 0) for metric in self.metrics)])
+        keep = max([*KS, *(metric.k for metric in self.metrics)])
         out = []
         for index, task in enumerate(self.tasks):
             sides = []

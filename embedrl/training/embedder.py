@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
@@ -15,7 +14,7 @@ from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_s
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.losses.contrastive import ContrastiveLoss, PairKeys, key_hashes
-from embedrl.metrics.retrieval import check_metrics
+from embedrl.metrics.retrieval import RankingMetric, check_metrics
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone
 from embedrl.training.base import TrainingModule
@@ -38,8 +37,8 @@ class EmbedderModule(TrainingModule):
         gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
             graphs: the same gradients, faster, for batches that fit.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
-        metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k, or any
-            `torchmetrics.Metric` that is updated with a `Ranking`; None: hit@1, hit@5 and ndcg@5.
+        metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
+            hit@1, hit@5 and ndcg@5.
 
     Attributes:
         validation: What the last validation or test scored; callbacks draw from it.
@@ -54,7 +53,7 @@ class EmbedderModule(TrainingModule):
         warmup_steps: int = 10,
         gradient_cache: bool = True,
         seed: int = 0,
-        metrics: list[Metric] | None = None,
+        metrics: list[RankingMetric] | None = None,
     ) -> None:
         super().__init__(locals())
         if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):

@@ -6,10 +6,10 @@ import torch
 from lightning import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch, Place
+from embedrl.metrics.retrieval import RankingMetric
 from embedrl.models.backbone import Backbone
 from embedrl.types import RetrievalTask, Side
 
@@ -55,7 +55,7 @@ class FakeBackbone(Backbone):
         raise NotImplementedError
 
 
-class MeanRelevantScore(Metric):
+class MeanRelevantScore(RankingMetric):
     """A metric that is not the kit's: the mean score of the relevant candidates among the best."""
 
     full_state_update = False

@@ -214,6 +214,10 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
             "the metrics need the best 200",
         ),
         (["--metrics", "[]"], "--metrics is empty"),
+        (
+            ["--metrics+", "torchmetrics.retrieval.RetrievalHitRate"],
+            "--metrics: Import path does not correspond to a sub",
+        ),
         (["--encode.shard_size", "0"], "--encode.shard_size is 0"),
         (["--tcots.cache", "nowhere.jsonl"], "--tcots.model: name the model"),
         (["--tcots.cache", "nowhere.jsonl", "--tcots.model", "m"], "nowhere.jsonl: no such journal"),

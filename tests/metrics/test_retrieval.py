@@ -6,7 +6,6 @@ import random
 import pytest
 import pytrec_eval
 import torch
-from torchmetrics import Metric
 from torchmetrics.functional.retrieval import (
     retrieval_hit_rate,
     retrieval_normalized_dcg,
@@ -24,10 +23,10 @@ from embedrl.metrics.retrieval import (
     MRR,
     NDCG,
     HitRate,
+    RankingMetric,
     RetrievalMetric,
     check_metrics,
     mean_metrics,
-    metric_name,
     per_query_metrics,
     rank,
     score,
@@ -173,11 +172,11 @@ def test_updates_add_up_to_the_mean_over_queries(cuts):
     others = made()
     expected = score(ranking, others)
     for metric, again in zip(metrics, others, strict=True):
-        assert metric.compute().item() == pytest.approx(expected[metric_name(metric)], rel=1e-14)
+        assert metric.compute().item() == pytest.approx(expected[metric.name], rel=1e-14)
         assert not again.update_called, "scoring leaves no state behind"
 
 
-class WorstRank(Metric):
+class WorstRank(RankingMetric):
     """A metric of somebody else's: not a mean, states of its own."""
 
     full_state_update = False
@@ -202,7 +201,7 @@ class Everything(WorstRank):
         return torch.arange(3)
 
 
-def test_any_torchmetric_that_reads_a_ranking_does():
+def test_a_metric_need_not_be_a_mean():
     query, candidates = on_axis(0.9, 0.8, 0.7)
     metrics = [WorstRank(), MRR(2)]
     for right in (2, 1):  # the larger first: nothing is left of the ranking before

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torchmetrics import Metric
 
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.tcot_writer import write_tcots
 from embedrl.metrics.evidence import evidence_counts
-from embedrl.metrics.retrieval import check_metrics
+from embedrl.metrics.retrieval import RankingMetric, check_metrics
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.tcot.prompts import Style
 from embedrl.training.retrieval_log import log_results
@@ -45,7 +44,7 @@ class ReasonedRetrieval(Callback):
         style: Style = "full",
         batch_size: int = 32,
         max_new_tokens: int = 512,
-        metrics: list[Metric] | None = None,
+        metrics: list[RankingMetric] | None = None,
     ) -> None:
         if metrics is not None:
             check_metrics(metrics, "ReasonedRetrieval's metrics")
