@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from embedrl.data.datamodules.reasoner import ReasonerDataModule
@@ -22,6 +25,10 @@ from embedrl.training.reasoner import ReasonerModule
 from embedrl.types import Lesson
 
 STEPS = 3
+ACCUMULATED = {"steps": 2, "accumulate_grad_batches": 2}
+"""Of two batches and of one, which the epoch has left."""
+REDUCE_SCATTER = next(n for n in ("reduce_scatter_single", "reduce_scatter_tensor") if hasattr(torch.distributed, n))
+"""What FSDP2 calls; the name has changed."""
 SEEN = WorldLessons([Stage(None, {"where": 1.0, "point": 1.0})], 12)
 
 
@@ -55,7 +62,36 @@ class Lessons(LightningDataModule):
         return data.val_dataloader()
 
 
-def train(strategy, devices, steps=STEPS, save=None, ckpt_path=None, exam=1, **options):
+class Reductions(Callback):
+    """How often a batch exchanges gradients: DDP its last bucket, FSDP2 the gradients of a unit."""
+
+    def __init__(self):
+        self.counts, self.units = [], 0
+
+    def on_train_start(self, trainer, module):
+        model = trainer.strategy.model
+        if isinstance(model, DistributedDataParallel):
+            model.register_comm_hook(None, self._reduce_bucket)
+        self.units = sum(isinstance(part, FSDPModule) for part in module.modules())
+        self.reduce_scatter = getattr(torch.distributed, REDUCE_SCATTER)
+        setattr(torch.distributed, REDUCE_SCATTER, self._reduce_unit)
+
+    def on_train_batch_start(self, *_):
+        self.counts.append(0)
+
+    def on_train_end(self, *_):
+        setattr(torch.distributed, REDUCE_SCATTER, self.reduce_scatter)
+
+    def _reduce_bucket(self, state, bucket):
+        self.counts[-1] += bucket.is_last()
+        return allreduce_hook(state, bucket)
+
+    def _reduce_unit(self, *args, **kwargs):
+        self.counts[-1] += 1
+        return self.reduce_scatter(*args, **kwargs)
+
+
+def train(strategy, devices, steps=STEPS, save=None, ckpt_path=None, exam=1, callbacks=(), **options):
     """Train with AdamW, then write one reply: one of two ranks has nothing to write."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -66,17 +102,19 @@ def train(strategy, devices, steps=STEPS, save=None, ckpt_path=None, exam=1, **o
             warmup_steps=0,
             max_new_tokens=6,
         )
+    reductions = Reductions()
     trainer = Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         use_distributed_sampler=False, gradient_clip_val=1.0, check_val_every_n_epoch=None, val_check_interval=STEPS,
-        **options,
+        callbacks=[reductions, *callbacks], **options,
     )  # fmt: skip
     trainer.fit(module, datamodule=Lessons(exam), ckpt_path=ckpt_path, weights_only=True)
     if save:
         trainer.save_checkpoint(save)
     figures = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_per_s")}
-    return {"figures": figures, "replies": [reply for _, reply, _ in module.replies]}
+    replies = [reply for _, reply, _ in module.replies]
+    return {"figures": figures, "replies": replies, "reductions": reductions.counts, "units": reductions.units}
 
 
 def main(out):
@@ -85,6 +123,8 @@ def main(out):
         ship = {"callbacks": [ExportModel(str(out / "shipped"))]} if name == "fsdp" else {}
         result = train(strategy(), 2, save=out / f"{name}.ckpt", exam=3 if name == "fsdp" else 1, **ship)
         torch.save(result, out / f"{name}.{rank}.pt")
+        result = train(strategy(), 2, save=out / f"{name}-accumulated.ckpt", **ACCUMULATED)
+        torch.save(result, out / f"{name}-accumulated.{rank}.pt")
     train(FSDP2Strategy(), 2, steps=2, save=out / "two.ckpt")
     train(FSDP2Strategy(), 2, ckpt_path=out / "two.ckpt", save=out / "resumed.ckpt")
     shards = FSDP2Strategy(save_distributed_checkpoint=True)

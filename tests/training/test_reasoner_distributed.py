@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dist_reasoner import train
+from dist_reasoner import ACCUMULATED, train
 from processes import finish, launch, weights
 from transformers import AutoModelForImageTextToText
 
@@ -16,6 +16,7 @@ def runs(tmp_path_factory):
     train("auto", 1, steps=2, save=out / "one-at-2.ckpt")
     processes = launch("dist_reasoner", out, log=out)
     one = train("auto", 1, save=out / "one.ckpt", exam=3)
+    train("auto", 1, save=out / "one-accumulated.ckpt", **ACCUMULATED)
     finish(processes, out)
     return out, one
 
@@ -34,6 +35,30 @@ def test_two_processes_train_as_one(runs, strategy):
         found = torch.load(out / f"{strategy}.{rank}.pt", weights_only=True)
         for name in ("train/loss", "train/grad_norm"):
             assert found["figures"][name] == pytest.approx(one["figures"][name], rel=1e-4)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+def test_two_processes_accumulate_as_one(runs, strategy):
+    """Batches with different numbers of tokens, so that a mean of their means would be another gradient."""
+    out, _ = runs
+    expected, got = weights(out / "one-accumulated.ckpt"), weights(out / f"{strategy}-accumulated.ckpt")
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.dist
+def test_micro_batches_exchange_gradients_once(runs):
+    """DDP: once an optimizer step. FSDP2: once a batch, so that only shards of gradients are kept meanwhile."""
+    out, _ = runs
+    for rank in (0, 1):
+        found = {path.stem: torch.load(path, weights_only=True) for path in out.glob(f"*.{rank}.pt")}
+        assert found[f"ddp.{rank}"]["reductions"] == [1, 1, 1]
+        assert found[f"ddp-accumulated.{rank}"]["reductions"] == [0, 1, 1]
+        for name in (f"fsdp.{rank}", f"fsdp-accumulated.{rank}"):
+            assert found[name]["units"] > 2
+            assert found[name]["reductions"] == [found[name]["units"]] * 3
 
 
 @pytest.mark.dist
