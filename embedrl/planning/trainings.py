@@ -118,18 +118,17 @@ def _reasoner(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, fl
     model, assume, vocabulary = module.generator, sides.assume, module.generator.core.config.text_config.vocab_size
     lessons = sides.pair(assume.instruction + assume.tcot)
     batch = _times(lessons, data.batch_size / 2)
-    step, replies = _times(batch, trainer.accumulate_grad_batches), data.batch_size * assume.tcot
+    step = _times(batch, trainer.accumulate_grad_batches)
     plan.tokens["lessons"] = tokens(step)
-    written = replies * trainer.accumulate_grad_batches
+    written = data.batch_size * assume.tcot * trainer.accumulate_grad_batches
     plan.flops["forward"] = flops.forward(step) + flops.head.forward(written)
     plan.flops["backward"] = flops.backward(step) + flops.head.backward(written)
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = flops.again(step)
     rows = [longest(lessons)] * data.micro_batch_size
-    drawing = len(rows) * assume.tcot * (setup.compute + FLOAT32)
     plan.memory |= {
-        "activations kept": sum(kept(model, row, setup) * count for row, count in batch) / setup.devices,
-        "logits": vocabulary * (replies / setup.devices * FLOAT32 + drawing),
+        "activations kept": sum(kept(model, row, setup) for row in rows),
+        "logits": vocabulary * len(rows) * assume.tcot * (setup.compute + 2 * FLOAT32),
         "layer at work": working(model, rows, setup),
     }
     plan.peaks["training"] = sum(plan.memory.values())

@@ -154,6 +154,22 @@ def test_what_plan_says_follows_the_options():
     assert 0 < frozen.extra["first pass of gradient caching"] < frozen.flops["forward"]
 
 
+def test_the_reasoner_is_planned_with_the_graphs_of_one_micro_batch():
+    module, settings = read(["--config", str(CONFIGS / "quickstart/reasoner.yaml")])
+    data = settings.data.init_args
+
+    def planned():
+        return make_plan(module, data, settings.trainer, Assumptions())
+
+    base, data.batch_size = planned(), 2 * data.batch_size
+    more, data.micro_batch_size = planned(), 2 * data.micro_batch_size
+    assert more.memory == base.memory
+    assert more.tokens["lessons"] == 2 * base.tokens["lessons"]
+    wider = planned().memory
+    assert wider["activations kept"] == 2 * base.memory["activations kept"]
+    assert wider["logits"] == 2 * base.memory["logits"]
+
+
 def test_an_overlay_for_each_module(tmp_path, capsys):
     recipe = CONFIGS / "egrl/qwen3_vl_8b.yaml"
     words = ["--config", str(recipe), f"--config={SHRINK}", "--trainer.max_steps", "1"]

@@ -29,7 +29,8 @@ class EmbedderDataModule(BaseDataModule):
     Args:
         batch_size: Pairs in a batch, all processes together.
         sub_batch_size: Pairs in a sub-batch, which holds one data set; divides `batch_size`.
-        micro_batch_size: Sides (not pairs) that go through the backbone at once: bounds memory, leaves the loss alone.
+        micro_batch_size: Sides (not pairs) that go through the backbone at once: bounds memory (in training with
+            `model.gradient_cache`), leaves the loss alone.
         mix: The data sets to train on: a list, or a file that holds one.
         val: Where the validation tasks come from.
         test: Where the tasks of `test` and `predict` come from.
