@@ -10,7 +10,8 @@ reward embeds every side with its T-CoT through the same frozen Embedder and tak
 TRL's reward function calls the same code, each rollout embedded with its own prefix (`shared_prefix=False`), as one
 would write it. Ours is Lightning's whole training step with `EGRLModule`; TRL's is `GRPOTrainer.training_step` and
 the optimizer's. Both take turns in one process; ratios are medians of ours over TRL's in CPU seconds. That the losses
-are equal is checked on TRL's rollouts and advantages.
+are equal is checked on TRL's rollouts and advantages. Preparation is what opens, resizes and cuts up pictures, makes
+tokens and packs rows, and parses T-CoTs, in the loader and in the step; its share is that of both together.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from checkpoints import write
 from datasets import Dataset
 from jsonargparse import auto_cli
 from PIL import Image
+from preparation import Preparation
 from timing import OURS, Beside, Row, quiet_trainer, ratio, report, seconds
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
@@ -54,16 +57,18 @@ Optimizer = functools.partial(torch.optim.AdamW, lr=0.0, weight_decay=0.0)
 
 
 class Noise:
-    """A picture of random pixels; implements `ImageSource`."""
+    """A PNG file of random pixels, in memory; implements `ImageSource`."""
 
     def __init__(self, seed: int, side: int) -> None:
         self.name = f"noise {seed}"
         pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        self.image = Image.fromarray(pixels)
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        self.file = file.getvalue()
 
     def load(self) -> Image.Image:
-        """The picture."""
-        return self.image
+        """The picture, decoded."""
+        return Image.open(BytesIO(self.file)).convert("RGB")
 
 
 class Nearness:
@@ -91,8 +96,8 @@ def make_pairs(reasoner: QwenVLReasoner, count: int, prompt: int, pixels: int) -
         return Pair(*sides, "noise", str(i))
 
     def lengths(words: Sequence[int]) -> list[int]:
-        chats = [p.chat for p in make_prompts([pair(0, words)], 0, "brief")]
-        return [reasoner.preprocessor().prompts([chat])["input_ids"].shape[1] for chat in chats]
+        prompts = make_prompts([pair(0, words)], 0, "brief", reasoner.preprocessor())
+        return [prompt.inputs["input_ids"].shape[1] for prompt in prompts]
 
     words = [1 + prompt - length for length in lengths((1, 1))]
     if min(words) < 1 or lengths(words) != [prompt, prompt]:
@@ -122,6 +127,7 @@ class Setting:
         self.pixels = PixelBudget(side**2, side**2)
         self.generator = self._reasoner()
         self.pairs = make_pairs(self.generator, pairs, prompt, side)
+        self.prompts = make_prompts(self.pairs, 0, "brief", self.generator.preprocessor())
 
     def _reasoner(self) -> QwenVLReasoner:
         torch.manual_seed(0)
@@ -152,10 +158,9 @@ class Setting:
         """TRL's trainer, and its step."""
         from trl import GRPOConfig, GRPOTrainer
 
-        prompts = make_prompts(self.pairs, 0, "brief")
         rows = [
             {"prompt": [_text_alone(p)], "image": p.side.images[0].load(), "pair": p.pair, "role": p.role}
-            for p in prompts
+            for p in self.prompts
         ]
         batch = [row for row in rows for _ in range(self.group)]
         config = GRPOConfig(
@@ -198,7 +203,7 @@ class Setting:
                     zip(columns["pair"], columns["role"], completion_ids, completions, strict=True)
                 )
             ]
-            values = reward(make_step(self.pairs, rollouts, embedder, CPU, 0)).values
+            values = reward(make_step(self.pairs, self.prompts, rollouts, embedder, CPU, 0)).values
             return [float(values[rollout.id] or 0.0) for rollout in rollouts]
 
         return nearness
@@ -209,8 +214,8 @@ class Setting:
         with torch.no_grad():
             theirs = float(trainer.compute_loss(trainer.model, inputs))
         policy = Policy(self.generator, PolicyOptions())
-        prompts = make_prompts(self.pairs, 0, "brief")
-        read = [self.generator.preprocessor().prompts([p.chat])["input_ids"][0].tolist() for p in prompts]
+        prompts = self.prompts
+        read = [p.inputs["input_ids"][0].tolist() for p in prompts]
         rows = [read.index(ids) for ids in inputs["prompt_ids"].tolist()]
         members = [[i for i, row in enumerate(rows) if row == number] for number in range(len(prompts))]
         groups = [
@@ -245,20 +250,23 @@ def _endless(pairs: list[Pair]) -> Iterator[PairBatch]:
 def measure(setting: Setting, repeats: int) -> list[Row]:
     """Both rows."""
     trainer, step = setting.trl()
-    beside, module = Beside({PEER: step}), setting.module()
+    preparation, module = Preparation(), setting.module()
+    beside = Beside({PEER: preparation.uncounted(step)})
     phases = {name: f"time/{name}_tokens_per_s" for name in ("rollout", "reward", "policy")}
-    lightning = quiet_trainer(setting.folder, 1 + repeats, beside)
-    lightning.fit(module, _endless(setting.pairs))
+    lightning = quiet_trainer(setting.folder, 1 + repeats, beside, preparation)
+    with preparation.watching():
+        lightning.fit(module, _endless(setting.pairs))
     tokens = 2 * len(setting.pairs) * setting.group * setting.reply
     ours, theirs = setting.losses(trainer)
     spent = {name: tokens / float(lightning.callback_metrics[metric]) for name, metric in phases.items()}
     parts = " + ".join(f"{spent[name]:.2f}" for name in phases)
     return [
         {"step": OURS, "CPU s": seconds(beside.seconds[OURS]), "ours / it": "", "loss off by": "",
-         "rollout + reward + policy, wall s": parts},
+         "rollout + reward + policy, wall s": parts, "preparation, CPU s": preparation.seconds(),
+         "of the step": preparation.share(beside.seconds[OURS])},
         {"step": PEER, "CPU s": seconds(beside.seconds[PEER]),
          "ours / it": ratio(beside.seconds[OURS], beside.seconds[PEER]), "loss off by": abs(ours - theirs),
-         "rollout + reward + policy, wall s": ""},
+         "rollout + reward + policy, wall s": "", "preparation, CPU s": "", "of the step": ""},
     ]  # fmt: skip
 
 
