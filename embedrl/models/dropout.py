@@ -43,7 +43,7 @@ def dropouts(model: nn.Module) -> list[nn.Module]:
     return [
         module
         for module in model.modules()
-        if isinstance(module, nn.Dropout) or bool(getattr(module, "attention_dropout", False))
+        if isinstance(module, nn.Dropout) or getattr(module, "attention_dropout", 0) > 0
     ]
 
 
