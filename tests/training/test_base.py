@@ -6,6 +6,7 @@ import inspect
 import pytest
 import torch
 
+from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.losses.contrastive import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
@@ -85,3 +86,19 @@ def test_the_trainings_are_siblings(build, name):
     assert module.trained_model is getattr(module, name)
     # What a sibling would have to undo is the work of one training alone.
     assert {"training_step", "backward"}.isdisjoint(vars(TrainingModule))
+
+
+@pytest.mark.parametrize("build", [reasoner, egrl])
+def test_a_gradient_that_is_not_finite_names_step_place_and_samples(build, monkeypatch):
+    module = build()
+    module.register_parameter("weight", torch.nn.Parameter(torch.ones(2)))
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value: logged.update({name: value}))
+    module.weight.grad = torch.tensor([3.0, 4.0])
+    assert float(module.gradient_norm()) == 5.0
+    module.on_before_optimizer_step(None)
+    assert logged == ({"train/grad_norm": 5.0} if build is reasoner else {})  # EG-RL logs it as `policy/grad_norm`
+    module.weight.grad[1], module.samples = torch.nan, ["data/7", "data/8"]
+    message = r"step 0 \(inner epoch 1\): the gradient is not finite \(last batch: data/7, data/8\); lower the learning"
+    with pytest.raises(NonFiniteError, match=message):
+        module.gradient_norm(" (inner epoch 1)")

@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from embedrl.data.datamodules.egrl import EGRLDataModule
 from embedrl.data.mix import MixRow
 from embedrl.data.world import WorldSource
+from embedrl.data.world.draw import WorldImage
 from embedrl.errors import ConfigError
 
 
@@ -41,3 +43,22 @@ def test_processes_share_out_the_blocks():
 def test_wrong_options(options):
     with pytest.raises(ConfigError, match=r"data\."):
         batches(**options)
+
+
+def pixels(batch):
+    return [image.load().tobytes() for pair in batch.opened for image in (*pair.query.images, *pair.target.images)]
+
+
+def test_pictures_are_opened_in_the_loaders_workers(monkeypatch):
+    expected, main, load = batches(), os.getpid(), WorldImage.load
+
+    def elsewhere(image):
+        assert os.getpid() != main
+        return load(image)
+
+    monkeypatch.setattr(WorldImage, "load", elsewhere)
+    found = batches(num_workers=1)
+    assert [pixels(batch) for batch in found] == [pixels(batch) for batch in expected]
+    assert all(pixels(batch) for batch in found)
+    with pytest.raises(AssertionError):
+        batches()
