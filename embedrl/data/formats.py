@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from embedrl.data.arrow_pairs import SIDE, Record, RecordTable, get, make_side
@@ -112,7 +113,7 @@ def _conversation(side: Mapping[str, Any], speaker: str, tcot: str) -> Record:
     texts = [get(turn, "value", str) for turn in turns if get(turn, "from", str) == speaker]
     video = side.get("video")
     frames = [clean_text(video)] if isinstance(video, str) else get(side, "video", list)
-    frames = [name for name in frames if name.strip() and PurePosixPath(name).name != _BLANK]
+    frames = [name for name in frames if name.strip() and name.rpartition("/")[2] != _BLANK]
     return make_side(_VIDEO_PLACE.sub("", texts[0]) if texts else "", frames=frames, tcot=tcot)
 
 
@@ -162,7 +163,7 @@ class JsonlSource(RecordTable):
 def _own_side(side: Any) -> Record:
     _known(side, set(SIDE))
     fps = side.get("fps", 2.0)
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= sys.float_info.max:
         raise DataError(f"'fps' is {fps!r:.60}: give a number above 0")
     record = make_side(get(side, "text", str, ""), get(side, "images", list, []), get(side, "frames", list, []))
     return {**record, "tcot": get(side, "tcot", str, ""), "fps": float(fps)}

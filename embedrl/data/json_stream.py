@@ -1,4 +1,9 @@
-"""Reading JSON lists and JSON lines one row at a time, whatever the file's size."""
+"""Reading JSON lists and JSON lines one row at a time, whatever the file's size.
+
+Why not `ijson`: it takes a third less processor time (0.23 s for 0.33 s on a list of 114 MB), but it does not say on
+which line a row or a mistake is; NaN, an integer over 64 bits or a number over float64 ends the whole file, where here
+only its row is refused; and 20,000 nested brackets cost it 1 GiB of memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from typing import Any, TextIO
 
 from embedrl.errors import DataError
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 16  # characters; larger windows take more memory and no less time
 _MAX_ROW = 1 << 26
 _SPACE = " \t\n\r"
 

@@ -108,6 +108,14 @@ def test_malformed_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "row 2" in line
 
 
+def test_a_cache_that_cannot_be_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cache").touch()
+    code, line = run(capsys)
+    assert code == 1
+    for part in ("pairs.jsonl", "cache", "cache_dir", "HF_DATASETS_CACHE"):
+        assert part in line, line
+
+
 BAD_FLAGS = {
     "unknown class_path": (["--model.init_args.loss", "embedrl.losses.contrastive.InfoNCEE"], ["loss", "InfoNCEE"]),
     "wrong type": (["--data.init_args.batch_size", "many"], ["batch_size", "many"]),

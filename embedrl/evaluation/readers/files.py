@@ -79,7 +79,7 @@ class Row:
         value = self.values.get(key) if isinstance(self.values, dict) else None
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
             raise UnusableError("unreadable row", f"{key!r} is {value!r:.60}, not a number: check the format")
@@ -126,7 +126,7 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
             present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=256, columns=present):
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} ({error}): fetch the file again") from error
 
 
@@ -136,7 +136,7 @@ def _lines(path: Path) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:  # not JSON, or not UTF-8
+                except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
                     yield f"not JSON ({error})"
 
 
