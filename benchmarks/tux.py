@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import get_scheduler
 
-from embedrl.data.datasets.tux import PACKAGE, Stamp, TuxTasks, read_stamps, split_of
+from embedrl.data.datasets.tux import STAMPS, Stamp, TuxTasks, read_stamps, split_of
 from embedrl.data.render import RenderOptions, render
 from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
 from embedrl.metrics.ranking import rank
@@ -160,7 +160,7 @@ def main(seeds: int = 3, split: Literal["val", "test"] = "test", threads: int = 
         split_seeds: Also average over this many splits of the captions; figures then belong to no single pool.
     """
     torch.set_num_threads(threads)
-    everything = read_stamps(PACKAGE.root)
+    everything = read_stamps(STAMPS.root)
     backbones = [make_backbone(seed) for seed in range(seeds)]
     inputs = Inputs(backbones[0])
     for backbone in backbones:

@@ -6,13 +6,12 @@ Four packages of Debian 12, 322 MB together, checked and unpacked below $EMBEDRL
 import sys
 from pathlib import Path
 
+from debian_packages import MANUAL, PICTURES, STAMPS, TAGS, fetch
 from jsonargparse import auto_cli
 
-from embedrl.data.datasets import eyes17, openclipart, tux
-from embedrl.data.datasets.debian import fetch
 from embedrl.errors import ConfigError, EmbedRLError
 
-PACKAGES = (tux.PACKAGE, eyes17.PACKAGE, openclipart.PICTURES, openclipart.TAGS)
+PACKAGES = (STAMPS, MANUAL, PICTURES, TAGS)
 
 
 def main(deb: list[Path] | None = None) -> None:
@@ -29,7 +28,7 @@ def main(deb: list[Path] | None = None) -> None:
                 raise ConfigError(f"--deb {file}: none of {', '.join(package.name for package in PACKAGES)}")
             given[names[0]] = file
         for package in PACKAGES:
-            print(f"{package.name} {package.version}: {fetch(package, deb=given.get(package.name))}", flush=True)
+            print(f"{package.name} {package.copy.version}: {fetch(package, deb=given.get(package.name))}", flush=True)
     except EmbedRLError as error:
         sys.exit(f"error: {error}")
 

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from debian_packages import STAMPS, fetch
 from jsonargparse import auto_cli
 
-from embedrl.data.datasets.debian import fetch
-from embedrl.data.datasets.tux import PACKAGE, read_stamps
+from embedrl.data.datasets.tux import read_stamps
 from embedrl.errors import EmbedRLError
 
 
@@ -18,7 +18,7 @@ def main(root: Path | None = None, deb: Path | None = None) -> None:
         deb: The Debian package, if it was downloaded already.
     """
     try:
-        folder = fetch(PACKAGE, root, deb)
+        folder = fetch(STAMPS, root, deb)
         print(f"{folder}: {len(read_stamps(folder))} captioned pictures")
     except EmbedRLError as error:
         sys.exit(f"error: {error}")

@@ -28,10 +28,10 @@ def copies(tmp_path) -> dict[str, dict[str, str]]:
     captions = [f"Animal {i}" for i in range(200)]
     held_out = [caption for caption in captions if split_of(Stamp(None, caption, ""), 0) == "test"][:3]
     for i, caption in enumerate(held_out):
-        path = tmp_path / tux.PACKAGE.folder / f"a/{i}.png"
+        path = tmp_path / tux.STAMPS.folder / f"a/{i}.png"
         picture(path, 60 * i)
         path.with_suffix(".txt").write_text(f"{caption}\nde.utf8=Tier {i}\nes.utf8=Animal\nfr.utf8=Bête {i}\n")
-    manual = tmp_path / eyes17.PACKAGE.folder / "eyes17.pdf.gz"
+    manual = tmp_path / eyes17.MANUAL.folder / "eyes17.pdf.gz"
     manual.parent.mkdir(parents=True)
     manual.write_bytes(gzip.compress(pdf(["Cover", "Sound", "Light"], [("Sound", 1), ("Light", 2)])))
     svg = "<dc:subject><rdf:Bag><rdf:li>thing</rdf:li><rdf:li>{}</rdf:li></rdf:Bag></dc:subject>"

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from embedrl.data.datasets.debian import Package, find
+from embedrl.data.local_copy import LocalCopy
 from embedrl.data.pdf import Section, read_pdf
 from embedrl.errors import DataError
 from embedrl.types import RetrievalTask, Side
 
-PACKAGE = Package(
-    name="eyes17-manuals-en",
-    version="5.1.2+repack-1",
-    sha256="42e8f64cfcadc7358deca16b7255cd2f8e36fa4f20bb75737a43e2d02cb9b493",
-    source="e/eyes17-manuals",
-    folder="usr/share/doc/eyes17/en",
-    suffixes=(".pdf.gz",),
-)
+MANUAL = LocalCopy("eyes17-manuals-en", "5.1.2+repack-1", "usr/share/doc/eyes17/en")
 
 
 class Eyes17Tasks:
@@ -49,7 +42,7 @@ class Eyes17Tasks:
             ConfigError: If pypdfium2 is missing.
             DataError: If the manual is not there, or cannot be read.
         """
-        pages, sections = read_pdf(find(PACKAGE, self.root) / "eyes17.pdf.gz", self.dpi)
+        pages, sections = read_pdf(MANUAL.find(self.root) / "eyes17.pdf.gz", self.dpi)
         first = min(section.page for section in sections)
         titles = unambiguous(sections)
         if not titles:
@@ -61,7 +54,7 @@ class Eyes17Tasks:
                 [Side(images=(page,)) for page in pages[first:]],
                 [{page - first: 1.0} for page in titles.values()],
                 main_metric=self.main_metric,
-                version=f"{PACKAGE.version}-{self.dpi}dpi",
+                version=f"{MANUAL.version}-{self.dpi}dpi",
                 candidate_ids=[f"p. {page.index + 1}" for page in pages[first:]],
             )
         ]

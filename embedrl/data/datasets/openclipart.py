@@ -15,27 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedrl.data.datasets.debian import Package, find
 from embedrl.data.images import ImageFile
+from embedrl.data.local_copy import LocalCopy
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import RetrievalTask, Side
 
-PICTURES = Package(
-    name="openclipart-png",
-    version="1:0.18+dfsg-19",
-    sha256="f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
-    source="o/openclipart",
-    folder="usr/share/openclipart/png",
-    suffixes=(".png",),
-)
-TAGS = Package(
-    name="openclipart-svg",
-    version="1:0.18+dfsg-19",
-    sha256="989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
-    source="o/openclipart",
-    folder="usr/share/openclipart/svg",
-    suffixes=(".svg",),
-)
+PICTURES = LocalCopy("openclipart-png", "1:0.18+dfsg-19", "usr/share/openclipart/png")
+TAGS = LocalCopy("openclipart-svg", "1:0.18+dfsg-19", "usr/share/openclipart/svg")
 FOLDERS = (
     "animals",
     "buildings",
@@ -186,7 +172,7 @@ class OpenClipartTasks:
         Raises:
             DataError: If the packages are not there or broken, or no tag is left.
         """
-        pictures, tags = find(PICTURES, self.pictures), find(TAGS, self.tags)
+        pictures, tags = PICTURES.find(self.pictures), TAGS.find(self.tags)
         drawings = read_drawings(pictures, tags, self.folders, self.exclude, self.max_pixels)
         having: dict[str, dict[int, float]] = defaultdict(dict)
         for i, drawing in enumerate(drawings):

@@ -15,21 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from embedrl.data.datasets.debian import Package
 from embedrl.data.images import ImageFile
+from embedrl.data.local_copy import LocalCopy
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, RetrievalTask, Side
 
-PACKAGE = Package(
-    name="tuxpaint-stamps-default",
-    version="2022.06.04-1",
-    sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-    source="t/tuxpaint-stamps",
-    folder="usr/share/tuxpaint/stamps",
-    suffixes=(".png", ".txt"),
-    home="tuxpaint-stamps",
-    script="scripts/fetch_tux.py",
-)
+STAMPS = LocalCopy("tuxpaint-stamps", "2022.06.04-1", "usr/share/tuxpaint/stamps", "scripts/fetch_tux.py")
 
 Split = Literal["train", "val", "test"]
 Direction = Literal["t2i", "i2t"]
@@ -113,7 +104,7 @@ def split_of(stamp: Stamp, seed: int) -> Split:
 def _stamps_of(root: str | None, split: Split, seed: int, exclude: Sequence[str]) -> list[Stamp]:
     if split not in _SHARES:
         raise ConfigError(f"split {split!r}: choose train, val or test")
-    folder = Path(root) if root is not None else PACKAGE.root
+    folder = Path(root) if root is not None else STAMPS.root
     return [stamp for stamp in read_stamps(folder, exclude) if split_of(stamp, seed) == split]
 
 
@@ -210,7 +201,7 @@ class TuxTasks:
         of_caption: list[dict[int, float]] = [{} for _ in texts]
         for i, (_, caption) in enumerate(captioned):
             of_caption[place[caption_key(caption)]][i] = 1.0
-        version = f"{PACKAGE.version}-png-seed{self.seed}"
+        version = f"{STAMPS.version}-png-seed{self.seed}"
         suffix = "" if self.language == "en" else f"_{self.language}"
         made = {
             "t2i": RetrievalTask(f"tux_t2i{suffix}", texts, pictures, of_caption, version=version, candidate_ids=names),

@@ -4,12 +4,12 @@ import re
 import pytest
 from tiny_pdf import pdf
 
-from embedrl.data.datasets.eyes17 import PACKAGE, Eyes17Tasks
+from embedrl.data.datasets.eyes17 import MANUAL, Eyes17Tasks
 from embedrl.errors import DataError
 
 
 def manual(root, pages, outline):
-    folder = root / PACKAGE.folder
+    folder = root / MANUAL.folder
     folder.mkdir(parents=True)
     (folder / "eyes17.pdf.gz").write_bytes(gzip.compress(pdf(pages, outline)))
     return str(root)
@@ -44,8 +44,8 @@ def test_no_manual_and_no_title(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_manual():
-    if not PACKAGE.root.is_dir():
-        pytest.skip(f"no manual at {PACKAGE.root}: python scripts/fetch_real_small.py")
+    if not MANUAL.root.is_dir():
+        pytest.skip(f"no manual at {MANUAL.root}: python scripts/fetch_real_small.py")
     (task,) = Eyes17Tasks().tasks()
     assert (len(task.queries), len(task.candidates)) == (134, 101)
     for side, judged in zip(task.queries, task.qrels, strict=True):

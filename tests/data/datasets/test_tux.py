@@ -1,11 +1,7 @@
-import hashlib
-from dataclasses import replace
-
 import pytest
 from PIL import Image
 
-from embedrl.data.datasets.debian import fetch
-from embedrl.data.datasets.tux import PACKAGE, TuxSource, TuxTasks, read_stamps, split_of
+from embedrl.data.datasets.tux import STAMPS, TuxSource, TuxTasks, read_stamps, split_of
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality
 
@@ -134,24 +130,16 @@ def test_other_languages_have_the_same_pictures_and_their_own_captions(tmp_path)
         TuxTasks("train", root=str(tmp_path), language="de").tasks()
 
 
-def test_fetch_takes_pictures_and_captions_alone(root, tmp_path, make_deb):
-    (root / FOLDER / "animals/sound.ogg").write_bytes(b"x")
-    deb = make_deb(root)
-    folder = fetch(replace(PACKAGE, sha256=hashlib.sha256(deb.read_bytes()).hexdigest()), tmp_path / "out", deb)
-    assert len(read_stamps(folder)) == 80
-    assert not list(folder.rglob("*.ogg"))
-
-
 def test_default_root_follows_the_cache_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("EMBEDRL_CACHE", str(tmp_path))
-    assert PACKAGE.root == tmp_path / "tuxpaint-stamps-2022.06.04-1"
+    assert STAMPS.root == tmp_path / "tuxpaint-stamps-2022.06.04-1"
 
 
 @pytest.mark.slow
 def test_the_real_stamps():
-    if not PACKAGE.root.is_dir():
-        pytest.skip(f"no stamps at {PACKAGE.root}: python scripts/fetch_tux.py")
-    stamps = read_stamps(PACKAGE.root)
+    if not STAMPS.root.is_dir():
+        pytest.skip(f"no stamps at {STAMPS.root}: python scripts/fetch_tux.py")
+    stamps = read_stamps(STAMPS.root)
     assert len(stamps) == 785
     assert [sum(split_of(s, 0) == split for s in stamps) for split in ("train", "val", "test")] == [542, 79, 164]
     assert len(TuxTasks("test").tasks()[0].queries) == 130
