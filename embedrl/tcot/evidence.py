@@ -1,18 +1,15 @@
-"""Cues → evidence: crops of the original picture and frames of the video. Source: Embed-RL §3.3, B.3."""
+"""Cues → evidence: crops of the original picture. Source: Embed-RL §3.3, B.3."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from embedrl.tcot.schema import Box, TCoT
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-T = TypeVar("T")
 
 
 def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1) -> Image:
@@ -47,11 +44,6 @@ def jitter_box(box: Box, rng: random.Random, amount: float) -> Box:
     x1, y1, x2, y2 = (min(1000.0, max(0.0, v + rng.uniform(-amount, amount))) for v in box)
     left, top = min(x1, x2, 999.0), min(y1, y2, 999.0)
     return left, top, max(x1, x2, left + 1), max(y1, y2, top + 1)
-
-
-def pick_frames(frames: Sequence[T], key_frames: Sequence[int]) -> list[T]:
-    """The sampled frames that 1-based `key_frames` name, in their order; positions out of range are left out."""
-    return [frames[k - 1] for k in key_frames if 1 <= k <= len(frames)]
 
 
 def split(tcot: TCoT) -> tuple[str, str]:

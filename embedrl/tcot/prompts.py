@@ -9,9 +9,6 @@ from typing import Literal
 from embedrl.tcot.schema import CUE_KEY
 from embedrl.types import Modality, Role
 
-PROMPT_VERSION = "1"
-"""Raised whenever a prompt changes, so that stored T-CoTs can name the prompt they answer."""
-
 Style = Literal["full", "brief"]
 
 

@@ -147,9 +147,9 @@ def test_bad_tcot_raises_or_is_read_leniently(side, tcot, message):
 
 
 def test_lenient_evidence_is_what_can_be_read():
-    tcot = VIDEO_TCOT.replace("[2, 4]", "[0, 3, 9]")
+    tcot = VIDEO_TCOT.replace("[2, 4]", "[0, 4, 5, -1, 1, 9]")
     chat = render(VIDEO.with_tcot(tcot), RenderOptions(on_bad_tcot="lenient"))
-    assert [frame.getpixel((0, 0))[0] for frame in evidence(chat)] == [180]
+    assert [frame.getpixel((0, 0))[0] for frame in evidence(chat)] == [240, 60]
 
 
 @pytest.mark.parametrize("token", ["<emb>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|im_end|>"])

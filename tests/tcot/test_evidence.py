@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from embedrl.tcot.evidence import crop_box, jitter_box, pick_frames, split
+from embedrl.tcot.evidence import crop_box, jitter_box, split
 from embedrl.tcot.parser import build
 from embedrl.types import Modality
 
@@ -82,11 +82,6 @@ def test_jitter_moves_each_side_on_its_own():
     moved = jitter_box((300, 300, 700, 700), random.Random(0), 60)
     assert len({round(a - b, 6) for a, b in zip(moved, (300, 300, 700, 700), strict=True)}) == 4
     assert jitter_box((300, 300, 700, 700), random.Random(0), 0) == (300, 300, 700, 700)
-
-
-def test_key_frames_count_from_one():
-    assert pick_frames("abcdefgh", (8, 1, 3)) == ["h", "a", "c"]
-    assert pick_frames("abc", (0, 4, -1, 2)) == ["b"]
 
 
 def test_evidence_goes_between_thinking_and_rethink():

@@ -37,10 +37,6 @@ CYCLES = 10.0
 """Texture periods across an object: about 1.2 pixels each at the input's resolution, 3.6 in a crop."""
 NOISE = 5.0
 """Standard deviation of the grain on every pixel, in grey levels."""
-EVIDENCE_PIXELS = (32 * 32, 64 * 64)
-"""Pixel budget (least, most) of crops and key frames: an object's crop stays about 48 x 48, a key frame 64 x 64, a row
-of a page becomes 96 x 32. Less hides marks in key frames and numbers on pages; more lets a crop of the whole picture
-show every mark."""
 
 _STAR_INNER = 0.45
 _CROSS_ARM = 0.36

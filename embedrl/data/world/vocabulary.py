@@ -1,7 +1,8 @@
 """Every word and template the world can utter.
 
 All texts are lower-case and closed: whatever a pair, a T-CoT or a lesson says is made of `words()`, the numbers
-`NUMBERS`, the coordinates `COORDINATES` and the T-CoT's tags and cue keys. A tokenizer can be built from this file.
+`NUMBERS`, the coordinates `COORDINATES`, the digits that count frames, and the T-CoT's tags and cue keys. A tokenizer
+can be built from this file.
 """
 
 from __future__ import annotations
@@ -46,9 +47,6 @@ COORDINATE_STEP = 20
 COORDINATES: tuple[int, ...] = tuple(range(0, 1001, COORDINATE_STEP))
 """The coordinates that texts may hold (0..1000 relative to the picture)."""
 
-MAX_FRAMES = 8
-FRAMES: tuple[str, ...] = tuple(str(n) for n in range(1, MAX_FRAMES + 1))
-
 INSTRUCTIONS: dict[str, str] = {
     "cls": "which kind occurs twice ?",
     "i2t": "find the caption of this picture .",
@@ -89,10 +87,6 @@ def words() -> tuple[str, ...]:
     texts += [*INSTRUCTIONS.values(), *QUESTIONS.values()]
     found = {word for text in texts for word in text.split() if not word.startswith("{")}
     return tuple(sorted(found | set(PUNCTUATION)))
-
-
-WORDS: tuple[str, ...] = tuple(dict.fromkeys((*words(), *FRAMES, *NUMBERS, *map(str, COORDINATES))))
-"""Everything that deserves a token of its own in a tokenizer: words, punctuation, numbers, coordinates."""
 
 
 def kind(color: str, shape: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -180,23 +179,3 @@ def build_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGe
 def world_words() -> tuple[str, ...]:
     """Every word and number of the built-in world."""
     return (*vocabulary.words(), *vocabulary.NUMBERS, *map(str, vocabulary.COORDINATES), *map(str, range(10)))
-
-
-def create_tiny(out: Path | str, words: Iterable[str] | None = None, seed: int = 0) -> Path:
-    """Write a random tiny Qwen3-VL as a Hugging Face checkpoint folder.
-
-    Args:
-        out: The folder to write.
-        words: Words that get a token of their own; None takes the built-in world's vocabulary.
-        seed: Seed of the weights.
-
-    Returns:
-        The folder, loadable by `AutoProcessor` and `AutoModelForImageTextToText`.
-    """
-    if words is None:
-        words = world_words()
-    out = Path(out)
-    tokenizer = build_tokenizer(words)
-    build_processor(tokenizer).save_pretrained(out)
-    build_model(build_config(tokenizer), seed).save_pretrained(out)
-    return out

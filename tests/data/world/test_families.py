@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from embedrl.data.world import FAMILIES, WorldSource, WorldTasks
+from embedrl.data.world import FAMILIES, WorldSource, WorldTasks, vocabulary
 from embedrl.data.world.page import PAGE_SIZE, label_split
 from embedrl.data.world.scene import (
     CLOSE_UP_SIZE,
@@ -14,7 +14,7 @@ from embedrl.data.world.scene import (
     mark_split,
     triple_split,
 )
-from embedrl.data.world.vocabulary import COLORS, PAGE_WORDS, PLACES, SHAPES, WORDS
+from embedrl.data.world.vocabulary import COLORS, COORDINATES, NUMBERS, PAGE_WORDS, PLACES, SHAPES
 from embedrl.types import Modality
 
 N = 128
@@ -242,7 +242,8 @@ def test_sides_have_the_family_s_modality_and_sizes(family):
 @pytest.mark.parametrize("teacher", ["perfect", "annotator"])
 def test_texts_keep_to_the_vocabulary(family, teacher):
     strip = str.maketrans(dict.fromkeys('<>/{}[]",_', " "))
-    known = {*WORDS, "thinking", "rethink", "answer", "bbox", "2d", "key", "text", "keywords", "rethinking"}
+    known = {*vocabulary.words(), *NUMBERS, *map(str, COORDINATES), *map(str, range(1, 9))}
+    known |= {"thinking", "rethink", "answer", "bbox", "2d", "key", "text", "keywords", "rethinking"}
     for pair in WorldSource(family, size=60, teacher=teacher, negatives=1):
         for side in (pair.query, pair.target, *pair.negatives):
             assert side.text == side.text.lower()

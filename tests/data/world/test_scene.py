@@ -19,7 +19,7 @@ from embedrl.data.world.scene import (
     triples,
 )
 from embedrl.data.world.video import make_clip
-from embedrl.data.world.vocabulary import COLORS, NUMBERS, PAGE_WORDS, SHAPES, WORDS, words
+from embedrl.data.world.vocabulary import COLORS, NUMBERS, PAGE_WORDS, SHAPES, words
 
 
 def test_every_pair_of_a_triple_keeps_most_of_its_triples_in_train():
@@ -111,5 +111,4 @@ def test_clips_show_one_or_two_objects_in_contiguous_stretches(count):
 
 
 def test_words_are_single_and_lower_case():
-    assert len(set(WORDS)) == len(WORDS)
     assert all(word == word.lower() and " " not in word for word in words())

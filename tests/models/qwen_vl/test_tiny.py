@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from embedrl.data.world import vocabulary
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
-from embedrl.models.qwen_vl.tiny import build_tokenizer, create_tiny, world_words
+from embedrl.models.qwen_vl.tiny import build_config, build_model, build_processor, build_tokenizer, world_words
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,14 @@ def tokenizer():
     return build_tokenizer(world_words())
 
 
-def test_auto_classes_load_what_create_tiny_writes_and_give_the_same_logits(tmp_path):
-    folder = create_tiny(tmp_path, seed=3)
+def write(folder, tokenizer, seed):
+    build_processor(tokenizer).save_pretrained(folder)
+    build_model(build_config(tokenizer), seed).save_pretrained(folder)
+    return folder
+
+
+def test_auto_classes_load_what_it_saves_and_give_the_same_logits(tmp_path, tokenizer):
+    folder = write(tmp_path, tokenizer, seed=3)
     assert (folder / "model.safetensors").stat().st_size < 10e6
     assert (folder / "chat_template.jinja").exists()
     model = AutoModelForImageTextToText.from_pretrained(folder)
@@ -32,11 +38,11 @@ def test_auto_classes_load_what_create_tiny_writes_and_give_the_same_logits(tmp_
     assert AutoProcessor.from_pretrained(again).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
-def test_the_seed_decides_the_weights_and_the_global_rng_is_left_alone(tmp_path):
+def test_the_seed_decides_the_weights_and_the_global_rng_is_left_alone(tmp_path, tokenizer):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    files = [create_tiny(tmp_path / str(i), seed=s) / "model.safetensors" for i, s in enumerate((0, 0, 1))]
+    files = [write(tmp_path / str(i), tokenizer, s) / "model.safetensors" for i, s in enumerate((0, 0, 1))]
     assert torch.equal(torch.rand(1), expected)
     contents = [file.read_bytes() for file in files]
     assert contents[0] == contents[1] != contents[2]
