@@ -223,8 +223,8 @@ async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record 
 
     def problems(text: str, truncated: bool) -> list[tuple[str, str]]:
         cut = [("truncated", "the answer is too long and was cut off")] if truncated else []
-        found = parse(text, side.modality, len(side.frames) or None).problems
-        return cut + [(str(problem.code), problem.message) for problem in found]
+        format_problems = parse(text, side.modality, len(side.frames) or None).problems
+        return cut + [(str(problem.code), problem.message) for problem in format_problems]
 
     if before is not None and before.tcot:
         told = [message for _, message in problems(before.tcot, "truncated" in before.problems)]

@@ -149,8 +149,8 @@ def earlier_report(row: MixRow) -> dict[str, Any]:
     if report is None or not report.is_file():
         return {}
     try:
-        found = json.loads(report.read_text(encoding="utf-8"))
-        return dict(found.get(row.label, {}))
+        reports = json.loads(report.read_text(encoding="utf-8"))
+        return dict(reports.get(row.label, {}))
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{report}: not a report of construction: delete it, or run the step again") from error
 

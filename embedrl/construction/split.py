@@ -82,15 +82,15 @@ def read_scores(path: Path) -> dict[tuple[str, str], float]:
     Raises:
         DataError: If the file is missing or a line is broken.
     """
-    found = {}
+    scores = {}
     for line, row in iter_rows(path):
         name, pair, share = (row.get(key) if isinstance(row, Mapping) else None for key in ("dataset", "id", "success"))
         if not isinstance(name, str) or not isinstance(pair, str) or isinstance(share, bool):
             raise DataError(f"{path}: line {line}: not {{dataset, id, success}}: {row!r:.80}")
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise DataError(f"{path}: line {line}: success is {share!r:.40}: give a share from 0 to 1")
-        found[name, pair] = float(share)
-    return found
+        scores[name, pair] = float(share)
+    return scores
 
 
 def _draw(row: MixRow, size: int, success: Mapping[tuple[str, str], float], low: float, high: float) -> Sequence[int]:

@@ -89,8 +89,8 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
     stem = f"{path.name}/{hashlib.sha256(content).hexdigest()[:16]}"
     with _open(path, content) as document:
         pages = [PdfPage(str(path), i, f"{stem}/{i + 1}@{dpi}dpi", dpi) for i in range(len(document))]
-        found = [(" ".join(entry.get_title().split()), entry.get_dest()) for entry in document.get_toc()]
-        places = [(title, None if place is None else place.get_index()) for title, place in found]
+        entries = [(" ".join(entry.get_title().split()), entry.get_dest()) for entry in document.get_toc()]
+        places = [(title, None if place is None else place.get_index()) for title, place in entries]
     sections = [Section(title, page) for title, page in places if title and page is not None and page < len(pages)]
     if not sections:
         raise DataError(f"{path} has no outline: give a PDF with bookmarks")

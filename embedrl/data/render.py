@@ -121,8 +121,8 @@ def render(
 def _render(side: Side, options: RenderOptions, rng: random.Random | None, parsed: ParseResult | None) -> Chat:
     if side.is_empty:
         raise DataError("the side is empty: give it a text, an image or frames")
-    if found := _RESERVED.search(side.text):
-        raise DataError(f"the text holds {found.group()!r}, a token reserved for the model: remove it from the text")
+    if reserved := _RESERVED.search(side.text):
+        raise DataError(f"the text holds {reserved.group()!r}, a token reserved for the model: remove it from the text")
     images = [source.load() for source in side.images]
     frames = [source.load() for source in side.frames]
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
@@ -173,9 +173,9 @@ def _add_tcot(
 
 def _read(side: Side, options: RenderOptions, parsed: ParseResult | None) -> TCoT:
     text = side.tcot
-    if found := _RESERVED.search(text):
+    if reserved := _RESERVED.search(text):
         if options.on_bad_tcot == "raise":
-            raise DataError(f"the T-CoT holds {found.group()!r}, a token reserved for the model: write it again")
+            raise DataError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
         text, parsed = _RESERVED.sub(lambda match: match.group().replace("<", "< "), text), None
     result = parse(text, side.modality, len(side.frames) or None) if parsed is None else parsed
     if result.problems and options.on_bad_tcot == "raise":

@@ -89,6 +89,6 @@ def _uvrb(table: Sequence[SetRow], scores: Mapping[str, float]) -> dict[str, flo
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """The mean, or None if a value is missing."""
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return sum(known) / len(known) if len(known) == len(found) else None
+    scores = list(values)
+    known = [value for value in scores if value is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None

@@ -42,10 +42,10 @@ def bm25(queries: Sequence[str], documents: Sequence[str]) -> Tensor:
     for row, query in enumerate(queries):
         for word in set(words(query)):
             if word not in columns:
-                found = torch.tensor([count[word] for count in counts], dtype=torch.float64)
-                holders = int((found > 0).sum())
+                frequencies = torch.tensor([count[word] for count in counts], dtype=torch.float64)
+                holders = int((frequencies > 0).sum())
                 idf = math.log(1 + (len(documents) - holders + 0.5) / (holders + 0.5))
-                columns[word] = idf * found * (_K1 + 1) / (found + norm)
+                columns[word] = idf * frequencies * (_K1 + 1) / (frequencies + norm)
             scores[row] += columns[word]
     return scores
 

@@ -79,17 +79,17 @@ def compare(
     for name in names:
         _same_queries(first, second, name)
     draws = [bootstrap(a, b, resamples, np.random.default_rng([seed, i])) for i, (a, b) in enumerate(scores)]
-    found = [
+    differences = [
         difference(name, a, b, drawn, confidence) for name, (a, b), drawn in zip(names, scores, draws, strict=True)
     ]
-    mean = _mean(found, np.mean(draws, axis=0), confidence)
+    mean = _mean(differences, np.mean(draws, axis=0), confidence)
     folder = out or second / f"compare_{first.resolve().name}"
     folder.mkdir(parents=True, exist_ok=True)
     labels = _labels(first, second)
     gaps = [np.concatenate([_column(place, name, "delta_s") for name in names]) for place in (first, second)]
     plot_delta_s(folder / "delta_s.png", [g[~np.isnan(g)] for g in gaps], labels)
     plot_evidence(folder / "evidence.png", [[side[name] for name in names] for side in (before, after)], labels)
-    _print(found, mean, [before[name] for name in names], labels, confidence)
+    _print(differences, mean, [before[name] for name in names], labels, confidence)
     wrote = f"Wrote {folder / 'delta_s.png'} and {folder / 'evidence.png'}"
     make_console().print(wrote, highlight=False, soft_wrap=True)
 
@@ -181,11 +181,17 @@ def difference(name: str, first: Values, second: Values, drawn: Values, confiden
     )
 
 
-def _mean(found: Sequence[Difference], drawn: Values, confidence: float) -> Difference:
+def _mean(differences: Sequence[Difference], drawn: Values, confidence: float) -> Difference:
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    first, second = (float(np.mean([getattr(d, side) for d in found])) for side in ("first", "second"))
+    first, second = (float(np.mean([getattr(d, side) for d in differences])) for side in ("first", "second"))
     return Difference(
-        "mean", first, second, float(low), float(high), sum(d.better for d in found), sum(d.worse for d in found)
+        "mean",
+        first,
+        second,
+        float(low),
+        float(high),
+        sum(d.better for d in differences),
+        sum(d.worse for d in differences),
     )
 
 
@@ -215,12 +221,16 @@ def _labels(first: Path, second: Path) -> tuple[str, str]:
 
 
 def _print(
-    found: Sequence[Difference], mean: Difference, sets: Sequence[SetResult], labels: tuple[str, str], confidence: float
+    differences: Sequence[Difference],
+    mean: Difference,
+    sets: Sequence[SetResult],
+    labels: tuple[str, str],
+    confidence: float,
 ) -> None:
     table = Table(title=f"{labels[1]} minus {labels[0]}, percent", title_justify="left")
     for column in ("data set", "metric", *labels, "difference", f"{confidence:.0%} interval", "better", "worse"):
         table.add_column(column, justify="left" if column in ("data set", "metric") else "right")
-    for row, result in [*zip(found, sets, strict=True), (mean, None)]:
+    for row, result in [*zip(differences, sets, strict=True), (mean, None)]:
         if result is None:
             table.add_section()
         gap = f"{100 * (row.second - row.first):+.1f}"

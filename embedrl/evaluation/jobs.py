@@ -82,8 +82,8 @@ def find_jobs(
             cure = f"did you mean {close[0]}?" if close else f"give {', '.join(BENCHMARKS)}, world, or --tasks"
             raise ConfigError(f"--benchmark {benchmark}: no such benchmark; {cure}")
         sources: Sequence[TaskSource] = [WorldTasks()] if tasks is None else tasks
-        found = [task for source in sources for task in source.tasks()]
-        jobs = [Job(task.name, benchmark, lambda task=task: (task, {})) for task in found]  # type: ignore[misc]
+        all_tasks = [task for source in sources for task in source.tasks()]
+        jobs = [Job(task.name, benchmark, lambda task=task: (task, {})) for task in all_tasks]  # type: ignore[misc]
     names = [job.name for job in jobs]
     for name in names:
         if names.count(name) > 1:
@@ -124,7 +124,7 @@ def split_by_presence(
     Raises:
         DataError: If files are missing and `on_bad` is `raise`, or no data set is there.
     """
-    why = {job.name: ", ".join(f"no {path}" for path in found) for job in jobs if (found := job.missing())}
+    why = {job.name: ", ".join(f"no {path}" for path in absent) for job in jobs if (absent := job.missing())}
     here = [job for job in jobs if job.name not in why]
     if why and tell:
         rows = "".join(f"  {name}: {what}\n" for name, what in why.items())

@@ -26,11 +26,11 @@ def write_pages(root: Path, sets: list[str] | None = None) -> None:
         DataError: If no local copy of a set is there, or a row of a corpus holds no page.
     """
     rows = [row for row in load_table("mmeb_v2") if row.reader == "beir" and (sets is None or row.name in sets)]
-    found = [row for row in rows if folder_of(root, row.paths["rows"]).is_dir()]
-    if not found:
+    local_rows = [row for row in rows if folder_of(root, row.paths["rows"]).is_dir()]
+    if not local_rows:
         asked = "MMEB-V2's document sets" if sets is None else ", ".join(sets)
         raise DataError(f"{root} holds no local copy of {asked}: check --root and --sets")
-    for row in found:
+    for row in local_rows:
         written = _write(row, root)
         sys.stdout.write(f"{row.name}: wrote {written} pages to {folder_of(root, row.paths['images'])}\n")
 

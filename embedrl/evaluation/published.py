@@ -40,5 +40,5 @@ def published(benchmark: str) -> dict[str, Published]:
         ConfigError: If there is no such benchmark.
     """
     check_benchmark(benchmark)
-    found = json.loads(read_data(f"published_{benchmark}.json"))
-    return {model: Published(model=model, **figures) for model, figures in found.items()}
+    by_model = json.loads(read_data(f"published_{benchmark}.json"))
+    return {model: Published(model=model, **figures) for model, figures in by_model.items()}

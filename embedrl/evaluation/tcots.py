@@ -100,14 +100,14 @@ class TCoTs:
         """
         if self.path is None:
             return task, {}
-        wanted = tcot_requests([task])
-        keys = {key: self._key(key, item) for key, item in wanted.items()} if self.rank == 0 else {}
+        requests = tcot_requests([task])
+        keys = {key: self._key(key, item) for key, item in requests.items()} if self.rank == 0 else {}
         tcots = self._cached(keys)
         cached = len(tcots)
         if self.generator is not None:
-            absent = [key for key in wanted if key not in tcots]
-            tcots |= self._written(self.generator, absent, [wanted[key] for key in absent], keys)
-        counts = {"cached": cached, "written": len(tcots) - cached, "absent": len(wanted) - len(tcots)}
+            absent = [key for key in requests if key not in tcots]
+            tcots |= self._written(self.generator, absent, [requests[key] for key in absent], keys)
+        counts = {"cached": cached, "written": len(tcots) - cached, "absent": len(requests) - len(tcots)}
         return with_tcots(task, tcots), counts
 
     def close(self) -> None:
@@ -119,17 +119,17 @@ class TCoTs:
         return tcot_key(item.side, key[1], self.options.style, self.model)
 
     def _cached(self, keys: dict[Key, str]) -> dict[Key, str]:
-        found: list[tuple[Key, str]] = []
+        cached: list[tuple[Key, str]] = []
         if self._journal is not None:
             records = ((key, self._journal.get(name)) for key, name in keys.items())
-            found = [(key, record.tcot) for key, record in records if record is not None]
-        return dict(gather_objects(found))
+            cached = [(key, record.tcot) for key, record in records if record is not None]
+        return dict(gather_objects(cached))
 
     def _written(
-        self, generator: Generator, names: Sequence[Key], wanted: Sequence[TCoTRequest], keys: dict[Key, str]
+        self, generator: Generator, names: Sequence[Key], requests: Sequence[TCoTRequest], keys: dict[Key, str]
     ) -> dict[Key, str]:
         """Write what is absent; after every round of batches the first process puts it into the journal."""
-        mine, todo = names[self.rank :: world_size()], wanted[self.rank :: world_size()]
+        mine, todo = names[self.rank :: world_size()], requests[self.rank :: world_size()]
         size, limit = self.options.batch_size, self.options.max_new_tokens
         batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit)
         out: dict[Key, str] = {}
@@ -138,7 +138,7 @@ class TCoTs:
             done = dict(gather_objects(list(zip(mine[start : start + len(texts)], texts, strict=True))))
             out |= done
             if self._journal is not None:
-                sides = dict(zip(names, wanted, strict=True))
+                sides = dict(zip(names, requests, strict=True))
                 for name, text in done.items():
                     side = sides[name].side
                     read = parse(text, side.modality, len(side.frames) or None)

@@ -112,7 +112,7 @@ class VectorCache:
     def hashes(self, sides: Sequence[Side]) -> list[str]:
         """Hash of each side's content, T-CoT left out; all processes call together."""
         mine = range(self.rank, len(sides), world_size())
-        return [found for _, found in sorted(gather_objects([(i, content_hash(sides[i])) for i in mine]))]
+        return [digest for _, digest in sorted(gather_objects([(i, content_hash(sides[i])) for i in mine]))]
 
     def embed(self, sides: Sequence[Side], hashes: Sequence[str], where: str) -> Blocks:
         """The vectors of sides, from the cache or computed now; all processes call together.

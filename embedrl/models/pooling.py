@@ -24,10 +24,10 @@ def pool_at_token(hidden: Tensor, input_ids: Tensor, token_id: int) -> Tensor:
 
     Source: Embed-RL §3.1.
     """
-    found = input_ids == token_id
-    if not bool(found.any(1).all()):
-        rows = (~found.any(1)).nonzero().flatten().tolist()
+    matches = input_ids == token_id
+    if not bool(matches.any(1).all()):
+        rows = (~matches.any(1)).nonzero().flatten().tolist()
         raise DataError(f"rows {rows} of the micro-batch hold no <emb> token (id {token_id}): render the chat with one")
     steps = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last = torch.where(found, steps, -1).argmax(1)
+    last = torch.where(matches, steps, -1).argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -71,7 +71,7 @@ def training_bytes(model: Any, setup: Setup, make: Callable[..., torch.optim.Opt
     """
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
-    found = {
+    needed = {
         "weights": size(every) / setup.shards,
         "gradients": size(trained) / setup.shards,
         "optimizer": optimizer_bytes(trained, make) / setup.shards,
@@ -83,12 +83,12 @@ def training_bytes(model: Any, setup: Setup, make: Callable[..., torch.optim.Opt
         root = [p for p in every if id(p) not in inside]
         unit = max((sum(p.numel() for p in layer) for layer in layers), default=0)
         group = max(sum(p.numel() for p in part if p.requires_grad) for part in (root, *layers))
-        found["gathered weights"] = (sum(p.numel() for p in root) + 2 * unit) * setup.compute
-        found["gradients in transit"] = group * (setup.compute + FLOAT32)
+        needed["gathered weights"] = (sum(p.numel() for p in root) + 2 * unit) * setup.compute
+        needed["gradients in transit"] = group * (setup.compute + FLOAT32)
     elif setup.cast:
         wide = sum(p.numel() for p in every if p.element_size() > setup.compute)
-        found["weights cast by autocast"] = float(wide * setup.compute)
-    return found
+        needed["weights cast by autocast"] = float(wide * setup.compute)
+    return needed
 
 
 def whole(model: nn.Module, itemsize: int | None = None) -> float:

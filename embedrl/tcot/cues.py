@@ -34,7 +34,7 @@ class _JsonObject(tuple[tuple[str, Any], ...]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _CueObject:
     """One JSON object, or what could be saved of a broken one."""
 
     members: tuple[tuple[str, Any], ...]
@@ -70,52 +70,56 @@ def read_cues(
     Returns:
         The cues of all objects together, whatever their key; from elsewhere only if `thinking` holds none.
     """
-    wanted = CUE_KEY[modality]
-    found = list(_find(thinking))
-    misplaced = [item for text in elsewhere for item in _find(text) if item.cues]
-    _judge_objects(found, misplaced, wanted, log)
-    used = [member for item in found for member in item.cues]
+    expected_key = CUE_KEY[modality]
+    objects = list(_find_objects(thinking))
+    misplaced = [item for text in elsewhere for item in _find_objects(text) if item.cues]
+    _judge_objects(objects, misplaced, expected_key, log)
+    used = [member for item in objects for member in item.cues]
     used = used or [member for item in misplaced for member in item.cues]
     values: dict[str, list[Any]] = {key: [] for key in CUE_KEY.values()}
     for key, value in used:
         values[key].append(value)
 
     def judged(key: str) -> ProblemLog:
-        return log if key == wanted else ProblemLog()
+        return log if key == expected_key else ProblemLog()
 
     keywords = [w for v in values["text_keywords"] for w in _keywords(v, judged("text_keywords"))]
     boxes = [b for v in values["bbox_2d"] for b in _boxes(v, judged("bbox_2d"))]
     frames = [f for v in values["key_frames"] for f in _frames(v, num_frames, judged("key_frames"))]
     cues = Cues(tuple(dict.fromkeys(keywords)), tuple(dict.fromkeys(boxes)), tuple(dict.fromkeys(frames)))
-    read = {"text_keywords": len(keywords), "bbox_2d": len(boxes), "key_frames": len(frames)}[wanted]
-    kept = {"text_keywords": cues.text_keywords, "bbox_2d": cues.boxes, "key_frames": cues.key_frames}[wanted]
+    read = {"text_keywords": len(keywords), "bbox_2d": len(boxes), "key_frames": len(frames)}[expected_key]
+    kept = {"text_keywords": cues.text_keywords, "bbox_2d": cues.boxes, "key_frames": cues.key_frames}[expected_key]
     if read > len(kept):
-        log.add(ProblemCode.REPEATED_CUE, f"'{wanted}' repeats {read - len(kept)} of its {read} entries")
+        log.add(ProblemCode.REPEATED_CUE, f"'{expected_key}' repeats {read - len(kept)} of its {read} entries")
     return cues
 
 
-def _judge_objects(found: list[_Found], misplaced: list[_Found], wanted: str, log: ProblemLog) -> None:
-    if not found:
-        log.add(ProblemCode.NO_CUE, f"no JSON cue object in <thinking>; one with the key '{wanted}' is asked for")
-    if len(found) > 1:
-        log.add(ProblemCode.SEVERAL_CUES, f"{len(found)} JSON objects in <thinking>; exactly one is asked for")
+def _judge_objects(objects: list[_CueObject], misplaced: list[_CueObject], expected_key: str, log: ProblemLog) -> None:
+    if not objects:
+        log.add(ProblemCode.NO_CUE, f"no JSON cue object in <thinking>; one with the key '{expected_key}' is asked for")
+    if len(objects) > 1:
+        log.add(ProblemCode.SEVERAL_CUES, f"{len(objects)} JSON objects in <thinking>; exactly one is asked for")
     if misplaced:
         log.add(ProblemCode.MISPLACED_CUE, "a cue object outside <thinking>; it belongs into <thinking>")
-    for item in found:
+    for item in objects:
         if item.error:
             log.add(ProblemCode.BAD_JSON, item.error)
         keys = [key for key, _ in item.members]
-        if not item.error and wanted not in keys:
+        if not item.error and expected_key not in keys:
             names = ", ".join(_show(key) for key in keys[:4]) or "no key"
-            log.add(ProblemCode.WRONG_CUE_KEY, f"the cue object has {names}; '{wanted}' is asked for")
-        elif any(key != wanted for key in keys):
-            extra = next(key for key in keys if key != wanted)
-            log.add(ProblemCode.EXTRA_KEY, f"the cue object also has {_show(extra)}; only '{wanted}' is asked for")
-        if keys.count(wanted) > 1:
-            log.add(ProblemCode.DUPLICATE_KEY, f"'{wanted}' stands {keys.count(wanted)} times in one object")
+            log.add(ProblemCode.WRONG_CUE_KEY, f"the cue object has {names}; '{expected_key}' is asked for")
+        elif any(key != expected_key for key in keys):
+            extra = next(key for key in keys if key != expected_key)
+            log.add(
+                ProblemCode.EXTRA_KEY, f"the cue object also has {_show(extra)}; only '{expected_key}' is asked for"
+            )
+        if keys.count(expected_key) > 1:
+            log.add(
+                ProblemCode.DUPLICATE_KEY, f"'{expected_key}' stands {keys.count(expected_key)} times in one object"
+            )
 
 
-def _find(text: str) -> Iterator[_Found]:
+def _find_objects(text: str) -> Iterator[_CueObject]:
     """Every JSON object of a text, and broken ones that name a cue key or begin like JSON."""
     end_of_last = 0
     groups = _groups(text)
@@ -127,14 +131,14 @@ def _find(text: str) -> Iterator[_Found]:
             members = json.loads(
                 group, object_pairs_hook=_JsonObject, parse_int=_parse_int, parse_constant=lambda _: math.nan
             )
-            yield _Found(members)
+            yield _CueObject(members)
         except json.JSONDecodeError as error:
             saved = list(_salvage(group, f"not JSON: {error.msg} at character {error.pos} of {_show(group)}"))
             if not saved and re.match(r"\{\s{0,8}\"", group):
-                saved = [_Found((), f"not JSON: {error.msg} at character {error.pos} of {_show(group)}")]
+                saved = [_CueObject((), f"not JSON: {error.msg} at character {error.pos} of {_show(group)}")]
             yield from saved
         except RecursionError:
-            yield _Found((), "a JSON object nested too deeply to read")
+            yield _CueObject((), "a JSON object nested too deeply to read")
     if len(groups) <= MAX_ENTRIES:
         yield from _salvage(text[end_of_last:], "a cue that is not in a closed {...}")
 
@@ -161,7 +165,7 @@ def _groups(text: str) -> list[tuple[int, int]]:
     return done
 
 
-def _salvage(text: str, error: str) -> Iterator[_Found]:
+def _salvage(text: str, error: str) -> Iterator[_CueObject]:
     """Read `key: values` out of text that is not JSON (single quotes, no braces, cut off)."""
     matches = list(islice(_KEY.finditer(text), MAX_ENTRIES))
     members: list[tuple[str, Any]] = []
@@ -179,7 +183,7 @@ def _salvage(text: str, error: str) -> Iterator[_Found]:
                 numbers = [numbers[i : i + 4] for i in range(0, len(numbers) - 3, 4)]
             members.append((match[1], numbers))
     if members:
-        yield _Found(tuple(members), error)
+        yield _CueObject(tuple(members), error)
 
 
 def _parse_int(digits: str) -> float:

@@ -40,10 +40,10 @@ def parse(text: str, modality: Modality, num_frames: int | None = None) -> Parse
     """
     log = ProblemLog()
     text = _clean(text, log)
-    found, outside = _sections(text, log)
-    if not found:
-        found, outside = {"thinking": outside}, ""
-    sections = {name: _TAG.sub(lambda m: f"[{m[2]}]", found.get(name, "")).strip() for name in SECTIONS}
+    raw_sections, outside = _sections(text, log)
+    if not raw_sections:
+        raw_sections, outside = {"thinking": outside}, ""
+    sections = {name: _TAG.sub(lambda m: f"[{m[2]}]", raw_sections.get(name, "")).strip() for name in SECTIONS}
     elsewhere = (sections["rethink"], sections["answer"], outside)
     cues = read_cues(sections["thinking"], elsewhere, modality, num_frames, log)
     return ParseResult(TCoT(**sections, cues=cues), log.problems())
@@ -138,20 +138,20 @@ def _sections(text: str, log: ProblemLog) -> tuple[dict[str, str], str]:
     """Cut a text into sections; returns them in the order found and the text outside them."""
     tags = _tags(text, log)
     opens, closes = _next_positions(tags, closing=False), _next_positions(tags, closing=True)
-    found: dict[str, str] = {}
+    sections: dict[str, str] = {}
     outside: list[str] = []
     current: str | None = None
     begin = 0  # where the current section, or the text outside, begins
 
     def keep(section: str, content: str) -> None:
-        if section in found:
+        if section in sections:
             log.add(ProblemCode.REPEATED_TAG, f"<{section}> stands more than once; exactly one is asked for", section)
-        if not found.get(section, "").strip():
-            found[section] = content
+        if not sections.get(section, "").strip():
+            sections[section] = content
 
     for i, tag in enumerate(tags):
         if current is None:
-            if tag.closing and tag.section not in found and opens[tag.section][i] == len(tags):
+            if tag.closing and tag.section not in sections and opens[tag.section][i] == len(tags):
                 log.add(ProblemCode.UNOPENED, f"{tag.text!r} without <{tag.section}> before it", tag.section)
                 keep(tag.section, text[begin : tag.start])
             elif tag.closing:
@@ -179,18 +179,18 @@ def _sections(text: str, log: ProblemLog) -> tuple[dict[str, str], str]:
         keep(current, text[begin:])
     else:
         outside.append(text[begin:])
-    _judge_sections(found, "".join(outside), log)
-    return found, "".join(outside)
+    _judge_sections(sections, "".join(outside), log)
+    return sections, "".join(outside)
 
 
-def _judge_sections(found: dict[str, str], outside: str, log: ProblemLog) -> None:
+def _judge_sections(sections: dict[str, str], outside: str, log: ProblemLog) -> None:
     for name in SECTIONS:
-        if name not in found:
+        if name not in sections:
             log.add(ProblemCode.MISSING_TAG, f"<{name}> is missing", name)
-        elif not found[name].strip():
+        elif not sections[name].strip():
             log.add(ProblemCode.EMPTY_SECTION, f"<{name}> is empty", name)
-    if list(found) != [name for name in SECTIONS if name in found]:
-        order = ", ".join(f"<{name}>" for name in found)
+    if list(sections) != [name for name in SECTIONS if name in sections]:
+        order = ", ".join(f"<{name}>" for name in sections)
         log.add(ProblemCode.WRONG_ORDER, f"sections in the order {order}; thinking, rethink, answer is asked for")
     if outside.strip():
         log.add(ProblemCode.TEXT_OUTSIDE, f"text outside the tags: {outside.strip()[:60]!r}")

@@ -157,16 +157,16 @@ def find_checkpoint(name: str, root: Path) -> str:
         CheckpointError: If there is none.
     """
     if name in _NAMES:
-        found = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
+        checkpoints = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
         # What a kill left under this name when another one was about to take its place.
         aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path))
-        found += [path for path in aside if not path.with_suffix("").exists()]
-        if not found:
+        checkpoints += [path for path in aside if not path.with_suffix("").exists()]
+        if not checkpoints:
             raise CheckpointError(
                 f"--ckpt_path {name}: no {name}.ckpt under {root} (trainer.default_root_dir); "
                 "leave --ckpt_path out to start anew, or give a path"
             )
-        return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+        return str(max(checkpoints, key=lambda path: path.stat().st_mtime_ns))
     if "://" not in name and not Path(name).exists():
         raise CheckpointError(f"--ckpt_path: no such file: {name}; give a path, `last` or `best`")
     return name

@@ -42,15 +42,15 @@ def pixels(side: Side, width: int, height: int, cues: bool = True) -> Image.Imag
     Returns:
         A picture at most that large, or None if the side is text alone.
     """
-    found = tcot_of(side) if cues else None
+    tcot = tcot_of(side) if cues else None
     if side.frames:
-        keys = set(found.cues.key_frames) if found else set()
+        keys = set(tcot.cues.key_frames) if tcot else set()
         return _strip([frame.load() for frame in side.frames], keys, width, height)
     if not side.images:
         return None
     each = (width - 4 * (len(side.images) - 1)) // len(side.images)
     shown = [fit(image.load(), each, height) for image in side.images]
-    for number, box in enumerate(found.cues.boxes if found else (), 1):  # boxes belong to the first picture
+    for number, box in enumerate(tcot.cues.boxes if tcot else (), 1):  # boxes belong to the first picture
         _outline(shown[0], box, number)
     return _row(shown, 4)
 

@@ -68,4 +68,4 @@ def unambiguous(sections: list[Section]) -> dict[str, int]:
         key = section.title.casefold().strip(" .:")
         spelled.setdefault(key, section.title)
         pages[key].add(section.page)
-    return {spelled[key]: next(iter(found)) for key, found in pages.items() if len(found) == 1}
+    return {spelled[key]: next(iter(numbers)) for key, numbers in pages.items() if len(numbers) == 1}

@@ -82,10 +82,10 @@ def read_drawings(
     originals: dict[str, Path] = {}
     base = pictures.resolve()
     for folder in folders:
-        found = sorted((pictures / folder).rglob("*.png"))
-        if not found:
+        files = sorted((pictures / folder).rglob("*.png"))
+        if not files:
             raise DataError(f"no PNG pictures below {pictures / folder}: fetch the package again")
-        for path in found:
+        for path in files:
             if not path.exists():
                 continue  # a link to what was not unpacked
             original = path.resolve()
@@ -179,7 +179,7 @@ class OpenClipartTasks:
             for tag in drawing.tags:
                 if _WORDS.fullmatch(tag):
                     having[tag][i] = 1.0
-        queries = sorted(tag for tag, found in having.items() if self.at_least <= len(found) <= self.at_most)
+        queries = sorted(tag for tag, holders in having.items() if self.at_least <= len(holders) <= self.at_most)
         if not queries:
             raise DataError(
                 f"{tags}: no tag has {self.at_least} to {self.at_most} of the {len(drawings)} drawings: "

@@ -82,8 +82,8 @@ def read_stamps(root: Path, exclude: Sequence[str] = ()) -> list[Stamp]:
             raise DataError(f"{caption_file} is not UTF-8 ({error}): fetch the stamps again") from error
         if not caption:
             raise DataError(f"{caption_file} has no caption in its first line: fetch the stamps again")
-        found = [match.groups() for match in map(_TRANSLATION.fullmatch, rest) if match]
-        translations = {language: text.strip() for language, text in found if text.strip()}
+        captions = [match.groups() for match in map(_TRANSLATION.fullmatch, rest) if match]
+        translations = {language: text.strip() for language, text in captions if text.strip()}
         stamps.append(Stamp(ImageFile(str(path), name=f"tux/{name}"), caption, name, translations))
     if not stamps:
         raise DataError(f"no captioned PNG pictures below {root}: run python scripts/fetch_tux.py, or set root")

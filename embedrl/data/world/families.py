@@ -167,8 +167,10 @@ def make_moment(rng: random.Random, split: Split) -> WorldSample:
         name,
         clip=clip,
     )
-    wanted = (thing.color, thing.shape, thing.mark)
-    return WorldSample(query, _moment_target(rng, *wanted), frozenset({wanted}), frozenset({wanted}), wanted)
+    appearance = (thing.color, thing.shape, thing.mark)
+    return WorldSample(
+        query, _moment_target(rng, *appearance), frozenset({appearance}), frozenset({appearance}), appearance
+    )
 
 
 def moment_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[int, int, int]]]:

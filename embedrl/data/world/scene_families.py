@@ -135,8 +135,8 @@ def make_grounding(rng: random.Random, split: Split) -> WorldSample:
         picture,
     )
     target = close_up(rng, thing.color, thing.shape, thing.mark)
-    wanted = (thing.color, thing.shape, thing.mark)
-    return WorldSample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
+    appearance = (thing.color, thing.shape, thing.mark)
+    return WorldSample(query, close_up_target(target), frozenset({appearance}), _look(target), appearance)
 
 
 def make_composed(rng: random.Random, split: Split) -> WorldSample:
@@ -154,8 +154,8 @@ def make_composed(rng: random.Random, split: Split) -> WorldSample:
         picture,
     )
     target = close_up(rng, color, thing.shape, thing.mark)
-    wanted = (color, thing.shape, thing.mark)
-    return WorldSample(query, close_up_target(target), frozenset({wanted}), _look(target), wanted)
+    appearance = (color, thing.shape, thing.mark)
+    return WorldSample(query, close_up_target(target), frozenset({appearance}), _look(target), appearance)
 
 
 def close_up_decoy(

@@ -85,8 +85,8 @@ def words() -> tuple[str, ...]:
     """Every lower-case word and punctuation mark, sorted, each once; numbers and coordinates are not included."""
     texts = [*COLORS, *SHAPES, *PLACES, *RELATIONS, *PAGE_WORDS, *ROWS, *FUNCTION_WORDS]
     texts += [*INSTRUCTIONS.values(), *QUESTIONS.values()]
-    found = {word for text in texts for word in text.split() if not word.startswith("{")}
-    return tuple(sorted(found | set(PUNCTUATION)))
+    vocabulary = {word for text in texts for word in text.split() if not word.startswith("{")}
+    return tuple(sorted(vocabulary | set(PUNCTUATION)))
 
 
 def kind(color: str, shape: str) -> str:

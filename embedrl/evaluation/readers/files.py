@@ -54,12 +54,12 @@ class Row:
         """
         try:
             value = self.values.get(key) if isinstance(self.values, dict) else None
-            found = [get(self.values, key, str)] if isinstance(value, str) else list(get(self.values, key, list))
+            texts = [get(self.values, key, str)] if isinstance(value, str) else list(get(self.values, key, list))
         except DataError as error:
             raise UnusableError("unreadable row", str(error)) from error
-        if not found:
+        if not texts:
             raise UnusableError("unreadable row", f"{key!r} is an empty list: complete the row")
-        return found
+        return texts
 
     def name(self, key: str) -> str:
         """A name: a text, or a whole number written out.
@@ -113,11 +113,11 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = [file for file in path.iterdir() if file.suffix in _SUFFIXES] if path.is_dir() else []
-    if not found:
+    files = [file for file in path.iterdir() if file.suffix in _SUFFIXES] if path.is_dir() else []
+    if not files:
         raise DataError(f"{path} holds no rows ({', '.join(_SUFFIXES)}): put the local copy of the data set there")
-    found.sort(key=lambda file: natural_key(file.name))
-    return [file for file in found if file.stem.split("-")[0] == "test"] or found
+    files.sort(key=lambda file: natural_key(file.name))
+    return [file for file in files if file.stem.split("-")[0] == "test"] or files
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:

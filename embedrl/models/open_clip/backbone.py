@@ -151,13 +151,13 @@ class OpenClipBackbone(Backbone):
         if self.lora is not None:
             adapted: nn.Module = add_tower_lora(clip, self.lora)
             return adapted
-        wanted = set(projections(clip))
+        trained = set(projections(clip))
         if self.trainable == "full":  # the loss has its own temperature: open_clip's logit scale stays out
-            wanted = {name for name, _ in clip.named_parameters() if not name.startswith("logit_")}
-        if not wanted:
+            trained = {name for name, _ in clip.named_parameters() if not name.startswith("logit_")}
+        if not trained:
             raise ConfigError(f"backbone.trainable: projections: {self.model} has none; give its configuration one")
         for name, parameter in clip.named_parameters():
-            parameter.requires_grad_(name in wanted)
+            parameter.requires_grad_(name in trained)
         return clip
 
     def _remember(self, clip: Any) -> tuple[FeatureCache, FeatureCache]:

@@ -48,10 +48,10 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
     Raises:
         ConfigError: If there is no such model, or it is of a kind that has no two towers.
     """
-    found, folder = _find(name)
-    if "model_cfg" not in found:
-        found = {"model_cfg": found, "preprocess_cfg": {}}
-    model = deepcopy(found["model_cfg"])
+    content, folder = _find(name)
+    if "model_cfg" not in content:
+        content = {"model_cfg": content, "preprocess_cfg": {}}
+    model = deepcopy(content["model_cfg"])
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
     if missing or "multimodal_cfg" in model:
         raise ConfigError(f"backbone.model {name}: needs embed_dim, vision_cfg and text_cfg, and no multimodal_cfg")
@@ -63,7 +63,7 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
             model["text_cfg"][key] = locate(value)
     known = name in open_clip.list_models()
     tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if known and pretrained else {}
-    preprocess = merge_preprocess_dict(PreprocessCfg(), found.get("preprocess_cfg", {}))
+    preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}))
     preprocess = merge_preprocess_dict(preprocess, tag)
     preprocess["size"] = model["vision_cfg"].get("image_size", 224)
     return ClipConfig(model, preprocess, name if known or name.startswith((HUB, FOLDER)) else "")
@@ -94,12 +94,12 @@ def _find(name: str) -> tuple[dict[str, Any], Path | None]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"backbone.model: cannot read {path} ({error}): give an open_clip configuration") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"backbone.model: {path} holds no JSON object: give an open_clip configuration")
-    return found
+    return content
 
 
 def find_weights(name: str, pretrained: str | None) -> str | None:

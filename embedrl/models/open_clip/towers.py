@@ -86,7 +86,7 @@ def add_tower_lora(clip: nn.Module, options: ClipLoRA) -> PeftModel:
         ConfigError: If the scope matches no layer, or dropout is asked of torch's attention.
     """
     kinds = (nn.Linear, nn.MultiheadAttention)
-    found = {
+    layers = {
         name: module
         for name, module in clip.named_modules()
         if isinstance(module, kinds)
@@ -94,16 +94,16 @@ def add_tower_lora(clip: nn.Module, options: ClipLoRA) -> PeftModel:
         and re.fullmatch(_SCOPES[options.scope], name)
         and not _PROJECTION.match(f"{name}.weight")
     }
-    if not found:
+    if not layers:
         raise ConfigError(f"backbone.lora.scope {options.scope!r} matches no linear or attention layer of the model")
-    if options.dropout and any(isinstance(module, nn.MultiheadAttention) for module in found.values()):
+    if options.dropout and any(isinstance(module, nn.MultiheadAttention) for module in layers.values()):
         raise ConfigError("backbone.lora.dropout: torch's attention layers take none; set it to 0")
     modules = sorted({name.rpartition(".")[0] for name in projections(clip) if name.endswith((".weight", ".bias"))})
     config = LoraConfig(
         r=options.r,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules="|".join(re.escape(name) for name in found),
+        target_modules="|".join(re.escape(name) for name in layers),
         modules_to_save=modules or None,
         bias="none",
     )

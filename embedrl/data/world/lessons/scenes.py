@@ -153,16 +153,16 @@ def _neighbours(rng: random.Random, split: Split, objects: Objects) -> tuple[Pic
     """A scene, an object, a relation word, and the object that stands so to it."""
     while True:
         scene = _scene(rng, split, objects)
-        found = []
+        candidates = []
         for thing in scene.things:
             row, column = divmod(thing.cell, 3)
             for word, (dx, dy) in RELATIONS.items():
                 inside = 0 <= column + dx < 3 and 0 <= row + dy < 3
                 other = scene.at(3 * (row + dy) + column + dx) if inside else None
                 if other is not None:
-                    found.append((scene, thing, word, other))
-        if found:
-            return rng.choice(found)
+                    candidates.append((scene, thing, word, other))
+        if candidates:
+            return rng.choice(candidates)
 
 
 def _twins(rng: random.Random, split: Split, objects: Objects) -> tuple[Picture, list[Thing]]:
