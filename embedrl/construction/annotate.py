@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedrl.construction.report_table import print_report
+from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
-from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, write_mix, write_report
+from embedrl.construction.rows import LeftOut, PairWriter, StepReport, check_slugs, write_mix, write_step_report
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
@@ -69,18 +69,18 @@ def annotate(
     unknown = [name for name in caps.documents or () if name not in names]
     if unknown:
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")
-    report: Report = {}
+    report: StepReport = {}
     rows = []
     with TCoTJournal(journal or out / "tcots.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
-        run = _Run(vlm, store, style, attempts, keep_existing, on_error, patience, left_out)
+        run = _Annotation(vlm, store, style, attempts, keep_existing, on_error, patience, left_out)
         for row in mix:
             picked = sample(row.source, caps.of(row.label, row.source.modality), seed, row.label)
             written, report[row.label] = run.data_set(row, picked, out)
             rows.append(written)
-            write_report(out / "report.json", report)
+            write_step_report(out / "report.json", report)
         left_out.close()
-    print_report(report, "annotated")
+    print_step_report(report, "annotated")
     write_mix(out / "mix.yaml", rows)
 
 
@@ -102,7 +102,7 @@ class _Job:
 
 
 @dataclass
-class _Run:
+class _Annotation:
     """What stays the same from data set to data set."""
 
     vlm: VLM
@@ -170,7 +170,7 @@ class _Run:
             raise DataError(f"{job.pair.dataset}/{job.pair.id} {job.role}: {error}") from error
         record = self.store.get(job.key)
         while record is None or not (record.ok or record.attempts >= self.attempts):
-            record = await write_tcot(self.vlm, chat, job.side, job.key, record)
+            record = await request_tcot(self.vlm, chat, job.side, job.key, record)
             self.store.put(record)
         return "ok" if record.ok else "failed"
 
@@ -207,7 +207,7 @@ class _Run:
         return ""
 
 
-async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record | None = None) -> Record:
+async def request_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record | None = None) -> Record:
     """Ask for a T-CoT once.
 
     Args:
@@ -227,8 +227,8 @@ async def write_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record 
         return cut + [(str(problem.code), problem.message) for problem in format_problems]
 
     if before is not None and before.tcot:
-        told = [message for _, message in problems(before.tcot, "truncated" in before.problems)]
-        turns = (("assistant", before.tcot), ("user", correction(told)))
+        messages = [message for _, message in problems(before.tcot, "truncated" in before.problems)]
+        turns = (("assistant", before.tcot), ("user", correction(messages)))
         chat = [*chat, *({"role": role, "content": [{"type": "text", "text": words}]} for role, words in turns)]
     answer = await vlm.write(chat)
     text = answer.text.strip()

@@ -64,7 +64,7 @@ class Checks:
         self.names = [name for name in known if name in names]
         self._pairs: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
-        self._pictures = _Looks()
+        self._pictures = _PictureIndex()
 
     def __call__(self, pair: Pair) -> tuple[str, str]:
         """Check a pair.
@@ -106,7 +106,7 @@ class Checks:
         return "", ""
 
 
-class _Looks:
+class _PictureIndex:
     """Pictures by their gradients; finds those that differ in fewer bits than there are bands.
 
     Two rows of bits with fewer differences than bands have a band in common: only such rows are compared.

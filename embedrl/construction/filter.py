@@ -10,9 +10,17 @@ from typing import Any
 
 from embedrl.construction.checks import CheckName, Checks
 from embedrl.construction.judgement import JudgementStore, judge, verdict_key
-from embedrl.construction.report_table import print_report
+from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
-from embedrl.construction.rows import LeftOut, PairWriter, Report, check_slugs, earlier_report, write_mix, write_report
+from embedrl.construction.rows import (
+    LeftOut,
+    PairWriter,
+    StepReport,
+    check_slugs,
+    earlier_report,
+    write_mix,
+    write_step_report,
+)
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.errors import ConfigError, DataError, EndpointError
@@ -65,22 +73,22 @@ def filter_pairs(
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
         raise ConfigError(f"--out {out} is the folder of --mix: give another")
     Checks(checks)
-    report: Report = {}
+    report: StepReport = {}
     rows = []
     with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
-            run = _Run(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
+            run = _SetFilter(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
             written, report[row.label] = run.data_set(out)
             rows.append(written)
-            write_report(out / "report.json", report)
+            write_step_report(out / "report.json", report)
         left_out.close()
-    print_report(report, "kept")
+    print_step_report(report, "kept")
     write_mix(out / "mix.yaml", rows)
 
 
 @dataclass
-class _Run:
+class _SetFilter:
     """The filter of one data set."""
 
     row: MixRow
@@ -172,11 +180,11 @@ class _Run:
             writer.write(self.row.source[index])
 
     def _judge(self, index: int) -> None:
-        verdict = self.store.get(self.keys[index])
-        if verdict is None:  # an equal pair had no answer
+        judgement = self.store.get(self.keys[index])
+        if judgement is None:  # an equal pair had no answer
             self.causes[index] = (self.row.source[index].id, "no_answer", "")
             return
-        (self.clear if verdict.is_clear else self.unclear).add(verdict.key)
-        if verdict.rejects(self.threshold):
-            told = verdict.answer if verdict.p_yes is None else f"Yes with probability {verdict.p_yes:.2f}"
-            self.causes[index] = (self.row.source[index].id, "conflict", told)
+        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
+        if judgement.rejects(self.threshold):
+            detail = judgement.answer if judgement.p_yes is None else f"Yes with probability {judgement.p_yes:.2f}"
+            self.causes[index] = (self.row.source[index].id, "conflict", detail)

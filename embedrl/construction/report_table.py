@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from embedrl.construction.rows import Report
+from embedrl.construction.rows import StepReport
 from embedrl.utils.console import data_set_column, make_console
 
 
-def print_report(report: Report, last: str) -> None:
+def print_step_report(report: StepReport, last: str) -> None:
     """Print kept pairs, initial pairs, their share, and why the others are left out.
 
     Args:
@@ -26,7 +26,7 @@ def print_report(report: Report, last: str) -> None:
         initial, kept = int(counts.get("sampled") or counts["given"]), int(counts[last])
         causes: Counter[str] = Counter(counts["left_out"])
         total.update({"initial": initial, "kept": kept})
-        table.add_row(name, f"{kept:,}/{initial:,}", _share(kept, initial), _told(causes, counts))
+        table.add_row(name, f"{kept:,}/{initial:,}", _share(kept, initial), _cause_counts(causes, counts))
     table.add_section()
     table.add_row("total", f"{total['kept']:,}/{total['initial']:,}", _share(total["kept"], total["initial"]), "")
     make_console().print(table)
@@ -36,8 +36,8 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f} %" if whole else "-"
 
 
-def _told(causes: Counter[str], counts: dict[str, Any]) -> str:
-    told = [f"{cause} {count:,}" for cause, count in causes.most_common()]
+def _cause_counts(causes: Counter[str], counts: dict[str, Any]) -> str:
+    parts = [f"{cause} {count:,}" for cause, count in causes.most_common()]
     if counts.get("unclear"):
-        told.append(f"(kept, but unclear: {counts['unclear']:,})")
-    return ", ".join(told)
+        parts.append(f"(kept, but unclear: {counts['unclear']:,})")
+    return ", ".join(parts)

@@ -81,8 +81,8 @@ def run_requests(
                 outcome = "broken_picture"
                 failed(job, outcome, str(error))
             outcomes[outcome] += 1
-            told = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
-            progress.update(bar, advance=1, outcomes=told)
+            counts = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
+            progress.update(bar, advance=1, outcomes=counts)
 
         async def everything() -> None:
             gate = asyncio.Semaphore(vlm.concurrency)

@@ -19,7 +19,7 @@ from embedrl.errors import ConfigError, DataError
 from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
 
-Report = dict[str, dict[str, Any]]
+StepReport = dict[str, dict[str, Any]]
 """What happened to each data set: `rows`, `sampled`, `annotated`, `kept`, and `left_out` by cause."""
 
 
@@ -133,7 +133,7 @@ def write_mix(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:
     _replace(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
-def write_report(path: Path, report: Report) -> None:
+def write_step_report(path: Path, report: StepReport) -> None:
     """Write what happened to each data set."""
     _replace(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 

@@ -66,8 +66,8 @@ def split(
             if picked:
                 written[kind].append(_write(row, picked, out / kind, weight))
         good = [i for i in taken if low <= success.get((row.label, row.source[i].id), -1.0) <= high]
-        told = [len(row.source), len(every), len(taken), *([len(good)] if scores else [])]
-        table.add_row(row.label, *(f"{number:,}" for number in told))
+        counts = [len(row.source), len(every), len(taken), *([len(good)] if scores else [])]
+        table.add_row(row.label, *(f"{number:,}" for number in counts))
     for kind, rows in written.items():
         write_mix(out / kind / "mix.yaml", rows)
     make_console().print(table)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.errors import ConfigError, DataError
-from embedrl.tcot.evidence import crop_box, jitter_box, split
+from embedrl.tcot.evidence import crop_box, jitter_box, split_at_evidence
 from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import Box, ParseResult, TCoT
 from embedrl.types import Chat, Modality, Side
@@ -161,7 +161,7 @@ def _add_tcot(
     if options.tcot == "answer_only":
         _add_text(content, f"<answer>{tcot.answer}</answer>")
         return
-    before, after = split(tcot)
+    before, after = split_at_evidence(tcot)
     if options.cues == "off":
         before = _CUE_OBJECT.sub("", before)
     _add_text(content, before)

@@ -35,15 +35,15 @@ def build_once(model: Loadable) -> dict[str, Any]:
         model.build() if rank() == 0 else model.build_on_meta()
     except Exception as error:  # noqa: BLE001 (told to all processes, then raised)
         problem = error
-    reports: list[Any] = [(_told(problem), None if problem else inventory(model))]
+    reports: list[Any] = [(_error_text(problem), None if problem else inventory(model))]
     if world_size() > 1:
         reports = reports * world_size()
         distributed.all_gather_object(reports, reports[0])
     if problem is not None:
         raise problem
-    told = [text for text, _ in reports if text]
-    if told:
-        raise CheckpointError(told[0])
+    problems = [text for text, _ in reports if text]
+    if problems:
+        raise CheckpointError(problems[0])
     first, *others = (made for _, made in reports)
     for number, other in enumerate(others, 1):
         _check_same(first, other, f"{type(model).__name__}: process {number} built another model than process 0")
@@ -100,7 +100,7 @@ def _form(model: Inventory, name: str) -> tuple[tuple[int, ...], bool] | None:
     return (model[name][0], model[name][2]) if name in model else None
 
 
-def _told(problem: Exception | None) -> str:
+def _error_text(problem: Exception | None) -> str:
     if problem is None or isinstance(problem, EmbedRLError):
         return str(problem or "")
     return f"process {rank()} cannot build the model: {type(problem).__name__}: {problem}"

@@ -17,7 +17,7 @@ from embedrl.types import RetrievalTask
 _K1, _B = 1.2, 0.75
 
 
-def words(text: str) -> list[str]:
+def word_tokens(text: str) -> list[str]:
     """The words of a text: runs of letters or digits, without case."""
     return re.findall(r"[^\W_]+", text.casefold())
 
@@ -34,13 +34,13 @@ def bm25(queries: Sequence[str], documents: Sequence[str]) -> Tensor:
         queries: The queries.
         documents: The documents, at least one.
     """
-    counts = [Counter(words(document)) for document in documents]
+    counts = [Counter(word_tokens(document)) for document in documents]
     lengths = torch.tensor([sum(count.values()) for count in counts], dtype=torch.float64)
     norm = _K1 * (1 - _B + _B * lengths / lengths.mean().clamp(min=1))
     scores = torch.zeros(len(queries), len(documents), dtype=torch.float64)
     columns: dict[str, Tensor] = {}
     for row, query in enumerate(queries):
-        for word in set(words(query)):
+        for word in set(word_tokens(query)):
             if word not in columns:
                 frequencies = torch.tensor([count[word] for count in counts], dtype=torch.float64)
                 holders = int((frequencies > 0).sum())

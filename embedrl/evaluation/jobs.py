@@ -93,7 +93,7 @@ def find_jobs(
     return jobs
 
 
-def choose(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
+def select_jobs(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
     """The data sets that were asked for; all if none were named.
 
     Raises:
@@ -109,14 +109,14 @@ def choose(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
 
 
 def split_by_presence(
-    jobs: Sequence[Job], on_bad: Literal["raise", "skip"], tell: bool
+    jobs: Sequence[Job], on_bad: Literal["raise", "skip"], list_absent: bool
 ) -> tuple[list[Job], dict[str, str]]:
     """See which data sets are there, before anything is computed.
 
     Args:
         jobs: The data sets to score.
         on_bad: Data sets whose files are missing: `raise`, or `skip`.
-        tell: Whether to list on stderr what is not there.
+        list_absent: Whether to list on stderr what is not there.
 
     Returns:
         Those whose files are there, and why the others are not scored, by name.
@@ -126,7 +126,7 @@ def split_by_presence(
     """
     why = {job.name: ", ".join(f"no {path}" for path in absent) for job in jobs if (absent := job.missing())}
     here = [job for job in jobs if job.name not in why]
-    if why and tell:
+    if why and list_absent:
         rows = "".join(f"  {name}: {what}\n" for name, what in why.items())
         sys.stderr.write(f"{len(here)} of {len(jobs)} data sets are below --root; these are not:\n{rows}")
     if why and (on_bad == "raise" or not here):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from embedrl.errors import DataError
-from embedrl.evaluation.readers.beir import page_file, table_of
+from embedrl.evaluation.readers.beir import page_file, table_path
 from embedrl.evaluation.readers.files import folder_of, read_rows
 from embedrl.evaluation.table import SetRow, load_table
 from embedrl.utils.atomic_files import replacing
@@ -39,7 +39,7 @@ def _write(row: SetRow, root: Path) -> int:
     folder = folder_of(root, row.paths["images"])
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
-    for page in read_rows(table_of(root / row.paths["rows"], "corpus"), ["corpus-id", "image"]):
+    for page in read_rows(table_path(root / row.paths["rows"], "corpus"), ["corpus-id", "image"]):
         path = folder / page_file(row, page.name("corpus-id"))
         if path.exists():
             continue

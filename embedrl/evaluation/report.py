@@ -163,7 +163,7 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         row = [f"[bold]{name}[/bold]", "mean", _percent(mean), *[""] * 6]
         table.add_row(*row, *(_published(other.means, name) for other in beside))
     console.print(table)
-    for line in notes(report):
+    for line in report_notes(report):
         console.print(line, highlight=False, markup=False)
     for other in beside:
         console.print(f"{other.model}: {other.source} (data {other.version})", highlight=False, markup=False)
@@ -171,7 +171,7 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
             console.print(f"  {name}: {what}", highlight=False, markup=False)
 
 
-def notes(report: Report) -> list[str]:
+def report_notes(report: Report) -> list[str]:
     """What a reader of the figures must know: ties, sides left raw, rows left out, data sets that are missing."""
     lines = []
     for result in report.sets:

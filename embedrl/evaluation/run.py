@@ -18,7 +18,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.collectives import gather_objects, rank, world_size
 from embedrl.errors import ConfigError, DataError
-from embedrl.evaluation.jobs import Job, choose, find_jobs, find_published, split_by_presence
+from embedrl.evaluation.jobs import Job, find_jobs, find_published, select_jobs, split_by_presence
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
@@ -84,7 +84,7 @@ def evaluate(
     """
     given = dict(locals())
     everything = find_jobs(benchmark, root, tasks, on_bad)
-    jobs = choose(everything, sets)
+    jobs = select_jobs(everything, sets)
     others = find_published(benchmark, beside or [])
     if metrics is not None:
         check_metrics(metrics, "--metrics")
@@ -96,8 +96,8 @@ def evaluate(
     settings = {name: config_form(value) for name, value in given.items()}
     with _processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}
-        jobs, gone = split_by_presence(jobs, on_bad, tell=rank == 0)
-        absent |= gone
+        jobs, unavailable = split_by_presence(jobs, on_bad, list_absent=rank == 0)
+        absent |= unavailable
         if rank == 0:
             prepare_output_dir(out, settings)
         if world_size() > 1:

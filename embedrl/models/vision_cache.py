@@ -1,4 +1,4 @@
-"""A frozen vision tower looks at the pictures of a micro-batch once, however often the micro-batch comes back."""
+"""Cached vision features: a frozen vision tower runs once for each micro-batch, however often that is encoded."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from torch.utils._pytree import tree_map_only
 
 @contextmanager
 def cache_vision_features(tower: nn.Module, seen: list[Any]) -> Iterator[None]:
-    """While open, a frozen tower leaves what it makes in `seen`, or, if that holds something, answers with it.
+    """While open, a frozen tower stores its outputs in `seen`; if `seen` holds outputs already, it returns those.
 
-    What was made waits on the CPU, so that a device's memory does not grow with the number of micro-batches. A tower
-    that is trained computes as ever.
+    Stored outputs are kept on the CPU, so that a device's memory does not grow with the number of micro-batches. A
+    tower with trained parameters computes as usual, and nothing is stored.
 
     Args:
-        tower: The vision tower; it draws no random numbers.
-        seen: One list for each micro-batch, empty at first; what is in it came from the same weights and inputs.
+        tower: The vision tower; it must not draw random numbers.
+        seen: The cache of one micro-batch, empty before its first pass. Its content must come from the same weights
+            and inputs.
     """
     if any(parameter.requires_grad for parameter in tower.parameters()):
         yield
         return
-    made, again = tower.forward, iter(seen) if seen else None
+    forward, cached = tower.forward, iter(seen) if seen else None
 
-    def look(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if again is not None:
-            return tree_map_only(Tensor, lambda tensor: tensor.to(pixels.device, non_blocking=True), next(again))
-        features = made(pixels, *args, **kwargs)
-        seen.append(tree_map_only(Tensor, _put_aside, features))
+    def cached_forward(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if cached is not None:
+            return tree_map_only(Tensor, lambda tensor: tensor.to(pixels.device, non_blocking=True), next(cached))
+        features = forward(pixels, *args, **kwargs)
+        seen.append(tree_map_only(Tensor, _copy_to_cpu, features))
         return features
 
-    tower.forward = look  # a hook cannot keep the forward pass from running
+    tower.forward = cached_forward  # a hook cannot prevent the forward pass
     try:
         yield
     finally:
         del tower.forward  # the instance attribute; the class has its own
 
 
-def _put_aside(tensor: Tensor) -> Tensor:
-    """A copy on the CPU; pinned, so that the copies there and back run in the device's own order, without waiting."""
+def _copy_to_cpu(tensor: Tensor) -> Tensor:
+    """A copy on the CPU; pinned, so that both copies run asynchronously, in the order of the device's stream."""
     if tensor.device.type == "cpu":
         return tensor.detach()
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor.detach(), non_blocking=True)

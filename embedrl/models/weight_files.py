@@ -16,7 +16,7 @@ REQUIREMENTS = {
 """Packages we know: name to import → what to install. Their own dependencies are not needed."""
 
 
-def locate(place: str) -> str:
+def package_path(place: str) -> str:
     """The path that a place names.
 
     Args:

@@ -36,18 +36,18 @@ def show(plan: Plan, assume: Assumptions) -> Group:
         work.add_section()
         work.add_row(f"seconds at {assume.tflops:g} TFLOP/s a device", "", f"{seconds:,.1f}")
         parts.append(work)
-    return Group(*parts, *notes(plan, assume))
+    return Group(*parts, *plan_notes(plan, assume))
 
 
-def notes(plan: Plan, assume: Assumptions) -> list[str]:
+def plan_notes(plan: Plan, assume: Assumptions) -> list[str]:
     """What to know about the figures."""
-    told = [f"note: {note}" for note in plan.notes]
+    lines = [f"note: {note}" for note in plan.notes]
     if plan.flops:
-        told.append(
+        lines.append(
             f"assumed (--assume.*): {assume.text} tokens a text, {assume.tcot} a T-CoT, {assume.instruction} an "
             f"instruction, {assume.evidence} crops or key frames, {assume.frames} frames, "
             f"{100 * assume.video_share:g} % videos, pictures at {100 * assume.fill:g} % of their budgets"
         )
     if "rollouts" in plan.flops:
-        told.append("writing is bound by memory, not by operations: rollouts take several times longer")
-    return told
+        lines.append("writing is bound by memory, not by operations: rollouts take several times longer")
+    return lines

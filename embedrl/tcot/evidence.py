@@ -46,7 +46,7 @@ def jitter_box(box: Box, rng: random.Random, amount: float) -> Box:
     return left, top, max(x1, x2, left + 1), max(y1, y2, top + 1)
 
 
-def split(tcot: TCoT) -> tuple[str, str]:
+def split_at_evidence(tcot: TCoT) -> tuple[str, str]:
     """The text up to and including `</thinking>`, and the rest: evidence goes between them."""
     head, closing, tail = tcot.render().partition("</thinking>")
     return head + closing, tail

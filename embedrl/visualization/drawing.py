@@ -60,13 +60,13 @@ def thumbnail(side: Side, size: int) -> Image.Image:
     square = Image.new("RGB", (size, size), CARD)
     shown = pixels(side, size, size, cues=False)
     if shown is None:
-        write(ImageDraw.Draw(square), side.text, (2, 2, size - 2, size - 2), max(8, size // 5), INK)
+        draw_text(ImageDraw.Draw(square), side.text, (2, 2, size - 2, size - 2), max(8, size // 5), INK)
     else:
         square.paste(shown, ((size - shown.width) // 2, (size - shown.height) // 2))
     return square
 
 
-def write(draw: ImageDraw.ImageDraw, text: str, area: tuple[int, int, int, int], size: int, color: Color) -> int:
+def draw_text(draw: ImageDraw.ImageDraw, text: str, area: tuple[int, int, int, int], size: int, color: Color) -> int:
     """Write wrapped text into an area, with an ellipsis if it does not fit.
 
     Args:

@@ -11,7 +11,7 @@ from embedrl.inference.frozen_embedder import LENIENT
 from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import SECTIONS
 from embedrl.types import Modality, Side
-from embedrl.visualization.drawing import CARD, INK, MUTED, ORANGE, PAPER, RED, fit, pixels, tag, tcot_of, write
+from embedrl.visualization.drawing import CARD, INK, MUTED, ORANGE, PAPER, RED, draw_text, fit, pixels, tag, tcot_of
 
 _GAP = 10
 
@@ -52,14 +52,14 @@ def _text_panel(side: Side, width: int, height: int) -> Image.Image:
     panel = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(panel)
     size = 20 if len(side.text) < 200 else 15
-    y = write(draw, side.text, (12, 12, width - 12, height - 60), size, INK)
+    y = draw_text(draw, side.text, (12, 12, width - 12, height - 60), size, INK)
     tcot = tcot_of(side)
     keywords = " · ".join(tcot.cues.text_keywords) if tcot else ""
-    write(draw, keywords, (12, y + 10, width - 12, height - 6), size, ORANGE)
+    draw_text(draw, keywords, (12, y + 10, width - 12, height - 6), size, ORANGE)
     return panel
 
 
-def write_tcot(draw: ImageDraw.ImageDraw, side: Side, area: tuple[int, int, int, int], size: int) -> int:
+def draw_tcot(draw: ImageDraw.ImageDraw, side: Side, area: tuple[int, int, int, int], size: int) -> int:
     """Write a side's T-CoT, section by section, and in red what is wrong with it.
 
     Args:
@@ -73,15 +73,15 @@ def write_tcot(draw: ImageDraw.ImageDraw, side: Side, area: tuple[int, int, int,
     """
     left, y, right, bottom = area
     if not side.tcot:
-        return write(draw, "no T-CoT", area, size, MUTED)
+        return draw_text(draw, "no T-CoT", area, size, MUTED)
     read = parse(side.tcot, side.modality, len(side.frames) or None)
     line = round(size * 1.28)
     for section, room in zip(SECTIONS, (5, 2, 0), strict=True):
         text = getattr(read.tcot, section) or "(nothing)"
-        y = write(draw, section, (left, y, right, bottom), size - 3, ORANGE)
-        y = write(draw, text, (left, y, right, bottom - room * line), size, INK) + size // 3
+        y = draw_text(draw, section, (left, y, right, bottom), size - 3, ORANGE)
+        y = draw_text(draw, text, (left, y, right, bottom - room * line), size, INK) + size // 3
     problems = ", ".join(sorted(read.codes))
-    return write(draw, f"problems: {problems}" if problems else "", (left, y, right, bottom), size - 2, RED)
+    return draw_text(draw, f"problems: {problems}" if problems else "", (left, y, right, bottom), size - 2, RED)
 
 
 def draw_evidence(side: Side, notes: Sequence[str] = (), options: RenderOptions = LENIENT) -> Image.Image:
@@ -97,10 +97,10 @@ def draw_evidence(side: Side, notes: Sequence[str] = (), options: RenderOptions 
     draw = ImageDraw.Draw(text)
     y = 0
     if side.modality is not Modality.TEXT and side.text.strip():
-        y = write(draw, side.text, (0, 0, width, 160), 20, INK) + 10
-    y = write_tcot(draw, side, (0, y, width, 1000), 18)
+        y = draw_text(draw, side.text, (0, 0, width, 160), 20, INK) + 10
+    y = draw_tcot(draw, side, (0, y, width, 1000), 18)
     for note in notes:
-        y = write(draw, note, (0, y + 8, width, 1190), 14, MUTED)
+        y = draw_text(draw, note, (0, y + 8, width, 1190), 14, MUTED)
     picture = Image.new("RGB", (width + 2 * _GAP, height + y + 4 * _GAP), CARD)
     picture.paste(draw_panel(side, width, height, options), (_GAP, _GAP))
     picture.paste(text.crop((0, 0, width, y + _GAP)), (_GAP, height + 2 * _GAP))

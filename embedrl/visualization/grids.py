@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from embedrl.types import Side
-from embedrl.visualization.drawing import CARD, GREEN, INK, MUTED, ORANGE, PAPER, font, pixels, tcot_of, write
+from embedrl.visualization.drawing import CARD, GREEN, INK, MUTED, ORANGE, PAPER, draw_text, font, pixels, tcot_of
 
 if TYPE_CHECKING:
     from embedrl.metrics.task_scorer import TaskResult
@@ -67,12 +67,12 @@ def _query_card(side: Side) -> Image.Image:
     if shown is not None:
         card.paste(shown, (8, (_HEIGHT - shown.height) // 2))
         left = shown.width + 20
-    y = write(draw, side.text, (left, 10, _QUERY - 8, _HEIGHT - 60), 17, INK) + 6
+    y = draw_text(draw, side.text, (left, 10, _QUERY - 8, _HEIGHT - 60), 17, INK) + 6
     tcot = tcot_of(side)
     if tcot is not None:
-        y = write(draw, " · ".join(tcot.cues.text_keywords), (left, y, _QUERY - 8, _HEIGHT - 8), 14, ORANGE) + 2
+        y = draw_text(draw, " · ".join(tcot.cues.text_keywords), (left, y, _QUERY - 8, _HEIGHT - 8), 14, ORANGE) + 2
         for label, text in (("", tcot.rethink), ("answer: ", tcot.answer)):
-            y = write(draw, label + text if text else "", (left, y, _QUERY - 8, _HEIGHT - 6), 14, MUTED) + 2
+            y = draw_text(draw, label + text if text else "", (left, y, _QUERY - 8, _HEIGHT - 6), 14, MUTED) + 2
     return card
 
 
@@ -84,10 +84,10 @@ def _candidate_card(side: Side, score: float, right: bool, ranked: bool) -> Imag
     shown = pixels(side, _CANDIDATE - 20, room)
     if shown is None:
         size = 18 if len(side.text) < 60 else 14
-        write(draw, side.text, (12, 14, _CANDIDATE - 10, bottom), size, INK)
+        draw_text(draw, side.text, (12, 14, _CANDIDATE - 10, bottom), size, INK)
     else:
         card.paste(shown, ((_CANDIDATE - shown.width) // 2, 10 + (room - shown.height) // 2))
-        write(draw, side.text, (10, room + 14, _CANDIDATE - 8, bottom), 13, INK)
+        draw_text(draw, side.text, (10, room + 14, _CANDIDATE - 8, bottom), 13, INK)
     draw.text((10, _HEIGHT - 24), f"{score:.3f}", GREEN if right and ranked else MUTED, font(14))
     if right:
         draw.rectangle((0, 0, _CANDIDATE - 1, _HEIGHT - 1), outline=GREEN, width=5 if ranked else 2)

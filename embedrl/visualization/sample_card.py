@@ -11,8 +11,8 @@ from embedrl.data.render import RenderOptions
 from embedrl.inference.frozen_embedder import LENIENT
 from embedrl.metrics.ranking import GRID
 from embedrl.types import Modality, Side
-from embedrl.visualization.drawing import CARD, GREEN, INK, MUTED, PAPER, RED, font, tcot_of, write
-from embedrl.visualization.evidence import draw_panel, write_tcot
+from embedrl.visualization.drawing import CARD, GREEN, INK, MUTED, PAPER, RED, draw_text, font, tcot_of
+from embedrl.visualization.evidence import draw_panel, draw_tcot
 
 if TYPE_CHECKING:
     from embedrl.metrics.task_scorer import TaskResult
@@ -97,8 +97,8 @@ def _query(side: Side, options: RenderOptions) -> Image.Image:
     card.paste(panel, (_GAP, _GAP))
     left, y = 410 + 2 * _GAP, _GAP
     if side.modality is not Modality.TEXT and side.text.strip():
-        y = write(draw, side.text, (left, y, card.width - _GAP, 90), 19, INK) + 8
-    write_tcot(draw, side, (left, y, card.width - _GAP, _QUERY - _GAP), 17)
+        y = draw_text(draw, side.text, (left, y, card.width - _GAP, 90), 19, INK) + 8
+    draw_tcot(draw, side, (left, y, card.width - _GAP, _QUERY - _GAP), 17)
     return card
 
 
@@ -108,10 +108,10 @@ def _candidate(side: Side, title: str, edge: tuple[int, int, int], options: Rend
     panel = draw_panel(side, 224, _CANDIDATE - 2 * _GAP, options)
     card.paste(panel, (_GAP, _GAP))
     left = 224 + 2 * _GAP
-    y = write(draw, title, (left, _GAP, _HALF - _GAP, 60), 19, edge) + 4
+    y = draw_text(draw, title, (left, _GAP, _HALF - _GAP, 60), 19, edge) + 4
     if side.modality is not Modality.TEXT:
-        y = write(draw, side.text, (left, y, _HALF - _GAP, _CANDIDATE - 60), 15, INK) + 2
+        y = draw_text(draw, side.text, (left, y, _HALF - _GAP, _CANDIDATE - 60), 15, INK) + 2
     tcot = tcot_of(side)
-    write(draw, (tcot.answer if tcot else "") or "(no answer)", (left, y, _HALF - _GAP, _CANDIDATE - 8), 16, MUTED)
+    draw_text(draw, (tcot.answer if tcot else "") or "(no answer)", (left, y, _HALF - _GAP, _CANDIDATE - 8), 16, MUTED)
     draw.rectangle((0, 0, _HALF - 1, _CANDIDATE - 1), outline=edge, width=4)
     return card

@@ -7,7 +7,7 @@ import pytest
 from making import run, world, write_mix
 from PIL import Image
 
-from embedrl.construction.rows import PairWriter, write_report
+from embedrl.construction.rows import PairWriter, write_step_report
 from embedrl.construction.stats import count
 from embedrl.data.mix import MixRow
 from embedrl.data.world.source import WorldSource
@@ -63,7 +63,7 @@ def written(tmp_path):
     row = writer.close()
     path = tmp_path / "kept" / "world_vqa.jsonl"
     path.write_text(path.read_text() + '{"id": "bad"}\n')
-    write_report(tmp_path / "kept" / "report.json", {"world/vqa": {"left_out": {"no_cue": 4, "conflict": 2}}})
+    write_step_report(tmp_path / "kept" / "report.json", {"world/vqa": {"left_out": {"no_cue": 4, "conflict": 2}}})
     return write_mix(tmp_path / "mix.yaml", [row, world("video_ret", 5, teacher="none")])
 
 

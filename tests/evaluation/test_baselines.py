@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from embedrl.evaluation.baselines import bm25, chance, text_only, words
+from embedrl.evaluation.baselines import bm25, chance, text_only, word_tokens
 from embedrl.types import RetrievalTask, Side
 
 
@@ -12,7 +12,7 @@ def task(queries, candidates, qrels, pools=None):
 
 
 def test_words_are_runs_of_letters_and_digits():
-    assert words("food/Fruit/red-apple_01, PT100 Räuchermännchen") == [
+    assert word_tokens("food/Fruit/red-apple_01, PT100 Räuchermännchen") == [
         "food",
         "fruit",
         "red",

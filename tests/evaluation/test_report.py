@@ -16,7 +16,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.compare import bootstrap, common_sets, load
 from embedrl.evaluation.jobs import find_jobs
-from embedrl.evaluation.report import Submission, make_report, notes, print_report, read_report, write_report
+from embedrl.evaluation.report import Submission, make_report, print_report, read_report, report_notes, write_report
 from embedrl.evaluation.results import data_hash, first_relevant, rank_task, set_result, write_queries
 from embedrl.evaluation.table import load_table
 from embedrl.evaluation.tcots import count_raw
@@ -99,7 +99,7 @@ def test_ties_are_told():
     rankings = rank_task(which, Blocks(12, lambda: [torch.ones(12, 6)]), same, 10)
     result = set_result(which, "g", rankings, ([s.key for s in which.queries], [s.key for s in which.candidates]))
     assert (result.score, result.optimistic["hit@1"]) == (0, 1)
-    assert "toy: ties: 100.0 with ties in favour" in notes(make_report("mine", [result], {}, IDENTITY))[0]
+    assert "toy: ties: 100.0 with ties in favour" in report_notes(make_report("mine", [result], {}, IDENTITY))[0]
 
 
 def test_a_missing_data_set_is_listed_and_averaged_into_nothing():

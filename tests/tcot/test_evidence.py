@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from embedrl.tcot.evidence import crop_box, jitter_box, split
+from embedrl.tcot.evidence import crop_box, jitter_box, split_at_evidence
 from embedrl.tcot.parser import build
 from embedrl.types import Modality
 
@@ -86,7 +86,7 @@ def test_jitter_moves_each_side_on_its_own():
 
 def test_evidence_goes_between_thinking_and_rethink():
     tcot = build(Modality.IMAGE, "a star", "keep it", "red star", boxes=[(1, 2, 3, 4)])
-    assert split(tcot) == (
+    assert split_at_evidence(tcot) == (
         '<thinking>a star {"bbox_2d": [[1, 2, 3, 4]]}</thinking>',
         "<rethink>keep it</rethink><answer>red star</answer>",
     )

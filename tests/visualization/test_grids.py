@@ -8,7 +8,7 @@ from toy import Plain, count, result
 from embedrl.tcot.parser import build
 from embedrl.training.callbacks.projector import project
 from embedrl.types import Modality, Side
-from embedrl.visualization.drawing import GREEN, ORANGE, pixels, thumbnail, write
+from embedrl.visualization.drawing import GREEN, ORANGE, draw_text, pixels, thumbnail
 from embedrl.visualization.grids import draw_grid
 
 
@@ -53,7 +53,7 @@ def test_key_frames_are_marked():
 @pytest.mark.parametrize("text", ["", "short", "word " * 300, "x" * 2000, "日本語 \x00 \u202e"])
 def test_text_stays_in_its_area(text):
     image = Image.new("RGB", (200, 120), (255, 255, 255))
-    below = write(ImageDraw.Draw(image), text, (20, 20, 180, 100), 14, (0, 0, 0))
+    below = draw_text(ImageDraw.Draw(image), text, (20, 20, 180, 100), 14, (0, 0, 0))
     assert 20 <= below <= 100
     inside = image.crop((18, 18, 184, 104))
     outside = Image.new("RGB", image.size, (255, 255, 255))

@@ -24,7 +24,7 @@ from embedrl.data.world.page import Page, labels, make_page
 from embedrl.data.world.scene import CORNER_CELLS, Split, fill, marks, triples
 from embedrl.data.world.scene_families import (
     Entry,
-    altered_look,
+    altered_appearance,
     close_up_decoy,
     i2t_decoy,
     label_decoy,
@@ -175,7 +175,7 @@ def make_moment(rng: random.Random, split: Split) -> WorldSample:
 
 def moment_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[int, int, int]]]:
     """A clip of the same kind with another mark, which only key frames tell from the target; or of another colour."""
-    other = altered_look(rng, split, sample.memo)
+    other = altered_appearance(rng, split, sample.memo)
     return _moment_target(rng, *other), frozenset({other})
 
 

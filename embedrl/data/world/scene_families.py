@@ -117,7 +117,7 @@ def close_up_target(picture: Picture) -> View:
     return View("", (item,), (0,), f"a close up of {a(name)} .", "its kind and its mark matter .", name, picture)
 
 
-def _look(picture: Picture) -> frozenset[tuple[int, int, int]]:
+def _appearance(picture: Picture) -> frozenset[tuple[int, int, int]]:
     return frozenset((t.color, t.shape, t.mark) for t in picture.things)
 
 
@@ -136,7 +136,7 @@ def make_grounding(rng: random.Random, split: Split) -> WorldSample:
     )
     target = close_up(rng, thing.color, thing.shape, thing.mark)
     appearance = (thing.color, thing.shape, thing.mark)
-    return WorldSample(query, close_up_target(target), frozenset({appearance}), _look(target), appearance)
+    return WorldSample(query, close_up_target(target), frozenset({appearance}), _appearance(target), appearance)
 
 
 def make_composed(rng: random.Random, split: Split) -> WorldSample:
@@ -155,20 +155,20 @@ def make_composed(rng: random.Random, split: Split) -> WorldSample:
     )
     target = close_up(rng, color, thing.shape, thing.mark)
     appearance = (color, thing.shape, thing.mark)
-    return WorldSample(query, close_up_target(target), frozenset({appearance}), _look(target), appearance)
+    return WorldSample(query, close_up_target(target), frozenset({appearance}), _appearance(target), appearance)
 
 
 def close_up_decoy(
     rng: random.Random, split: Split, sample: WorldSample
 ) -> tuple[View, frozenset[tuple[int, int, int]]]:
     """A close-up of the same kind with another mark, which only the crop shows; or with the mark in another colour."""
-    other = close_up(rng, *altered_look(rng, split, sample.memo))
-    return close_up_target(other), _look(other)
+    other = close_up(rng, *altered_appearance(rng, split, sample.memo))
+    return close_up_target(other), _appearance(other)
 
 
-def altered_look(rng: random.Random, split: Split, look: tuple[int, int, int]) -> tuple[int, int, int]:
+def altered_appearance(rng: random.Random, split: Split, appearance: tuple[int, int, int]) -> tuple[int, int, int]:
     """A (colour, shape, mark) with another mark, or now and then another colour."""
-    color, shape, mark = look
+    color, shape, mark = appearance
     if rng.random() < OTHER_COLOR:
         return (rng.choice([c for c in range(len(COLORS)) if c != color]), shape, mark)
     return (color, shape, rng.choice([m for m in marks(split) if m != mark]))

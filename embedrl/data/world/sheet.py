@@ -19,7 +19,7 @@ from embedrl.tcot.schema import TCoT
 from embedrl.types import Pair, Side
 
 Writer = Literal["perfect", "annotator"]
-COLORS: dict[Writer, tuple[int, int, int]] = {"perfect": (20, 132, 62), "annotator": (217, 104, 10)}
+TEACHER_COLORS: dict[Writer, tuple[int, int, int]] = {"perfect": (20, 132, 62), "annotator": (217, 104, 10)}
 """Colour of each teacher's evidence and text."""
 
 PAIRS_PER_PAGE = 12
@@ -57,7 +57,7 @@ def contact_sheet(
     """
     if show < 1:
         raise ConfigError(f"show is {show}: give 1 or more")
-    check_choice("teacher", teacher, (*COLORS, "both"))
+    check_choice("teacher", teacher, (*TEACHER_COLORS, "both"))
     families = tuple(FAMILIES) if family is None else (family,)
     writers: tuple[Writer, ...] = ("perfect", "annotator") if teacher == "both" else (teacher,)
     sources = {
@@ -87,8 +87,8 @@ def _page(pairs: Sequence[dict[Writer, Pair]], title: str) -> Image.Image:
     x = width - _GAP
     for writer in reversed(pairs[0]):
         x -= round(_font(16).getlength(writer)) + 8
-        draw.text((x, 24), writer, COLORS[writer], _font(16))
-        draw.rectangle((x - 24, 26, x - 8, 40), outline=COLORS[writer], width=3)
+        draw.text((x, 24), writer, TEACHER_COLORS[writer], _font(16))
+        draw.rectangle((x - 24, 26, x - 8, 40), outline=TEACHER_COLORS[writer], width=3)
         x -= 44
     for index, pair in enumerate(pairs):
         row, column = divmod(index, _COLUMNS)
@@ -130,7 +130,7 @@ def _half(sides: dict[Writer, Side], width: int, height: int) -> Image.Image:
     y = _write(draw, side.text, x, 0, width, 16, _INK) + 6 if side.text else 0
     for writer, owner in sides.items():
         for line in owner.tcot.replace("><", ">\n<").splitlines():
-            y = _write(draw, line, x, y, width, 13, COLORS[writer])
+            y = _write(draw, line, x, y, width, 13, TEACHER_COLORS[writer])
         y += 9
     return canvas
 
@@ -141,7 +141,7 @@ def _picture(image: Image.Image, cots: dict[Writer, TCoT]) -> Image.Image:
     for inset, (writer, cot) in enumerate(cots.items()):
         for box in cot.cues.boxes:
             x1, y1, x2, y2 = (round(edge * (_PICTURE - 1) / 1000) for edge in box)
-            draw.rectangle((x1 + inset, y1 + inset, x2 - inset, y2 - inset), outline=COLORS[writer], width=2)
+            draw.rectangle((x1 + inset, y1 + inset, x2 - inset, y2 - inset), outline=TEACHER_COLORS[writer], width=2)
     return image
 
 
@@ -157,7 +157,7 @@ def _crops(canvas: Image.Image, image: Image.Image, cots: dict[Writer, TCoT], y:
             if x + crop.width > _PICTURE:
                 break
             canvas.paste(crop, (x, y + 2))
-            draw.rectangle((x - 2, y, x + crop.width + 1, y + crop.height + 3), outline=COLORS[writer], width=2)
+            draw.rectangle((x - 2, y, x + crop.width + 1, y + crop.height + 3), outline=TEACHER_COLORS[writer], width=2)
             x += crop.width + 8
         y += _CROP - 4
 
@@ -174,7 +174,7 @@ def _strip(frames: Sequence[Image.Image], cots: dict[Writer, TCoT]) -> Image.Ima
         for order, (writer, cot) in enumerate(cots.items()):
             if index + 1 in cot.cues.key_frames:
                 top = y + _FRAME - 1 + 6 * order
-                draw.rectangle((x, top, x + _FRAME - 4, top + 3), fill=COLORS[writer])
+                draw.rectangle((x, top, x + _FRAME - 4, top + 3), fill=TEACHER_COLORS[writer])
     return strip
 
 

@@ -27,19 +27,19 @@ def read(build: TaskBuilder, root: Path) -> None:
         DataError: As `read_task`.
     """
     rows = root / build.row.paths["rows"]
-    for row in read_rows(table_of(rows, "corpus"), ["corpus-id"]):
+    for row in read_rows(table_path(rows, "corpus"), ["corpus-id"]):
         with build.unless_bad(row.where):
             name = row.name("corpus-id")
             build.candidate(name, partial(_page, build, root, name))
     relevance: dict[str, dict[str, float]] = {}
-    for row in read_rows(table_of(rows, "qrels"), ["query-id", "corpus-id", "score"]):
+    for row in read_rows(table_path(rows, "qrels"), ["query-id", "corpus-id", "score"]):
         with build.unless_bad(row.where):
             query, page, score = row.name("query-id"), row.name("corpus-id"), row.number("score")
             judged = relevance.setdefault(query, {})
             if score > 0:
                 judged[page] = max(score, judged.get(page, 0.0))
     asked = set()
-    for row in read_rows(table_of(rows, "queries"), ["query-id", "query"]):
+    for row in read_rows(table_path(rows, "queries"), ["query-id", "query"]):
         with build.unless_bad(row.where):
             query = row.name("query-id")
             asked.add(query)
@@ -50,14 +50,14 @@ def read(build: TaskBuilder, root: Path) -> None:
             raise UnusableError("qrel of an unknown query", "the queries lack it: complete queries or qrels")
 
 
-def needs(row: SetRow, root: Path) -> list[Path]:
+def required_paths(row: SetRow, root: Path) -> list[Path]:
     """The files and folders without which a set cannot be read.
 
     Args:
         row: The data set.
         root: The root of the local copy.
     """
-    tables = [table_of(root / row.paths["rows"], name) for name in ("corpus", "qrels", "queries")]
+    tables = [table_path(root / row.paths["rows"], name) for name in ("corpus", "qrels", "queries")]
     return [*tables, folder_of(root, row.paths["images"])]
 
 
@@ -82,7 +82,7 @@ def _page(build: TaskBuilder, root: Path, corpus_id: str) -> Side:
     return Side(build.row.target_instruction, (page,))
 
 
-def table_of(folder: Path, name: str) -> Path:
+def table_path(folder: Path, name: str) -> Path:
     """The folder or file of one of the three tables."""
     for suffix in (".parquet", ".jsonl"):
         if (folder / f"{name}{suffix}").is_file():

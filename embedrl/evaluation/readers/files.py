@@ -182,7 +182,7 @@ def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -
     return tuple(ImageFile(f"{path}/{frame}", f"{relative}/{frame}") for frame in names)
 
 
-def needs(row: SetRow, root: Path) -> list[Path]:
+def required_paths(row: SetRow, root: Path) -> list[Path]:
     """The files and folders without which a data set cannot be read: those of the table, its rows first.
 
     Args:

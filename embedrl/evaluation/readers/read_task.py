@@ -18,7 +18,7 @@ from embedrl.evaluation.readers import (
     video_pool,
 )
 from embedrl.evaluation.readers.build import TaskBuilder
-from embedrl.evaluation.readers.files import needs
+from embedrl.evaluation.readers.files import required_paths
 from embedrl.evaluation.table import SetRow
 from embedrl.types import RetrievalTask
 
@@ -28,11 +28,11 @@ class Reader(NamedTuple):
 
     Attributes:
         read: Reads a data set.
-        needs: The files and folders that it cannot be read without.
+        required_paths: The files and folders that it cannot be read without.
     """
 
     read: Callable[[TaskBuilder, Path], None]
-    needs: Callable[[SetRow, Path], list[Path]] = needs
+    required_paths: Callable[[SetRow, Path], list[Path]] = required_paths
 
 
 READERS = {
@@ -42,8 +42,8 @@ READERS = {
     "video_pool": Reader(video_pool.read),
     "moment_folders": Reader(moment_folders.read),
     "moment_lists": Reader(moment_lists.read),
-    "beir": Reader(beir.read, beir.needs),
-    "uvrb": Reader(uvrb.read, uvrb.needs),
+    "beir": Reader(beir.read, beir.required_paths),
+    "uvrb": Reader(uvrb.read, uvrb.required_paths),
 }
 """Kind of layout, as the table names it → what reads it."""
 
@@ -89,6 +89,6 @@ def missing_files(row: SetRow, root: Path) -> list[str]:
     Returns:
         The files that do not exist, and the folders that do not or are empty, below the root; none if all is there.
     """
-    places = READERS[row.reader].needs(row, root)
+    places = READERS[row.reader].required_paths(row, root)
     absent = [path for path in places if not (path.is_file() or (path.is_dir() and any(path.iterdir())))]
     return [path.relative_to(root).as_posix() for path in absent]

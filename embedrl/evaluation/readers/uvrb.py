@@ -53,7 +53,7 @@ def read(build: TaskBuilder, root: Path) -> None:
             raise UnusableError("qrel of an unknown query", "the queries lack it: complete queries or instances")
 
 
-def needs(row: SetRow, root: Path) -> list[Path]:
+def required_paths(row: SetRow, root: Path) -> list[Path]:
     """The files and folders without which a set cannot be read.
 
     Args:

@@ -98,7 +98,7 @@ class OpenClipBackbone(Backbone):
         self.trainable, self.lora, self.fusion = trainable, lora, fusion
         self.cache_features, self.gradient_checkpointing = cache_features, gradient_checkpointing
         self.net: nn.Module | None = None
-        self._memos: tuple[FeatureCache, FeatureCache] | None = None
+        self._feature_caches: tuple[FeatureCache, FeatureCache] | None = None
 
     @property
     def clip(self) -> Any:
@@ -144,7 +144,7 @@ class OpenClipBackbone(Backbone):
             clip.set_grad_checkpointing(True)
         self.net = self._freeze(clip)
         if self.cache_features:
-            self._memos = self._remember(clip)
+            self._feature_caches = self._make_feature_caches(clip)
         self.train(self.training)
 
     def _freeze(self, clip: nn.Module) -> nn.Module:
@@ -160,7 +160,7 @@ class OpenClipBackbone(Backbone):
             parameter.requires_grad_(name in trained)
         return clip
 
-    def _remember(self, clip: Any) -> tuple[FeatureCache, FeatureCache]:
+    def _make_feature_caches(self, clip: Any) -> tuple[FeatureCache, FeatureCache]:
         if not hasattr(clip.visual, "trunk") or not hasattr(getattr(clip, "text", None), "pooler"):
             raise ConfigError("backbone.cache_features needs a timm image and a Hugging Face text tower; set it to 0")
 
@@ -219,16 +219,16 @@ class OpenClipBackbone(Backbone):
         """Unit vectors of texts."""
         if not len(ids):
             return None
-        clip = self.clip
-        vectors = clip.encode_text(ids) if self._memos is None else clip.text.proj(self._memos[1](ids))
+        clip, caches = self.clip, self._feature_caches
+        vectors = clip.encode_text(ids) if caches is None else clip.text.proj(caches[1](ids))
         return functional.normalize(vectors.float(), dim=-1)
 
     def _pictures(self, pixels: Tensor) -> Tensor | None:
         """Unit vectors of pictures."""
         if not len(pixels):
             return None
-        clip = self.clip
-        vectors = clip.encode_image(pixels) if self._memos is None else clip.visual.head(self._memos[0](pixels))
+        clip, caches = self.clip, self._feature_caches
+        vectors = clip.encode_image(pixels) if caches is None else clip.visual.head(caches[0](pixels))
         return functional.normalize(vectors.float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:

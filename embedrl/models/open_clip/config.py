@@ -15,7 +15,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
 from embedrl.errors import CheckpointError, ConfigError
-from embedrl.models.weight_files import locate
+from embedrl.models.weight_files import package_path
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -60,7 +60,7 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
         if value and folder is not None and (folder / "config.json").is_file():
             model["text_cfg"][key] = str(folder)  # an exported folder holds its text tower's configuration
         elif value and value.startswith("package:"):
-            model["text_cfg"][key] = locate(value)
+            model["text_cfg"][key] = package_path(value)
     known = name in open_clip.list_models()
     tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if known and pretrained else {}
     preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}))
@@ -121,7 +121,7 @@ def find_weights(name: str, pretrained: str | None) -> str | None:
     if pretrained is None:
         return None
     if Path(pretrained).is_file() or pretrained.startswith("package:"):
-        return locate(pretrained)
+        return package_path(pretrained)
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"

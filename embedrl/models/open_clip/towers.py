@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from embedrl.errors import CheckpointError, ConfigError
-from embedrl.models.weight_files import locate
+from embedrl.models.weight_files import package_path
 
 _PROJECTION = re.compile(
     r"visual\.(proj|head\..+|attnpool\.c_proj\..+)|(text\.)?text_projection(\..+)?|text\.proj(\..+)?"
@@ -61,7 +61,7 @@ def load_tower(tower: nn.Module, weights: TowerWeights) -> None:
         ConfigError: If the file cannot be found.
         CheckpointError: If the tower has a tensor that the file lacks, or shapes differ.
     """
-    path = locate(weights.path)
+    path = package_path(weights.path)
     given, own = load_state_dict(path, weights_only=True), tower.state_dict()
     if weights.match == "order":
         given = dict(zip(own, given.values(), strict=False))

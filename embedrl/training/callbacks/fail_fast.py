@@ -42,7 +42,7 @@ class FailFast(Callback):
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=PATIENCE))
         self._over = threading.Event()
-        threading.Thread(target=self._listen, args=(self._store, self._over), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._store, self._over), daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening: the run has ended well."""
@@ -66,7 +66,7 @@ class FailFast(Callback):
             self._end(store, first)
         self._await(store, self._ranks - 1)
 
-    def _listen(self, store: TCPStore, over: threading.Event) -> None:
+    def _watch(self, store: TCPStore, over: threading.Event) -> None:
         while not over.wait(POLL):
             try:
                 if not store.check([self._key]):
@@ -86,12 +86,12 @@ class FailFast(Callback):
         if self._rank == 0:  # the store may be its own: the last to go
             self._await(store, self._ranks - 2)
         with suppress(DistError, RuntimeError):
-            store.add(f"{self._key}/heard", 1)
+            store.add(f"{self._key}/notified", 1)
         os._exit(1)
 
     def _await(self, store: TCPStore, others: int) -> None:
         """Wait until so many others have heard, within limits."""
         deadline = time.monotonic() + PATIENCE
         with suppress(DistError, RuntimeError):  # the process that kept the store has ended: all others had before
-            while store.add(f"{self._key}/heard", 0) < others and time.monotonic() < deadline:
+            while store.add(f"{self._key}/notified", 0) < others and time.monotonic() < deadline:
                 time.sleep(POLL / 5)

@@ -62,20 +62,20 @@ class ReasoningSamples(Callback):
         embedder = self._scored.embedder or module.embedder
         writer = tensorboard_writer(trainer)
         step = trainer.global_step
-        for index, row in choose([result.task for result in results], self.num_samples, self.seed):
+        for index, row in choose_queries([result.task for result in results], self.num_samples, self.seed):
             result = results[index]
             picture = draw_sample(result, row, embedder.render)
             name = f"{result.task.name}/{row}"
             if writer is not None:
                 writer.add_image(f"reasoning/{name}", np.asarray(picture), step, dataformats="HWC")
-                writer.add_text(f"reasoning/{name}", describe(result, row), step)
+                writer.add_text(f"reasoning/{name}", sample_markdown(result, row), step)
             if log_dir:
                 folder = Path(log_dir) / "reasoning_samples" / f"step_{step:06d}"
                 folder.mkdir(parents=True, exist_ok=True)
                 picture.save(folder / f"{name.replace('/', '_')}.png")
 
 
-def choose(tasks: Sequence[RetrievalTask], count: int, seed: int) -> list[tuple[int, int]]:
+def choose_queries(tasks: Sequence[RetrievalTask], count: int, seed: int) -> list[tuple[int, int]]:
     """Some queries as (task, query), equally many of every task but for the rest; a function of seed and task sizes.
 
     Args:
@@ -92,7 +92,7 @@ def choose(tasks: Sequence[RetrievalTask], count: int, seed: int) -> list[tuple[
     return sorted(chosen)
 
 
-def describe(result: TaskResult, row: int) -> str:
+def sample_markdown(result: TaskResult, row: int) -> str:
     """A query and its T-CoTs in Markdown."""
     task, stand = result.task, standing(result, row)
     right = f"right candidate, similarity {stand.similarity:.3f}"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from embedrl.data.sources import PairSource, TaskSource
 from embedrl.data.world import FAMILIES, WorldSource, WorldTasks, needs
-from embedrl.data.world.sheet import COLORS, contact_sheet
+from embedrl.data.world.sheet import TEACHER_COLORS, contact_sheet
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.parser import parse
 
@@ -136,7 +136,7 @@ def test_contact_sheet_has_twelve_pairs_a_page(tmp_path):
     assert [path.name for path in paths] == ["world_val_1.png", "world_val_2.png"]
     first, second = (Image.open(path).convert("RGB") for path in paths)
     assert first.height > 3 * second.height
-    for color in COLORS.values():
+    for color in TEACHER_COLORS.values():
         assert sum(count for count, c in first.getcolors(1 << 22) if c == color) > 1000
 
 
@@ -144,8 +144,8 @@ def test_contact_sheet_of_one_family_and_teacher(tmp_path):
     (path,) = contact_sheet(1, tmp_path, family="doc", teacher="perfect")
     assert contact_sheet(1, tmp_path / "again", family="doc", teacher="perfect")[0].read_bytes() == path.read_bytes()
     colors = {c for _, c in Image.open(path).getcolors(1 << 22)}
-    assert COLORS["perfect"] in colors
-    assert COLORS["annotator"] not in colors
+    assert TEACHER_COLORS["perfect"] in colors
+    assert TEACHER_COLORS["annotator"] not in colors
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,7 @@ from embedrl.evaluation.table import load_table
 @pytest.mark.parametrize("row", [*load_table("mmeb_v2"), *load_table("uvrb")], ids=lambda row: row.name)
 def test_of_nothing_everything_is_missing(row, tmp_path):
     (tmp_path / "copy").mkdir()
-    needed = READERS[row.reader].needs(row, tmp_path / "copy")
+    needed = READERS[row.reader].required_paths(row, tmp_path / "copy")
     assert missing_files(row, tmp_path / "copy") == [str(path.relative_to(tmp_path / "copy")) for path in needed]
     assert len(needed) >= 2  # rows, and pictures or frames
     with pytest.raises(DataError):
@@ -57,7 +57,7 @@ def job(name, missing=()):
 
 def test_all_of_them_are_told_before_anything_is_read(capsys):
     jobs = [job("here"), job("half", ["a/frames"]), job("gone", ["b/rows", "b/frames"])]
-    here, why = split_by_presence(jobs, "skip", tell=True)
+    here, why = split_by_presence(jobs, "skip", list_absent=True)
     assert ([j.name for j in here], why) == (["here"], {"half": "no a/frames", "gone": "no b/rows, no b/frames"})
     assert capsys.readouterr().err.splitlines() == [
         "1 of 3 data sets are below --root; these are not:", "  half: no a/frames", "  gone: no b/rows, no b/frames",
@@ -65,9 +65,9 @@ def test_all_of_them_are_told_before_anything_is_read(capsys):
     with pytest.raises(
         DataError, match=r"^2 of 3 data sets are not below --root, the first is half .*--sets.*--on_bad skip"
     ):
-        split_by_presence(jobs, "raise", tell=False)
+        split_by_presence(jobs, "raise", list_absent=False)
     with pytest.raises(DataError, match=r"^2 of 2 data sets are not below --root"):  # nothing left to score
-        split_by_presence(jobs[1:], "skip", tell=False)
+        split_by_presence(jobs[1:], "skip", list_absent=False)
     assert capsys.readouterr().err == ""
-    assert split_by_presence(jobs[:1], "raise", tell=True) == (jobs[:1], {})
+    assert split_by_presence(jobs[:1], "raise", list_absent=True) == (jobs[:1], {})
     assert capsys.readouterr().err == ""

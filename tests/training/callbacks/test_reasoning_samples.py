@@ -15,7 +15,7 @@ from embedrl.errors import ConfigError
 from embedrl.inference.frozen_embedder import LENIENT
 from embedrl.tcot.parser import build
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
-from embedrl.training.callbacks.reasoning_samples import ReasoningSamples, choose, describe
+from embedrl.training.callbacks.reasoning_samples import ReasoningSamples, choose_queries, sample_markdown
 from embedrl.types import Modality, RetrievalTask, Side
 from embedrl.visualization.drawing import GREEN, ORANGE, RED
 from embedrl.visualization.evidence import draw_evidence, draw_panel, evidence_of
@@ -86,7 +86,7 @@ def test_whatever_was_written_can_be_drawn(side, tcot):
     assert draw_evidence(side, ["a note"]).width == 980
     scored = result(1, query=side)
     assert draw_sample(scored, 0).size == draw_sample(result(1), 0).size
-    assert describe(scored, 0)
+    assert sample_markdown(scored, 0)
 
 
 def test_a_card_is_green_if_the_right_one_is_first():
@@ -99,7 +99,7 @@ def test_a_card_is_green_if_the_right_one_is_first():
 
 def test_the_text_names_rank_similarities_tcot_and_problems():
     scored = result(2, query=RIGHT_HALF)
-    text = describe(scored, 0)
+    text = sample_markdown(scored, 0)
     assert "**rank 3 of 8, similarity" in text
     assert "    <thinking>look" in text, "indented: HTML to TensorBoard otherwise"
     assert "    <answer>yellow</answer>" in text
@@ -107,7 +107,7 @@ def test_the_text_names_rank_similarities_tcot_and_problems():
     assert "word 2" in text
     assert "word 0" in text
     assert "missing_tag" not in text
-    assert "problems: <thinking> is missing" in describe(result(2, query=RIGHT_HALF.with_tcot("nothing")), 0)
+    assert "problems: <thinking> is missing" in sample_markdown(result(2, query=RIGHT_HALF.with_tcot("nothing")), 0)
 
 
 def task(queries: int) -> RetrievalTask:
@@ -116,15 +116,15 @@ def task(queries: int) -> RetrievalTask:
 
 def test_samples_are_spread_over_tasks_and_always_the_same():
     tasks = [task(9), task(1), task(9), task(9)]
-    chosen = choose(tasks, 6, seed=3)
-    assert chosen == choose(tasks, 6, seed=3)
-    assert chosen != choose(tasks, 6, seed=4)
+    chosen = choose_queries(tasks, 6, seed=3)
+    assert chosen == choose_queries(tasks, 6, seed=3)
+    assert chosen != choose_queries(tasks, 6, seed=4)
     assert len(set(chosen)) == 6
     assert {index for index, _ in chosen} == {0, 1, 2, 3}
     assert [sum(index == i for index, _ in chosen) for i in (0, 2, 3)].count(2) == 2
-    assert len(choose(tasks, 100, seed=0)) == 28
-    assert len(choose(tasks, 2, seed=0)) == 2
-    assert choose([], 2, seed=0) == []
+    assert len(choose_queries(tasks, 100, seed=0)) == 28
+    assert len(choose_queries(tasks, 2, seed=0)) == 2
+    assert choose_queries([], 2, seed=0) == []
 
 
 def run(callback, folder, step, *loggers, sanity_checking=False, **options):
