@@ -28,11 +28,11 @@ class NonFiniteError(EmbedRLError):
 
 
 class RewardError(EmbedRLError):
-    """A reward cannot be had. The message names the reward (or the endpoint it asks), the causes and the cure."""
+    """A reward cannot be computed. The message names the reward (or the endpoint it asks), the causes and the cure."""
 
 
 class EndpointError(EmbedRLError):
-    """A model behind an endpoint does not answer as it must. The message names the endpoint, the cause and the cure."""
+    """A model behind an endpoint does not answer properly. The message names the endpoint, the cause and the cure."""
 
 
 def listed(names: list[str]) -> str:

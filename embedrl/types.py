@@ -29,7 +29,7 @@ class Role(StrEnum):
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A picture that is opened only when somebody needs its pixels.
+    """A picture that is opened only when its pixels are needed.
 
     Attributes:
         name: Stable name of the content (a path, or `world/...`): shown in errors and hashed into `Side.key`.
@@ -156,8 +156,8 @@ class Lesson:
     Attributes:
         chat: The prompt as user turns, pictures included.
         reply: The text whose tokens carry the loss.
-        kind: What is practised (`describe`, `point`, `answer`, `tcot` ...): metrics are kept per kind.
-        gold: What a score needs, by kind: `boxes`, `frames`, `answer`.
+        kind: The skill that is trained (`describe`, `point`, `answer`, `tcot` ...): metrics are kept per kind.
+        gold: The reference values of the metrics: `boxes`, `frames`, `answer`.
     """
 
     chat: Chat

@@ -38,29 +38,29 @@ def annotate(
 ) -> None:
     """Sample pairs of every data set and have a model write the T-CoT of both sides.
 
-    Every answer goes to a journal at once. Started again, the command asks only for what is not there, whatever stopped
-    it. It writes to `out`: one JSONL file of pairs with T-CoTs a data set; `mix.yaml`, which `embedrl fit` and
+    Every answer is written to a journal at once. Restarted after any interruption, the command requests only what is
+    missing. It writes to `out`: one JSONL file of pairs with T-CoTs a data set; `mix.yaml`, which `embedrl fit` and
     `embedrl filter` read; `report.json`; and `left_out.jsonl`, the pairs without a T-CoT and why.
 
     Args:
         mix: The data sets: a file with a list of {source, weight}, or the list.
-        vlm: Who writes.
+        vlm: The model that writes.
         out: The folder to write to.
         journal: The file that keeps T-CoTs; None takes `tcots.jsonl` in `out`. Several runs may share one, one after
             another.
         caps: The most pairs of a data set.
-        style: The prompt: `full` tells the format; `brief` is for models that were taught it.
-        attempts: Times a side is asked for until its T-CoT follows the template; what is wrong is told in between.
-            Started again with more, the command goes on where it had given up.
+        style: The prompt: `full` explains the format; `brief` is for models that were trained on it.
+        attempts: Requests for a side until its T-CoT follows the template; each retry lists the problems of the last
+            answer. Restarted with more attempts, the command continues with the sides that failed.
         keep_existing: Keep T-CoTs that the pairs have already.
-        on_error: A broken row or picture, or a question that gets no answer: stop, or leave the pair out and count it.
-        patience: Questions in a row without an answer after which the endpoint is given up even so.
+        on_error: A broken row or picture, or a request without an answer: stop, or leave the pair out and count it.
+        patience: Consecutive requests without an answer after which the run stops, whatever `on_error` says.
         seed: Seed of the sample.
 
     Raises:
         ConfigError: If an option is out of its range.
         DataError: If a row or a picture is broken and `on_error` is `raise`.
-        EndpointError: If the endpoint does not answer; what it answered before is kept.
+        EndpointError: If the endpoint does not answer; its earlier answers are kept.
     """
     if attempts < 1 or patience < 1:
         raise ConfigError(f"--attempts {attempts}, --patience {patience}: give 1 or more")
@@ -86,7 +86,7 @@ def annotate(
 
 @dataclass
 class _Job:
-    """One side to write up."""
+    """One side that needs a T-CoT."""
 
     pair: Pair
     role: Role
@@ -103,7 +103,7 @@ class _Job:
 
 @dataclass
 class _Annotation:
-    """What stays the same from data set to data set."""
+    """The settings that all data sets of a run share."""
 
     vlm: VLM
     store: TCoTJournal
@@ -133,7 +133,7 @@ class _Annotation:
         return writer.close(), report
 
     def _jobs(self, row: MixRow, picked: list[int], keys: dict[int, tuple[str, str] | str]) -> Iterator[_Job | None]:
-        """The sides that nobody has written up yet; notes the keys of all."""
+        """The sides that have no T-CoT yet; stores the keys of all in `keys`."""
         for index in picked:
             try:
                 pair = row.source[index]
@@ -178,7 +178,7 @@ class _Annotation:
         self.causes[job.key] = (cause, detail)
 
     def _write(self, row: MixRow, index: int, keys: tuple[str, str] | str, writer: PairWriter) -> str:
-        """Write a pair if both of its T-CoTs are there; returns why not."""
+        """Write a pair if both of its T-CoTs exist; otherwise returns the cause."""
         if isinstance(keys, str):
             self.left_out.add(row.label, f"row {index}", "", "broken_row", keys)
             return "broken_row"
@@ -208,14 +208,14 @@ class _Annotation:
 
 
 async def request_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Record | None = None) -> Record:
-    """Ask for a T-CoT once.
+    """Request a T-CoT once.
 
     Args:
-        vlm: Who writes, in a session.
+        vlm: The model that writes, in an open session.
         chat: The prompt.
         side: The side, for its modality and number of frames.
         key: Key of the record.
-        before: What it wrote last time: what is wrong with that is told.
+        before: The previous answer; its problems are listed in the prompt.
 
     Raises:
         NoAnswer: If the model does not answer.

@@ -47,7 +47,7 @@ class Checks:
     - `near_duplicate_picture`: the target's first picture looks like that of an earlier target with the same text (at
       most 7 of 16 x 16 gradients differ), though it is not the same. Opens the pictures.
 
-    Targets that are exactly alike pass: the loss masks them. A near duplicate is a negative that it cannot see through.
+    Targets that are exactly alike pass: the loss masks them. A near duplicate is a false negative that it cannot mask.
 
     Args:
         names: The checks to make.
@@ -128,7 +128,7 @@ class _PictureIndex:
                 bucket.append((bits, key))
 
     def holds_other(self, bits: bytes, text: str, key: str) -> bool:
-        """Whether another target than `key` looks like this."""
+        """Whether a target other than `key` has such a picture."""
         number = int.from_bytes(bits)
         for place in self._places(bits, text):
             for other, name in self._buckets.get(place, ()):

@@ -41,23 +41,23 @@ def filter_pairs(
     on_error: OnError = "raise",
     patience: int = 20,
 ) -> None:
-    """Leave out the pairs that cheap checks refuse, then those whose T-CoTs a model finds irrelevant or in conflict.
+    """Leave out the pairs that cheap checks refuse, then those whose T-CoTs a model judges irrelevant or contradictory.
 
-    The model answers Yes or No; unclear means No, and only No is kept. Where it tells the probabilities of its first
-    token, they decide. Verdicts go to a journal at once: started again, the command asks only for what is not there. It
-    writes to `out` what `embedrl annotate` writes, and prints the share kept of every data set.
+    The model answers Yes or No; unclear means No, and only No is kept. Where the model returns the probabilities of its
+    first token, they decide. Verdicts are written to a journal at once: restarted, the command requests only missing
+    ones. It writes to `out` what `embedrl annotate` writes, and prints the share kept of every data set.
 
     Args:
         mix: The data sets, with T-CoTs: the `mix.yaml` of `embedrl annotate`, or any other.
         out: The folder to write to.
-        vlm: Who judges; null makes the cheap checks alone.
+        vlm: The model that judges; null runs the cheap checks only.
         journal: The file that keeps verdicts; None takes `verdicts.jsonl` in `out`.
         checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
             `near_duplicate_picture`.
         threshold: Probability of Yes above which a pair is left out.
-        max_unclear: Share of unclear answers of a data set above which the run stops: such a judge judges nothing.
-        on_error: A broken row or picture, or a question that gets no answer: stop, or leave the pair out and count it.
-        patience: Questions in a row without an answer after which the endpoint is given up even so.
+        max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
+        on_error: A broken row or picture, or a request without an answer: stop, or leave the pair out and count it.
+        patience: Consecutive requests without an answer after which the run stops, whatever `on_error` says.
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -128,7 +128,7 @@ class _SetFilter:
         return writer.close(), report
 
     def _jobs(self) -> Iterator[tuple[int, Pair] | None]:
-        """The pairs that pass the checks and on which there is no verdict yet; notes the keys of all."""
+        """The pairs that pass the checks and have no verdict yet; stores the keys of all."""
         asked: set[str] = set()
         for index in range(len(self.row.source)):
             try:

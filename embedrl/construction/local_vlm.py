@@ -1,4 +1,4 @@
-"""A model of this process in the place of an endpoint."""
+"""A model in this process that takes the place of an endpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LocalVLM(VLM):
         yield
 
     async def write(self, chat: Chat) -> Completion:
-        """See `VLM`: chats that are asked at the same time are answered together."""
+        """See `VLM`: concurrent requests are answered in one batch."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((chat, future))
         if len(self._waiting) == 1:
@@ -66,7 +66,7 @@ class LocalVLM(VLM):
             batch, self._waiting = self._waiting, []
             try:
                 answers = self._generate([chat for chat, _ in batch])
-            except Exception as error:  # noqa: BLE001  # everybody who waits is told
+            except Exception as error:  # noqa: BLE001  # raised in every waiting request
                 for _, waiting in batch:
                     if not waiting.done():
                         waiting.set_exception(error)
@@ -83,7 +83,7 @@ class LocalVLM(VLM):
         return YES_NO[probability <= 0.5], probability
 
     async def _gather(self) -> None:
-        """Wait until the batch is full, or for a moment nobody else comes."""
+        """Wait until the batch is full, or no request arrives for a moment."""
         seen = 0
         while seen < len(self._waiting) < self.concurrency:
             seen = len(self._waiting)

@@ -1,4 +1,4 @@
-"""Many questions to one model: bounded concurrency, progress, and when to give up."""
+"""Many requests to one model: bounded concurrency, progress, and a limit on failures."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def run_requests(
     on_error: OnError,
     patience: int,
 ) -> Counter[str]:
-    """Ask one question a job, several at once.
+    """Send one request per job, several at a time.
 
     Args:
-        vlm: Whom to ask: gives the session and the concurrency.
-        jobs: The jobs; None is one that needs nothing. Drawn in a thread, so that files may be read.
-        ask: Asks one question and keeps its answer; returns the outcome's name for the progress and the count.
-        failed: Told of a job that had no answer, or whose picture is broken: the job, the cause, the details.
-        title: What the progress bar says.
+        vlm: The model: provides the session and the concurrency.
+        jobs: The jobs; None stands for one without a request. Iterated in a thread, so that it may read files.
+        ask: Sends the request of a job and stores the answer; returns the name of the outcome, for the counts.
+        failed: Called for a job without an answer, or with a broken picture: the job, the cause, the details.
+        title: Label of the progress bar.
         total: Number of jobs.
-        on_error: What a broken picture or a question without an answer does: stop, or be told to `failed`.
-        patience: Questions in a row without an answer after which the endpoint is given up.
+        on_error: What to do about a broken picture or a missing answer: stop, or call `failed`.
+        patience: Consecutive requests without an answer after which the run stops.
 
     Returns:
         How many jobs had which outcome.
 
     Raises:
-        EndpointError: If the endpoint is given up; what was answered before is kept.
+        EndpointError: If the endpoint does not answer; earlier answers are kept.
         DataError: If a picture is broken and `on_error` is `raise`.
     """
     progress = Progress(
@@ -114,7 +114,7 @@ def _given_up(vlm: VLM, failure: NoAnswer, number: int) -> str:
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The one exception of a group to show: a bug before an error of ours."""
+    """The one exception of a group to show: a bug rather than an `EmbedRLError`."""
     flat: list[Exception] = []
     for error in group.exceptions:
         flat.append(_first(error) if isinstance(error, ExceptionGroup) else error)

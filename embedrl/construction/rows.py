@@ -24,7 +24,7 @@ StepReport = dict[str, dict[str, Any]]
 
 
 class PairWriter:
-    """Writes the pairs of a data set as JSON lines; the file appears when all of them are written.
+    """Writes the pairs of a data set as JSON lines; the file appears only when all of them are written.
 
     Pictures of files that the source reads from its `root` stay where they are. Any other picture (drawn, or made
     elsewhere) is saved under `pictures/` beside the JSON lines.
@@ -65,7 +65,7 @@ class PairWriter:
         self.count += 1
 
     def close(self) -> dict[str, Any] | None:
-        """Put the file in its place.
+        """Move the finished file to its place.
 
         Returns:
             The mix row that reads it; None if there is no pair.
@@ -104,10 +104,10 @@ class PairWriter:
 
 
 def check_slugs(names: Iterable[str]) -> None:
-    """See that no two data sets would be written into one file, and none over a journal.
+    """Check that no two data sets would be written to one file, and none over a journal.
 
     Raises:
-        ConfigError: If two would, or one.
+        ConfigError: If two data sets would, or one has the name of a journal.
     """
     seen = {"tcots": "the T-CoTs", "verdicts": "the verdicts", "left_out": "the pairs left out"}
     for name in names:
@@ -139,7 +139,7 @@ def write_step_report(path: Path, report: StepReport) -> None:
 
 
 def earlier_report(row: MixRow) -> dict[str, Any]:
-    """What the step that wrote a data set said about it; empty if it was not written by one.
+    """The report on a data set from the step that wrote it; empty if no step wrote it.
 
     Raises:
         DataError: If there is a report that cannot be read.
@@ -165,7 +165,7 @@ class LeftOut:
     """Pairs that a step leaves out: one JSON line each, in `left_out.jsonl`, and counts by cause.
 
     Args:
-        path: The file; an earlier one is written anew.
+        path: The file; an earlier one is overwritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -173,14 +173,14 @@ class LeftOut:
         self._file = path.open("w", encoding="utf-8")
 
     def add(self, dataset: str, pair: str, side: str, cause: str, detail: str = "") -> None:
-        """Note a pair.
+        """Add a pair.
 
         Args:
             dataset: Name of its data set.
             pair: Its id, or its row if it cannot be read.
             side: `query`, `target`, or empty if it is about both.
             cause: The kind of failure, for counting.
-            detail: One line more.
+            detail: One more line of detail.
         """
         row = {"dataset": dataset, "id": pair, "side": side, "cause": cause, "detail": detail}
         self._file.write(json.dumps({k: v for k, v in row.items() if v}, ensure_ascii=False) + "\n")

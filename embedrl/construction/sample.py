@@ -1,4 +1,4 @@
-"""Which rows of a data set take part. Source: Embed-RL §3.2, C."""
+"""Sampling the rows of a data set. Source: Embed-RL §3.2, C."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Caps:
     """The most pairs that are taken from one data set. Source: Embed-RL C.
 
     Attributes:
-        image: Of a set of pictures, or of texts alone.
+        image: Of a set of pictures, or of texts only.
         document: Of a set of document pages: those that `documents` names.
         video: Of a set of videos.
-        documents: Names of the sets of document pages; nothing in a row tells a page from a picture.
+        documents: Names of the sets of document pages; a row does not say whether a picture is a page.
     """
 
     image: int = 50_000
@@ -75,7 +75,7 @@ def sample(source: PairSource, cap: int, seed: int, name: str) -> list[int]:
     strata = {row: _stratum(source, row) for row in rows}
     rng = random.Random(f"{seed}/{name}")
     rng.shuffle(rows)
-    # Which stratum comes first decides who gains the odd row: that is drawn too.
+    # The order of the strata decides which one gets a remaining row: it is drawn, too.
     order = {stratum: rng.random() for stratum in sorted(set(strata.values()))}
     rows.sort(key=lambda row: (order[strata[row]], strata[row]))
     return sorted(equal_distances(rows, cap))
@@ -84,6 +84,6 @@ def sample(source: PairSource, cap: int, seed: int, name: str) -> list[int]:
 def _stratum(source: PairSource, row: int) -> tuple[str, str, str]:
     try:
         pair = source[row]
-    except DataError:  # annotation says what is wrong with it
+    except DataError:  # annotation reports the error
         return "", "", ""
     return str(pair.query.modality), str(pair.target.modality), pair.target.text

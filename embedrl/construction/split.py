@@ -32,7 +32,7 @@ def split(
     Args:
         mix: The data sets: the `mix.yaml` of `embedrl filter`, or any other.
         out: The folder to write to.
-        rl: Pairs to draw from each of the sets that are hard, by the set's name.
+        rl: Number of pairs to draw from each hard data set, by its name.
         scores: JSON lines {dataset, id, success}: the share of a pair's rollouts that find their target, such as
             `embedrl.rl.RolloutSuccess` writes. Pairs between `low` and `high` are taken first, then those
             without a score, then the others: a group of rollouts that all succeed, or all fail, teaches EG-RL nothing.

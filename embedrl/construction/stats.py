@@ -24,7 +24,7 @@ def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None) 
     Args:
         mix: The data sets: a file with a list of {source, weight}, or the list.
         out: A picture to write (.png, .svg or .pdf); none without it.
-        limit: Look at so many pairs of a data set, at equal distances; null looks at all.
+        limit: Read this many pairs of each data set, at equal distances; null reads all.
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -53,7 +53,7 @@ def count(row: MixRow, limit: int | None = None) -> Figures:
 
     Args:
         row: The data set.
-        limit: Look at so many of its pairs, at equal distances.
+        limit: Read this many of its pairs, at equal distances.
 
     Raises:
         DataError: If a report of construction cannot be read.
@@ -90,7 +90,7 @@ def pairs_table(figures: Sequence[Figures]) -> Table:
 
 
 def tcots_table(figures: Sequence[Figures]) -> Table:
-    """T-CoTs and their evidence, a row a data set: means of those that were looked at."""
+    """T-CoTs and their evidence, a row a data set: means of those that were read."""
     table = Table(
         data_set_column(), "T-CoTs", "words", "well formed", *CUES.values(), title="T-CoTs (means; query / target)"
     )

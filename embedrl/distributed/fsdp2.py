@@ -53,7 +53,7 @@ def _require_gradient(unit: nn.Module, args: tuple[Any, ...]) -> None:
     """Let the input of a unit have a gradient, on every rank.
 
     The first layer of a model with frozen embeddings gets one on ranks with a picture, whose tower is trained, and none
-    on ranks without: they would reduce gradients in different orders, and wait for each other for ever.
+    on ranks without: they would reduce gradients in different orders, and deadlock.
     """
     if torch.is_grad_enabled():
         for value in args:
@@ -111,7 +111,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         Does nothing when called again.
 
         Raises:
-            EmbedRLError: What any of the processes met.
+            EmbedRLError: The error of any process.
         """
         if isinstance(model, FSDPModule):
             return
@@ -125,7 +125,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         Does nothing when called again.
 
         Raises:
-            EmbedRLError: What any of the processes met.
+            EmbedRLError: The error of any process.
         """
         if next(model.parameters(), None) is not None:
             return
@@ -142,9 +142,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         return get_model_state_dict(self.model, options=options)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint in the place of the one before, which stays until this one is whole."""
+        """Replace the previous checkpoint, which is kept until this one is complete."""
         path = Path(self.broadcast(filepath))
-        # A file takes the place of a file in one go, which `AtomicCheckpointIO` sees to; a folder is put aside first.
+        # A file is replaced atomically, by `AtomicCheckpointIO`; a folder is put aside first.
         if not self._save_distributed_checkpoint and not path.is_dir():
             super().save_checkpoint(checkpoint, path, storage_options)
             return

@@ -17,7 +17,7 @@ class Loadable(nn.Module, ABC):
     """
 
     forward_methods: tuple[str, ...] = ()
-    """What runs the network besides `forward`: FSDP2 must know of it (`register_fsdp_forward_method`)."""
+    """Methods besides `forward` that run the network; FSDP2 must know them (`register_fsdp_forward_method`)."""
 
     @abstractmethod
     def build(self) -> None:

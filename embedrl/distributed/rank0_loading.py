@@ -1,4 +1,4 @@
-"""A model whose weights one process reads, and the others receive: a machine holds them once while they load."""
+"""Loading weights on rank 0 only; the others receive them, so that a machine holds them once while they load."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def build_once(model: Loadable) -> dict[str, Any]:
         On the first process the weights, by name; they stay as they are when the model is sharded. Elsewhere nothing.
 
     Raises:
-        EmbedRLError: What a process met. All of them raise, so that none waits for one that has ended.
+        EmbedRLError: The error of any process. All of them raise, so that none waits for one that has ended.
     """
     problem: Exception | None = None
     try:
         model.build() if rank() == 0 else model.build_on_meta()
-    except Exception as error:  # noqa: BLE001 (told to all processes, then raised)
+    except Exception as error:  # noqa: BLE001 (reported to all processes, then raised)
         problem = error
     reports: list[Any] = [(_error_text(problem), None if problem else inventory(model))]
     if world_size() > 1:
@@ -78,7 +78,7 @@ def receive(model: nn.Module, weights: dict[str, Any], device: torch.device) -> 
 
 
 def inventory(model: nn.Module) -> Inventory:
-    """What a model is made of."""
+    """The parameters and buffers of a model."""
     return {name: (tuple(tensor.shape), tensor.dtype, tensor.requires_grad) for name, tensor in _tensors(model)}
 
 

@@ -29,10 +29,10 @@ from torch.optim import Optimizer
 from embedrl.errors import CheckpointError
 
 REST = "meta.pt"
-"""What is no tensor of the model or the optimizer, as Lightning writes it."""
+"""The file of everything but the tensors of model and optimizer, as Lightning writes it."""
 MODEL = "state_dict"
 ASIDE = ".old"
-"""What the checkpoint before is called while another one takes its place."""
+"""Suffix of the previous checkpoint while another one replaces it."""
 
 
 def is_sharded(path: Path) -> bool:
@@ -41,11 +41,11 @@ def is_sharded(path: Path) -> bool:
 
 
 def replace_checkpoint(part: Path, path: Path) -> None:
-    """Put a finished checkpoint in the place of another one; either may be a folder or a file.
+    """Replace a checkpoint by a finished one; either may be a folder or a file.
 
-    Killed in between, a run has the one before under its name with `.old`, if it has none under its own.
+    If the run is killed in between and no checkpoint has the name, the previous one is there with the suffix `.old`.
     """
-    if (rest := part / REST).is_file():  # torch has seen to the shards
+    if (rest := part / REST).is_file():  # torch has written the shards to disk
         with rest.open("rb+") as file:
             os.fsync(file.fileno())
     aside = path.with_name(path.name + ASIDE)
@@ -93,7 +93,7 @@ def load_shards(path: Path, module: nn.Module, optimizers: list[Optimizer]) -> N
     """Read each process's share into a sharded model and its optimizers. All processes call together.
 
     Args:
-        path: A checkpoint that as many processes wrote, or more, or fewer.
+        path: A checkpoint, written by any number of processes.
         module: The LightningModule, sharded; its frozen parameters stay as they are.
         optimizers: Its optimizers.
     """
@@ -109,9 +109,9 @@ def load_shards(path: Path, module: nn.Module, optimizers: list[Optimizer]) -> N
 
 
 class ShardReader(FileSystemReader):
-    """Torch's reader of shards, whose table of contents may name nothing but what such a table is made of.
+    """Torch's reader of shards, restricted to the classes that a table of contents consists of.
 
-    The table is a pickle, which could run anything.
+    The table is a pickle, which could run any code otherwise.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -131,7 +131,7 @@ class ShardReader(FileSystemReader):
 
 
 class ShardPlanner(DefaultLoadPlanner):
-    """Torch's, which would read what is no tensor (an optimizer's options) without `weights_only`."""
+    """Torch's planner, but with `weights_only` for values that are no tensors (an optimizer's options)."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Put a value into its place."""

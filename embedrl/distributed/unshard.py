@@ -1,4 +1,4 @@
-"""A model sharded by FSDP2, made whole for a while."""
+"""Unsharding a model that FSDP2 shards, for a while."""
 
 from __future__ import annotations
 

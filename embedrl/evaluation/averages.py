@@ -1,4 +1,4 @@
-"""The averages that papers print, from the figures of single data sets."""
+"""The averages that papers report, computed from the metrics of single data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a figure must be read beside: chance, and a search engine that reads text and sees no pixels."""
+"""Baselines to compare a metric with: chance, and a text search engine, which sees no pixels."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def text_only(task: RetrievalTask, texts: Sequence[str]) -> dict[str, float]:
 
     Args:
         task: The task.
-        texts: What stands for each candidate.
+        texts: The text that represents each candidate.
     """
     scores = bm25([side.text for side in task.queries], texts)
     return mean_metrics(rank(scores, torch.eye(len(texts), dtype=scores.dtype), task.qrels, task.pools))

@@ -53,7 +53,7 @@ def compare(
     seed: int = 0,
     different_sets: Literal["raise", "common"] = "raise",
 ) -> None:
-    """Compare two evaluations: differences by data set with their intervals, Δs, evidence against the metric.
+    """Compare two evaluations: differences per data set with confidence intervals, plots of Δs and of evidence.
 
     The interval is a paired bootstrap: queries are drawn with replacement, each with its scores in both evaluations.
 
@@ -152,7 +152,7 @@ def bootstrap(first: Values, second: Values, resamples: int, rng: np.random.Gene
     """
     gaps = second - first
     values, counts = np.unique(gaps, return_counts=True)
-    # Drawing n queries is drawing how often each different gap comes up.
+    # Drawing n queries equals drawing how often each distinct difference occurs.
     drawn = rng.multinomial(len(gaps), counts / len(gaps), size=resamples)
     means: Values = drawn @ values / len(gaps)
     return means
@@ -215,7 +215,7 @@ def _table(folder: Path, name: str, column: str) -> Any:
 
 
 def _labels(first: Path, second: Path) -> tuple[str, str]:
-    """Short names of the folders that tell them apart."""
+    """Short, distinct names of the two folders."""
     ours, theirs = first.resolve().name, second.resolve().name
     return (ours, theirs) if ours != theirs else (str(first), str(second))
 

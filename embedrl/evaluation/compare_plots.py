@@ -58,7 +58,7 @@ def plot_evidence(path: Path, sets: Sequence[Sequence[SetResult]], labels: Seque
             axes.annotate("", (x1, y1), (x0, y0), arrowprops={"arrowstyle": "->", "color": "0.6"})
             named[x1, y1].append(pair[1].name)
         for i, (place, names) in enumerate(sorted(named.items(), key=lambda item: (item[0][1], item[0][0]))):
-            below = i % 2  # neighbours in turn above and below, points that coincide in one label
+            below = i % 2  # labels alternate above and below; coinciding points share one label
             axes.annotate(
                 "\n".join(names), place, textcoords="offset points", xytext=(5, -4 if below else 3), fontsize=7,
                 va="top" if below else "bottom",
@@ -68,7 +68,7 @@ def plot_evidence(path: Path, sets: Sequence[Sequence[SetResult]], labels: Seque
             axes.scatter(xs, ys, color=color, label=label, zorder=3)
         axes.set_xlabel(f"mean number of {_CUES[modality]}")
         axes.set_ylabel("main metric, percent")
-        axes.margins(0.25)  # room for the names, but not where there can be no point
+        axes.margins(0.25)  # room for the names, but no axis below 0, where there are no points
         axes.set_xlim(left=max(axes.get_xlim()[0], -0.1))
         axes.set_ylim(max(axes.get_ylim()[0], -5), min(axes.get_ylim()[1], 115))
         if pairs:

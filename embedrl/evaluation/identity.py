@@ -1,4 +1,4 @@
-"""What makes two models the same model: the key under which vectors and T-CoTs are kept."""
+"""The identity of a model: the key under which its vectors and T-CoTs are cached."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from embedrl.training.checkpoints import config_form
 from embedrl.utils.versions import package_versions, source_hash
 
 CODE = ("types.py", "tcot", "data", "models", "inference")
-"""The rooms whose code decides what a side's vector is."""
+"""The packages whose code determines the vector of a side."""
 
-_NOISE = ("jitter", "drop_evidence", "replace_evidence")  # of training alone
+_NOISE = ("jitter", "drop_evidence", "replace_evidence")  # used in training only
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # hashed as they are in memory
 
 
@@ -52,7 +52,7 @@ def weights_hash(module: nn.Module) -> str:
 def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """What a model's outputs depend on besides its input: weights, options, files, code, packages.
 
-    Files and models' folders that its options name count by what they hold, wherever they lie.
+    Files and model folders named in its options are identified by their content, not by their location.
 
     Args:
         model: A `Backbone` or `Generator`, built.
@@ -71,7 +71,7 @@ def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def render_identity(options: RenderOptions) -> dict[str, Any]:
-    """The options that decide what a side looks like in an evaluation."""
+    """The options that determine how a side is rendered in an evaluation."""
     return {name: value for name, value in asdict(options).items() if name not in _NOISE}
 
 

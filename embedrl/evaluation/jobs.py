@@ -1,4 +1,4 @@
-"""Which data sets an evaluation scores, and whose published figures stand beside."""
+"""The data sets that an evaluation scores, and the published figures to compare with."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Job:
 
     Attributes:
         name: Its public name.
-        group: Where it counts.
-        read: Reads it: the task, and what was left out.
+        group: The group it belongs to, such as `image/cls`.
+        read: Reads it; returns the task and what was left out.
         expected_queries: Number of queries of the public data, if a source states it.
-        missing: Looks for its files; returns those that are not below the root.
+        missing: Checks for its files; returns those that are not below the root.
     """
 
     name: str
@@ -53,7 +53,7 @@ def find_jobs(
         on_bad: A row that cannot be read: `raise`, or `skip`.
 
     Raises:
-        ConfigError: If a name is unknown, or what is given does not go together.
+        ConfigError: If a name is unknown, or the flags contradict each other.
         DataError: If a source cannot be read.
     """
     if benchmark in BENCHMARKS:
@@ -111,12 +111,12 @@ def select_jobs(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
 def split_by_presence(
     jobs: Sequence[Job], on_bad: Literal["raise", "skip"], list_absent: bool
 ) -> tuple[list[Job], dict[str, str]]:
-    """See which data sets are there, before anything is computed.
+    """Split the data sets into present and absent ones, before anything is computed.
 
     Args:
         jobs: The data sets to score.
         on_bad: Data sets whose files are missing: `raise`, or `skip`.
-        list_absent: Whether to list on stderr what is not there.
+        list_absent: Whether to list the absent ones on stderr.
 
     Returns:
         Those whose files are there, and why the others are not scored, by name.

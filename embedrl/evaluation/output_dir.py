@@ -1,12 +1,12 @@
-"""The folder of an evaluation: whose it is, and how its results came about.
+"""The output folder of an evaluation: what it holds, and the provenance of its results.
 
 ```
 <out>/config.yaml          the configuration: `embedrl eval --config <out>/config.yaml` repeats it
       provenance.json      of every start: code, packages, device, hashes, wall time
       scores.json          the figures in the form of the leaderboard
       report.json          the figures with everything that `embedrl compare` needs
-      queries/*.parquet    what every query of a data set found
-      vectors/ tcots.jsonl what is not computed again
+      queries/*.parquet    the best candidates of every query of a data set
+      vectors/ tcots.jsonl caches: vectors and T-CoTs that are not computed again
 ```
 """
 

@@ -16,11 +16,11 @@ def write_pages(root: Path, sets: list[str] | None = None) -> None:
     """Write the pages of MMEB-V2's document sets as picture files, where `embedrl eval` looks for them.
 
     Some document sets come without picture files: their corpus holds each page's bytes, which are written as they are.
-    Pages that are there stay; a set without a local copy is passed over.
+    Existing pages are kept; a set without a local copy is skipped.
 
     Args:
         root: Folder with the local copy of MMEB-V2.
-        sets: Write the pages of these sets alone.
+        sets: Write the pages of these sets only.
 
     Raises:
         DataError: If no local copy of a set is there, or a row of a corpus holds no page.

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table, `report.json` with everything, `scores.json` in the form of the leaderboard."""
+"""The report of an evaluation: a table, `report.json` with everything, `scores.json` in the form of the leaderboard."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ REPORT, SCORES, QUERIES = "report.json", "scores.json", "queries"
 
 @dataclass(frozen=True)
 class Submission:
-    """What `scores.json` says of the model.
+    """The description of the model in `scores.json`.
 
     Attributes:
         model_name: Its name.
-        model_backbone: What it was trained from.
+        model_backbone: The base model that it was trained from.
         model_size: Number of parameters, such as `2B`.
         model_release_date: When it was published.
         data_source: Who computed the figures.
@@ -48,11 +48,11 @@ class Report:
     """An evaluation.
 
     Attributes:
-        benchmark: Which.
+        benchmark: Name of the benchmark.
         sets: The data sets that were scored.
         means: The benchmark's averages; None where a data set is missing.
         missing: The data sets without a score, and why.
-        model: What the vectors depend on besides the data.
+        model: Everything but the data that the vectors depend on.
     """
 
     benchmark: str
@@ -68,10 +68,10 @@ def make_report(
     """Average, and list what is missing.
 
     Args:
-        benchmark: Which; the averages of one that is not public are the mean of its data sets.
+        benchmark: Name of the benchmark; the averages of one that is not public are the mean of its data sets.
         sets: The data sets that were scored.
         absent: Why data sets could not be scored, by name.
-        model: What the vectors depend on besides the data.
+        model: Everything but the data that the vectors depend on.
     """
     scores = {result.name: result.score for result in sets}
     if benchmark in BENCHMARKS:
@@ -90,7 +90,7 @@ def write_report(out: Path, report: Report, submission: Submission, dimension: i
     Args:
         out: The folder.
         report: The evaluation.
-        submission: What to say of the model.
+        submission: The description of the model.
         dimension: Length of a vector.
         max_length: Longest input in tokens, if the backbone has such a limit.
     """
@@ -116,7 +116,7 @@ def write_report(out: Path, report: Report, submission: Submission, dimension: i
 
 
 def read_report(folder: Path) -> Report:
-    """What `write_report` wrote.
+    """Read what `write_report` wrote.
 
     Raises:
         OSError: If there is none.
@@ -132,7 +132,7 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
 
     Args:
         report: The evaluation.
-        beside: Published figures of other models.
+        beside: Published figures of other models, printed beside.
         console: Where to print.
     """
     console = console or make_console()

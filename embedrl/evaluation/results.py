@@ -1,4 +1,4 @@
-"""A scored data set: its figures, and what every query found."""
+"""A scored data set: its figures, and the best candidates of every query."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SetResult:
 
     Attributes:
         name: Its public name.
-        group: Where it counts, such as `image/cls`.
+        group: The group it belongs to, such as `image/cls`.
         main_metric: The figure that is reported.
         version: Version of the data.
         data_hash: Hash of queries, candidates and judgements: figures with the same one can be compared.
@@ -35,11 +35,12 @@ class SetResult:
         candidates: Number of candidates.
         expected_queries: Number of queries of the public data, if a source states it.
         metrics: Means over queries, by the names of `embedrl.metrics.retrieval`; ties pessimistic.
-        optimistic: The same with ties resolved in favour of what is relevant: the conventional figures can be as high.
+        optimistic: The same with ties resolved in favour of relevant candidates: an upper bound of conventional
+            figures.
         delta_s: Mean Δs over the queries that have two candidates; None if none has.
         evidence: Mean number of cues of the sides of each modality.
         raw_sides: Sides that were embedded without the T-CoT they should have had.
-        tcots: How many T-CoTs were found, written, absent.
+        tcots: Number of T-CoTs that were cached, written, absent.
         skipped: What the reader left out, by cause.
     """
 
@@ -92,12 +93,12 @@ def set_result(
 
     Args:
         task: The task, its sides with T-CoTs.
-        group: Where it counts.
+        group: The group it belongs to.
         rankings: What `rank_task` returned.
         hashes: Content hashes of the queries and of the candidates.
         expected_queries: Number of queries of the public data.
         raw_sides: Sides embedded without the T-CoT they should have had.
-        tcots: How many T-CoTs were found, written, absent.
+        tcots: Number of T-CoTs that were cached, written, absent.
         skipped: What the reader left out.
         extra: Metrics to report besides the standard ones.
     """
@@ -123,7 +124,7 @@ def set_result(
 
 
 def data_hash(task: RetrievalTask, queries: Sequence[str], candidates: Sequence[str]) -> str:
-    """Hash of what a task asks: its sides without T-CoTs, judgements, pools, version and main metric.
+    """Hash of the content of a task: its sides without T-CoTs, judgements, pools, version and main metric.
 
     Args:
         task: The task.
@@ -138,7 +139,7 @@ def data_hash(task: RetrievalTask, queries: Sequence[str], candidates: Sequence[
 
 
 def write_queries(path: Path, task: RetrievalTask, ranking: Ranking) -> None:
-    """Write what every query found as parquet, one row a query.
+    """Write the best candidates of every query as Parquet, one row per query.
 
     Columns: `query`; `score`, the data set's main metric; `first_relevant`, the rank of the first relevant candidate,
     null if it is not among those kept; `delta_s`; `query_cues` and `target_cues`, the number of cues in the T-CoTs of

@@ -51,27 +51,27 @@ def evaluate(
     seed: int = 0,
     metrics: list[RankingMetric] | None = None,
 ) -> None:
-    """Score a model on a benchmark: a table, `scores.json` for the leaderboard, what every query found, provenance.
+    """Score a model on a benchmark: a table, `scores.json` for the leaderboard, results of every query, provenance.
 
-    Several processes (`torchrun --nproc_per_node 2 -m embedrl eval ...`) share the work. Started again after a kill it
-    goes on: vectors and T-CoTs that were finished are not computed again.
+    Several processes (`torchrun --nproc_per_node 2 -m embedrl eval ...`) share the work. Restarted after an
+    interruption, it resumes: finished vectors and T-CoTs are not computed again.
 
     Args:
         benchmark: `mmeb_v2`, `uvrb`, `world`, or a name of your own for the `tasks` you give.
         backbone: The Embedder.
         out: Folder of the results: new, empty, or that of the same evaluation.
-        render: What the Embedder sees of a side: `tcot` and `cues` are the switches of the ablations;
+        render: What the Embedder reads of a side: `tcot` and `cues` are the switches of the ablations;
             `on_missing_tcot: raw` embeds sides without a T-CoT as they are, and counts them.
         root: Folder with the local copy of `mmeb_v2` or `uvrb`.
-        sets: Score these data sets alone; the others are listed as missing.
+        sets: Score these data sets only; the others are listed as missing.
         tasks: Where the tasks of `world`, or of your own benchmark, come from.
-        reasoner: A Reasoner that writes the T-CoTs that the cache lacks.
-        tcots: Where T-CoTs are kept, and how they are written.
-        encode: Where vectors are kept, and how they are computed.
-        keep: Candidates a query in the results of every query.
+        reasoner: A Reasoner that writes the T-CoTs missing from the cache.
+        tcots: Where T-CoTs are stored, and how they are written.
+        encode: Where vectors are stored, and how they are computed.
+        keep: Number of best candidates to store for every query.
         on_bad: A row or a data set that cannot be read: `raise`, or `skip`, counted and listed.
-        beside: Models whose published figures to print beside.
-        submission: What `scores.json` says of the model.
+        beside: Models whose published figures are printed beside the results.
+        submission: The description of the model in `scores.json`.
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
         metrics: Metrics to report besides the standard ones, such as `embedrl.metrics.HitRate` with its k.
@@ -101,7 +101,7 @@ def evaluate(
         if rank == 0:
             prepare_output_dir(out, settings)
         if world_size() > 1:
-            distributed.barrier()  # nobody writes before the folder is known to be ours
+            distributed.barrier()  # no process writes before rank 0 has checked the folder
         lightning.seed_everything(seed, verbose=False)
         started = time.monotonic()
         vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
@@ -149,7 +149,7 @@ def _score(
     out: Path,
     rank: int,
 ) -> tuple[SetResult | None, int]:
-    """Write up and embed a task with the other processes; the first ranks."""
+    """Write the T-CoTs of a task and embed it, on all processes; rank 0 ranks the candidates."""
     counts: dict[str, int] = {}
     if vectors.options.tcot == "none":
         task = with_tcots(task, {})  # no T-CoT is read, none is counted

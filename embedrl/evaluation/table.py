@@ -23,7 +23,7 @@ class SetRow:
     Attributes:
         benchmark: `mmeb_v2` or `uvrb`.
         name: The public name, as it appears in score files.
-        group: Where it counts, e.g. `image/cls`.
+        group: The group it belongs to, e.g. `image/cls`.
         reader: The kind of layout: a module of `embedrl.evaluation.readers`.
         ranking: `local` ranks each query's own candidates, `global` the whole pool.
         main_metric: The figure that is reported, by the names of `embedrl.metrics.retrieval`.
@@ -63,7 +63,7 @@ def load_table(benchmark: str) -> list[SetRow]:
 
 
 def check_benchmark(benchmark: str) -> None:
-    """Refuse a name that is no benchmark's.
+    """Check that there is a benchmark of this name.
 
     Raises:
         ConfigError: If there is no such benchmark.

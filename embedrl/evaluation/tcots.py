@@ -22,15 +22,15 @@ from embedrl.types import RetrievalTask
 
 @dataclass(frozen=True)
 class TCoTOptions:
-    """Where T-CoTs are looked up, and how a Reasoner writes the ones that are not there.
+    """Where T-CoTs are looked up, and how a Reasoner writes missing ones.
 
     Attributes:
-        cache: The journal, as `embedrl annotate` writes it; None with a Reasoner takes `tcots.jsonl` in the output
-            folder, without one leaves the tasks the T-CoTs they have.
-        model: The name under which the journal keeps them; None takes one made of the Reasoner's weights and options.
+        cache: The journal, as `embedrl annotate` writes it; None takes `tcots.jsonl` in the output folder if there is a
+            Reasoner, and the tasks' own T-CoTs if not.
+        model: The model's name in the journal; None derives one from the Reasoner's weights and options.
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
-        max_new_tokens: Longest T-CoT that is generate_tcots.
+        max_new_tokens: Maximum length of a T-CoT in tokens.
     """
 
     cache: Path | None = None
@@ -51,17 +51,17 @@ class TCoTOptions:
 
 
 class TCoTs:
-    """Gives tasks their T-CoTs; all processes call together, the first alone touches the journal.
+    """Adds T-CoTs to tasks; all processes call together, and only rank 0 uses the journal.
 
     Args:
-        options: Where from.
-        generator: The Reasoner; None looks T-CoTs up, and writes none.
+        options: Where the T-CoTs come from.
+        generator: The Reasoner; None only looks T-CoTs up.
         device: Where the Reasoner computes.
         journal: The journal if `options` names none.
-        rank: This process.
+        rank: Rank of this process.
 
     Raises:
-        ConfigError: If a journal is given, and nothing says whose T-CoTs to take.
+        ConfigError: If a journal is given with neither a Reasoner nor a model's name.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TCoTs:
             keeps its own.
 
         Raises:
-            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be generate_tcots.
+            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be read.
         """
         if self.path is None:
             return task, {}
@@ -111,7 +111,7 @@ class TCoTs:
         return with_tcots(task, tcots), counts
 
     def close(self) -> None:
-        """Let others write to the journal."""
+        """Release the journal for other writers."""
         if self._journal is not None:
             self._journal.close()
 
@@ -128,7 +128,7 @@ class TCoTs:
     def _written(
         self, generator: Generator, names: Sequence[Key], requests: Sequence[TCoTRequest], keys: dict[Key, str]
     ) -> dict[Key, str]:
-        """Write what is absent; after every round of batches the first process puts it into the journal."""
+        """Write missing T-CoTs; after every round of batches, rank 0 adds them to the journal."""
         mine, todo = names[self.rank :: world_size()], requests[self.rank :: world_size()]
         size, limit = self.options.batch_size, self.options.max_new_tokens
         batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit)
@@ -148,11 +148,11 @@ class TCoTs:
 
 
 def count_raw(task: RetrievalTask, options: RenderOptions, source: str) -> int:
-    """The number of sides without a T-CoT that the Embedder will see raw although it is to read T-CoTs.
+    """The number of sides that the Embedder reads without a T-CoT although its options ask for T-CoTs.
 
     Args:
         task: The task with its T-CoTs.
-        options: What the Embedder is to see.
+        options: What the Embedder reads.
         source: Where the T-CoTs come from, for the error.
 
     Raises:

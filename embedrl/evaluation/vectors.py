@@ -1,4 +1,4 @@
-"""Vectors of sides, computed once: kept by model, options and content, shared out over processes, resumable.
+"""A cache of vectors of sides by model, options and content; processes share the work, and it can be resumed.
 
 ```
 <cache>/<key of the model>/model.json                what the key stands for
@@ -35,13 +35,13 @@ from embedrl.utils.atomic_files import replacing
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How sides are embedded; the vectors do not depend on it.
+    """How sides are embedded; the vectors do not depend on these options.
 
     Attributes:
         cache: Folder of the vectors; None takes `vectors` in the output folder. Several evaluations may share one.
         batch_size: Sides that are loaded together.
         micro_batch_size: Sides that go through the backbone at once.
-        shard_size: Sides in one file; what a killed run loses at most, per process.
+        shard_size: Sides in one file: at most this many are lost per process when a run is killed.
         num_workers: Processes that open and render pictures; 0 does it in the main process.
     """
 
@@ -75,16 +75,16 @@ class _Shard:
 class VectorCache:
     """Embeds sides that were not embedded before.
 
-    A side counts by its text, the bytes of its pictures and its T-CoT; the model by its weights, options and code. So
-    nothing that is changed meets vectors from before.
+    The key of a side covers its text, the bytes of its pictures and its T-CoT; the key of the model covers its weights,
+    options and code. After a change to any of them, vectors are computed again.
 
     Args:
         folder: Where vectors are kept.
         backbone: The Embedder.
-        options: What it sees of a side.
+        options: What it reads of a side.
         device: Where to compute.
-        encode_options: How.
-        rank: This process.
+        encode_options: How to compute.
+        rank: Rank of this process.
 
     Attributes:
         identity: What the vectors depend on besides the sides.

@@ -21,7 +21,7 @@ from embedrl.errors import ConfigError
 
 @dataclass(frozen=True)
 class PairKeys:
-    """What the rows of a batch are, so that a loss can tell duplicates apart from negatives.
+    """The content of the rows of a batch, so that a loss can distinguish duplicates from negatives.
 
     Attributes:
         queries: Hash of each query's content, `[pairs]`, int64.
@@ -94,7 +94,7 @@ class InfoNCE(ContrastiveLoss):
         rows = torch.arange(pairs, device=queries.device)
         logits = (similarity / self.temperature).masked_fill(masked, -torch.inf)
         there = functional.cross_entropy(logits, rows)
-        back = functional.cross_entropy(logits[:, :pairs].T, rows)  # a known pair is masked whichever side asks
+        back = functional.cross_entropy(logits[:, :pairs].T, rows)  # a known pair is masked in both directions
         return (there + back) / 2, _metrics(similarity.detach(), masked)
 
     @torch.no_grad()

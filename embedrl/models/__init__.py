@@ -1,4 +1,4 @@
-"""Backbones, losses and LightningModules."""
+"""Backbones and generators: their contracts, and a package for each model family."""
 
 from embedrl.utils.public_names import lazy
 

@@ -1,4 +1,4 @@
-"""LoRA adapters in peft's layout, read as what they are: their base with the adapter merged into it."""
+"""Reading LoRA adapters in peft's layout: the base model with the adapter merged into it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def adapter_base(path: str) -> str | None:
 
 
 def merge_adapter(network: Any, path: str) -> Any:
-    """Fold an adapter into its base.
+    """Merge an adapter into its base.
 
     Args:
         network: The base, loaded.

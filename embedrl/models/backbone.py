@@ -24,7 +24,7 @@ class Backbone(Loadable):
         """Whether chats that begin alike can be embedded with their beginning computed once.
 
         If so, `preprocessor()` is a `GroupPreprocessor`, and `encode` takes the micro-batches that its `groups` makes
-        and returns a vector for each of their chats. The vectors are those that the chats have one by one.
+        and returns a vector for each of their chats. The vectors equal those of the chats embedded one by one.
         """
         return False
 
@@ -44,10 +44,10 @@ class Backbone(Loadable):
         """
 
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:
-        """While open, `encode` may leave what a frozen part makes of a micro-batch in `seen`, and take it from there.
+        """While open, `encode` may store the outputs of frozen parts in `seen`, or reuse those that it holds.
 
         Args:
-            seen: One list for each micro-batch, empty at first and filled by its first pass.
+            seen: The cache of one micro-batch: empty at first, filled by its first pass.
         """
         return nullcontext()
 

@@ -1,4 +1,4 @@
-"""Remembers what a frozen tower answered, so that it runs once for each input of a data set."""
+"""Caches the features of a frozen tower, so that it runs once for each input of a data set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 class FeatureCache:
     """A frozen tower that does not compute the same features twice.
 
-    Rows are computed one by one: a row's features are then the same bits whatever batch it came in first, and a
-    resumed run repeats the uninterrupted one.
+    Rows are computed one by one: a row's features are then bit-identical whatever batch it first came in, and a resumed
+    run repeats the uninterrupted one.
 
     Args:
         tower: Frozen, and without randomness: rows `[rows, ...]` → features `[rows, dim]`.
-        limit: Remember at most this many rows; further ones are computed each time.
+        limit: Cache at most this many rows; further ones are computed each time.
     """
 
     def __init__(self, tower: Callable[[Tensor], Tensor], limit: int) -> None:

@@ -1,7 +1,7 @@
 """Several replies to one prompt in one row, `[prompt, reply 1, reply 2, ...]`, so that the prompt is computed once.
 
-Every reply takes the positions that follow the prompt and sees the prompt and itself alone: its hidden states, and
-their gradients, are those of a row of its own.
+Every reply takes the positions that follow the prompt and attends only to the prompt and itself: its hidden states and
+their gradients equal those of a row of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOGITS = 2**25  # logits computed at once (128 MiB in float32): of a large vocab
 
 
 def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> ModelInputs:
-    """Write replies behind their prompts.
+    """Append replies to their prompts.
 
     Args:
         prompts: Prompts padded on the left, one a row: width L.
@@ -34,7 +34,7 @@ def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> Mo
     """
     ids, mask, positions = prompts["input_ids"], prompts["attention_mask"], prompts["position_ids"]
     rows, length = ids.shape
-    # Nothing follows the last token of a reply, so it is only ever predicted.
+    # The last token of a reply is predicted, but is no input: no token follows it.
     width = length + max(sum(len(reply) - 1 for reply in row) for row in replies)
     flat = [reply for row in replies for reply in row]
     shape = (len(flat), max(map(len, flat)))
@@ -77,7 +77,7 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens and entropies of their distributions, in float32, with gradients.
 
-    More logits than `LOGITS` are made in parts and made again in the backward pass.
+    More than `LOGITS` logits are computed in parts, and again in the backward pass.
 
     Args:
         head: The LM head.

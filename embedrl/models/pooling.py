@@ -1,4 +1,4 @@
-"""From hidden states to one vector a row."""
+"""Pooling: from hidden states to one vector per row."""
 
 from __future__ import annotations
 

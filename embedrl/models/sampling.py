@@ -1,4 +1,4 @@
-"""Sampling several replies a prompt: the prompt is read once, and what is kept of it is shared by its replies."""
+"""Sampling several replies a prompt: the prompt is computed once, and its keys and values are shared by its replies."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class SampledReply:
     Attributes:
         tokens: Its token ids, with the one that ended it.
         logprobs: Log-probability of each token at the temperature it was drawn with (1 if greedy), among all tokens
-            that may be written, before `top_p`: what the policy pass computes again.
+            that may be written, before `top_p`, as the policy pass recomputes it.
         text: The reply as text, without the end-of-turn token.
-        truncated: Whether it met the length limit before its end.
+        truncated: Whether it reached the length limit before it ended.
     """
 
     tokens: tuple[int, ...]
@@ -64,7 +64,7 @@ class Draws:
         tokens: `[rows, steps]`, meaningless beyond a row's length.
         logprobs: `[rows, steps]`, likewise.
         lengths: `[rows]`.
-        ended: `[rows]`, False if the row met the length limit.
+        ended: `[rows]`, False if the row reached the length limit.
     """
 
     tokens: Tensor
@@ -97,7 +97,7 @@ def draw(
         n: Replies a prompt.
         options: How to draw.
         suppressed: Ids of the tokens that must not be written, `[k]`.
-        ends: Tells which of the replies so far, `[rows, steps]`, have ended with their last token.
+        ends: Called with the replies so far, `[rows, steps]`; returns which of them end with their last token.
     """
     device, groups, steps = prompts["input_ids"].device, len(prompts["input_ids"]), options.max_new_tokens
     uniform = torch.cat(
@@ -149,6 +149,6 @@ def _choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor
         logits = TopPLogitsWarper(options.top_p)(None, logits)
     cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
     total = cumulative[:, -1:]
-    # Rounding must not reach the total itself: no token lies beyond it.
+    # Rounding must not make `point` equal to the total: no token lies beyond it.
     point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)[:, 0]

@@ -22,7 +22,7 @@ _CLOSE = """\
 {%- set messages = messages[:-1] + [closed, answer] -%}
 {%- endif -%}
 """
-# Nothing may follow `<emb>`: pooling takes the last token. What the model puts after it could not reach it anyway.
+# Pooling takes the last token, so `<emb>` must be that; with causal attention, later tokens could not change it.
 _CUT = "{{- rendered[: rendered.rfind(EMB_TOKEN) + EMB_TOKEN | length] if EMB_TOKEN in rendered else rendered -}}"
 
 

@@ -17,7 +17,7 @@ REQUIREMENTS = {
 
 
 def package_path(place: str) -> str:
-    """The path that a place names.
+    """The path of a file or folder, which may lie inside an installed package.
 
     Args:
         place: A path, or `package:NAME/FILE` for a file or folder inside an installed package.

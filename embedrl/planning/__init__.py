@@ -1,1 +1,1 @@
-"""What a recipe takes: parameters, memory, tokens and FLOPs, from its configuration alone."""
+"""The cost of a recipe: parameters, memory, tokens and FLOPs, computed from its configuration alone."""

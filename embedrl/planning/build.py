@@ -1,4 +1,4 @@
-"""A recipe's models on the meta device: every shape, no numbers, in a second."""
+"""A recipe's models on the meta device: all shapes, no values, built in about a second."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_on_meta(model: nn.Module) -> tuple[Any, list[str]]:
 
 
 def read_setup(trainer: Any, dtype: str) -> tuple[Setup, list[str]]:
-    """Where a recipe trains.
+    """The devices and the precision that a recipe trains with.
 
     Args:
         trainer: The recipe's `trainer`, parsed.

@@ -22,9 +22,9 @@ class Setup:
 
     Attributes:
         devices: Number of devices.
-        sharded: Whether weights, gradients and optimizer are shared out over them (FSDP2).
+        sharded: Whether weights, gradients and optimizer are sharded over them (FSDP2).
         compute: Bytes of a number in the forward pass: 2 for bfloat16.
-        cast: Whether weights in float32 are cast for it on the way (autocast).
+        cast: Whether float32 weights are cast to that type in the forward pass (autocast).
     """
 
     devices: int
@@ -34,7 +34,7 @@ class Setup:
 
     @property
     def shards(self) -> int:
-        """Into how many parts the weights are cut."""
+        """Number of parts into which the weights are sharded."""
         return self.devices if self.sharded else 1
 
 
@@ -44,7 +44,7 @@ def size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def optimizer_bytes(parameters: list[nn.Parameter], make: Callable[..., torch.optim.Optimizer]) -> int:
-    """Bytes of an optimizer's state after a step; taken on the meta device, with any optimizer.
+    """Bytes of an optimizer's state after a step; measured on the meta device, for any optimizer.
 
     Args:
         parameters: Trained parameters, on the meta device; their gradients are overwritten.
@@ -77,7 +77,8 @@ def training_bytes(model: Any, setup: Setup, make: Callable[..., torch.optim.Opt
         "optimizer": optimizer_bytes(trained, make) / setup.shards,
     }
     if setup.sharded:
-        # The root stays gathered from the forward to the end of the backward pass, and layers come one ahead of time.
+        # The root stays gathered from the forward to the end of the backward pass, and each layer is gathered one layer
+        # ahead.
         layers = [list(layer.parameters()) for layer in model.shard_units()]
         inside = {id(p) for layer in layers for p in layer}
         root = [p for p in every if id(p) not in inside]
@@ -99,11 +100,11 @@ def whole(model: nn.Module, itemsize: int | None = None) -> float:
 def kept(model: QwenVL, row: TokenRow, setup: Setup) -> float:
     """Bytes that one row keeps from the forward to the backward pass.
 
-    With gradient checkpointing that is what enters each layer; see `layer_bytes` for the one that is computed again.
+    With gradient checkpointing these are the inputs of each layer; `layer_bytes` counts the layer that is recomputed.
     """
     config = model.core.config
     text, vision = config.text_config, config.vision_config
-    # What enters the first layer: embeddings, and the pictures' features for each of the first layers (DeepStack).
+    # The inputs of the first layer: embeddings, and the pictures' features for each of the first layers (DeepStack).
     ends = 2 * text.hidden_size * row.length * setup.compute
     tokens = sum(row.blocks) / vision.spatial_merge_size**2
     ends += (1 + len(vision.deepstack_visual_indexes)) * tokens * text.hidden_size * setup.compute
@@ -113,7 +114,7 @@ def kept(model: QwenVL, row: TokenRow, setup: Setup) -> float:
     else:
         layers = text.num_hidden_layers * layer_bytes(model, row.length, setup)
         seen = vision.depth * block_bytes(vision, sum(row.blocks), setup)
-    # The mergers are not checkpointed: what enters the norm, the two linear layers and the activation.
+    # The mergers are not checkpointed: the inputs of the norm, the two linear layers and the activation.
     seen += (1 + len(vision.deepstack_visual_indexes)) * 4 * sum(row.blocks) * vision.hidden_size * setup.compute
     trains_vision = any(p.requires_grad for p in model.core.visual.parameters())
     return float(ends + layers + (seen if trains_vision else 0))
@@ -124,7 +125,7 @@ def layer_bytes(model: QwenVL, tokens: int, setup: Setup) -> float:
     text = model.core.config.text_config
     hidden, inner = text.hidden_size, text.intermediate_size
     heads, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-    # Norms compute in float32: the stream twice, and queries and keys.
+    # Norms compute in float32: the residual stream twice, and queries and keys.
     norms = FLOAT32 * (2 * hidden + heads + keys)
     # Queries, keys and values (both repeated for each head), the result; gate, its activation, and up.
     inside = setup.compute * (4 * heads + 3 * inner)
@@ -132,9 +133,9 @@ def layer_bytes(model: QwenVL, tokens: int, setup: Setup) -> float:
 
 
 def _inputs(lora: LoRAOptions | None, compute: int, hidden: int, heads: int, inner: int) -> float:
-    """Bytes a token of what enters the linear layers, for the gradients of trained weights."""
+    """Bytes per token of the linear layers' inputs, which the gradients of trained weights need."""
     if lora is not None and lora.dropout:
-        # Each adapter draws its own dropout: what comes out of it, and the mask.
+        # Each adapter has its own dropout: its output and its mask.
         mlp = 0 if lora.scope == "language-attention" else 2 * hidden + inner
         return (compute + 1) * (3 * hidden + heads + mlp)
     return compute * (2 * hidden + inner)

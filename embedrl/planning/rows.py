@@ -1,4 +1,4 @@
-"""What goes through a model: rows of tokens and blocks of pixels, from pixel budgets and assumptions about the data."""
+"""The inputs of a model: rows of tokens and blocks of pixels, from pixel budgets and assumptions about the data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Assumptions:
 
     Attributes:
         text: Tokens of a side's own text.
-        tcot: Tokens of a T-CoT (where the paper's level off in EG-RL).
+        tcot: Tokens of a T-CoT (the length at which the paper's level off in EG-RL).
         instruction: Tokens of the Reasoner's instruction.
         evidence: Crops of a picture, or key frames of a video.
         frames: Frames of a video.
         video_share: Share of the pairs that have a video, not a picture.
-        fill: Pixels of a picture, crop or frame as a share of the most that its budget allows.
-        tflops: What a device achieves, in 10^12 operations a second; for times.
+        fill: Pixels of a picture, crop or frame as a share of the maximum of its budget.
+        tflops: Speed of a device in 10^12 operations per second; used for times.
     """
 
     text: int = 64
@@ -64,12 +64,12 @@ class TokenRow:
         return TokenRow(self.length + other.length, self.blocks + other.blocks)
 
     def times(self, count: int) -> TokenRow:
-        """The row, so many times over, as one."""
+        """The row repeated `count` times, as one row."""
         return TokenRow(self.length * count, self.blocks * count)
 
 
 Mix = Sequence[tuple[TokenRow, float]]
-"""Rows and how many of each, which need not be whole."""
+"""Rows and the number of each, which may be fractional."""
 
 
 class Sides:
@@ -105,7 +105,7 @@ class Sides:
         return TokenRow(tokens + 2, (tokens * self.merge,)).times(count)
 
     def words(self, count: int = 0) -> TokenRow:
-        """A side's own text in a chat, and so many tokens more."""
+        """A side's own text in a chat, plus `count` tokens."""
         return TokenRow(CHAT + self.assume.text + count)
 
     def picture(self) -> TokenRow:
@@ -125,7 +125,7 @@ class Sides:
         """Both sides of a mean pair: one a text, the other a picture or a video with a text.
 
         Args:
-            words: Tokens of either besides its own text, such as a T-CoT's.
+            words: Tokens of each side in addition to its own text, such as a T-CoT's.
             evidence: Whether crops or key frames are part of it.
         """
         text, video = self.words(words), self.assume.video_share
@@ -140,5 +140,5 @@ def tokens(mix: Mix) -> float:
 
 
 def longest(mix: Mix) -> TokenRow:
-    """The longest row there is any of."""
+    """The longest of the rows whose number is not 0."""
     return max((row for row, count in mix if count), key=lambda row: row.length)

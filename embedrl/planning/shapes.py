@@ -1,4 +1,4 @@
-"""The shape of a checkpoint without its weights: its own config.json, or a shipped table of Qwen3-VL's."""
+"""The shape of a checkpoint without its weights: its own config.json, or the package's table of Qwen3-VL shapes."""
 
 from __future__ import annotations
 

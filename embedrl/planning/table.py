@@ -40,7 +40,7 @@ def show(plan: Plan, assume: Assumptions) -> Group:
 
 
 def plan_notes(plan: Plan, assume: Assumptions) -> list[str]:
-    """What to know about the figures."""
+    """Remarks on the figures, one line each."""
     lines = [f"note: {note}" for note in plan.notes]
     if plan.flops:
         lines.append(

@@ -1,4 +1,4 @@
-"""What one step of each training takes."""
+"""The cost of one optimizer step of each training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from embedrl.training.reasoner import ReasonerModule
 QUESTION = 100
 """Tokens of the discriminator's instruction."""
 DRAWING = 24
-"""Bytes a logit takes while a token is drawn: float32 twice, float64 twice."""
+"""Bytes per logit while a token is sampled: float32 twice, float64 twice."""
 
 
 @dataclass
 class Plan:
-    """What a training takes.
+    """The cost of a training.
 
     Attributes:
         devices: Number of devices.
@@ -33,9 +33,9 @@ class Plan:
         memory: Bytes on one device.
         peaks: Bytes on one device at the peak of each phase of a step.
         tokens: Tokens of an optimizer step on all devices, pixels' included, by phase.
-        flops: Operations of an optimizer step on all devices, by phase, as far as the result needs them.
-        extra: Operations besides: what is computed again to save memory.
-        notes: What to know about these figures.
+        flops: Operations of an optimizer step on all devices, by phase, without those that are computed again.
+        extra: Further operations, by name: what is computed again to save memory.
+        notes: Remarks to print with these figures.
     """
 
     devices: int
@@ -182,7 +182,7 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     needed = flops.forward(packed) + flops.backward(packed) + head.forward(replies) + head.backward(replies)
     plan.tokens["policy pass"] = tokens(packed)
     asked, own = module.policy_loss.kl_coefficient, module.reference is None
-    spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights looks at the pictures
+    spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights runs the vision tower
     plan.flops["policy"] = module.inner_epochs * needed - spared * flops.look(packed)
     if asked:
         plan.flops["reference"] = judge.forward(packed) + judge.head.forward(replies)

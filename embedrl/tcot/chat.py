@@ -13,10 +13,10 @@ def reasoning_chat(side: Side, role: Role, counterpart: Modality, style: Style =
     """The prompt that asks for a side's T-CoT: its pictures, its video, the instruction, its text.
 
     Args:
-        side: The side to write up.
+        side: The side that the T-CoT is to describe.
         role: Whether it is the query or the target.
-        counterpart: Modality of the other half of the pair; a target is written up without any other sight of it.
-        style: `full` for models that must be told the format, `brief` for small ones that were taught it.
+        counterpart: Modality of the other half of the pair; the prompt of a target holds nothing else of its query.
+        style: `full` explains the format; `brief` is for small models that were trained on it.
 
     Returns:
         The chat: one user message.

@@ -1,4 +1,4 @@
-"""Reading the JSON cue object out of a T-CoT: every object found, each departure named. Source: Embed-RL §3.2."""
+"""Reading the JSON cue objects of a T-CoT and reporting every deviation from the format. Source: Embed-RL §3.2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMBERS = re.compile(r"[\[\]\s\d.,+-]*")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
 
-# Longer digit strings make int() refuse or crawl; no coordinate or frame needs them.
+# Longer digit strings make int() fail or slow; no coordinate or frame needs them.
 _MAX_DIGITS = 20
 
 _REPR = reprlib.Repr()
@@ -35,7 +35,7 @@ class _JsonObject(tuple[tuple[str, Any], ...]):
 
 @dataclass(frozen=True, slots=True)
 class _CueObject:
-    """One JSON object, or what could be saved of a broken one."""
+    """One JSON object, or what could be recovered from a broken one."""
 
     members: tuple[tuple[str, Any], ...]
     error: str = ""
@@ -63,9 +63,9 @@ def read_cues(
     Args:
         thinking: The text of the thinking section.
         elsewhere: The other texts, where a cue object is out of place.
-        modality: Modality of the side: decides the key that must be there.
+        modality: Modality of the side: determines the required key.
         num_frames: Number of sampled frames, if known.
-        log: Takes every departure from "one JSON object with exactly the right key".
+        log: Collects every deviation from "one JSON object with exactly the right key".
 
     Returns:
         The cues of all objects together, whatever their key; from elsewhere only if `thinking` holds none.

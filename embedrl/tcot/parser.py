@@ -12,7 +12,7 @@ from embedrl.tcot.schema import MAX_ENTRIES, SECTIONS, Box, Cues, ParseResult, P
 from embedrl.types import Modality
 
 _ALIASES = {"think": "thinking", "rethinking": "rethink", "answers": "answer"}
-# Bounded spaces keep this linear on hostile text.
+# Bounded spaces keep this linear on adversarial text.
 _TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}(thinking|think|rethinking|rethink|answers|answer)\s{0,4}/?>", re.IGNORECASE)
 
 
@@ -27,11 +27,11 @@ class _Tag:
 
 
 def parse(text: str, modality: Modality, num_frames: int | None = None) -> ParseResult:
-    """Read a T-CoT and say everything that is wrong with it.
+    """Parse a T-CoT and list everything that is wrong with it.
 
     Args:
-        text: What a model wrote; any text at all.
-        modality: Modality of the side it was written for: decides the cue key.
+        text: Any text, such as a model's reply.
+        modality: Modality of the side it was written for; determines the cue key.
         num_frames: Number of sampled frames of a video; None skips the upper bound of `key_frames`.
 
     Returns:
@@ -135,7 +135,7 @@ def _is_mention(
 
 
 def _sections(text: str, log: ProblemLog) -> tuple[dict[str, str], str]:
-    """Cut a text into sections; returns them in the order found and the text outside them."""
+    """Cut a text into sections; returns them in order of occurrence, and the text outside them."""
     tags = _tags(text, log)
     opens, closes = _next_positions(tags, closing=False), _next_positions(tags, closing=True)
     sections: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What a Reasoner is asked in each of the seven generation situations. Source: Embed-RL §3.2, F.1, F.2."""
+"""The prompts of a Reasoner in each of the seven generation situations. Source: Embed-RL §3.2, F.1, F.2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Situation(StrEnum):
 
     @property
     def modality(self) -> Modality:
-        """Modality of the side that is written up: decides the cue key."""
+        """Modality of the side that the T-CoT describes; determines the cue key."""
         return next(m for m in Modality if self.value.split("_")[1] == m.value)
 
 
@@ -102,7 +102,7 @@ def situation(side: Modality, role: Role, counterpart: Modality) -> Situation:
     """The situation of a side.
 
     Args:
-        side: Modality of the side that is written up.
+        side: Modality of the side that the T-CoT describes.
         role: Whether it is the query or the target.
         counterpart: Modality of the other half; only a text query depends on it. A text that searches texts
             (the paper has no such case) counts as one that searches pictures.
@@ -118,9 +118,8 @@ def prompt(situation: Situation, style: Style = "full") -> str:
     """The instruction that asks for a T-CoT.
 
     Args:
-        situation: Which side is written up, and for what.
-        style: `full` for models that must be told the format; `brief` is one short line for small models
-            that were taught it.
+        situation: Which side the T-CoT describes, and for which search.
+        style: `full` explains the format; `brief` is one short line for small models that were trained on it.
     """
     if style == "brief":
         return _BRIEF[situation]
@@ -144,7 +143,7 @@ def prompt(situation: Situation, style: Style = "full") -> str:
 
 
 def correction(problems: Sequence[str]) -> str:
-    """What a model is told whose T-CoT departs from the template.
+    """The follow-up prompt for a T-CoT that deviates from the template.
 
     Args:
         problems: What is wrong, one line each.

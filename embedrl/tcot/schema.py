@@ -1,4 +1,4 @@
-"""What a T-CoT is: three sections and the cues that point into the side. Source: Embed-RL §3.2."""
+"""The T-CoT: three sections, and cues that refer to parts of the side. Source: Embed-RL §3.2."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CUE_KEY = {Modality.TEXT: "text_keywords", Modality.IMAGE: "bbox_2d", Modality.V
 """The one JSON key that the cue object of a side must carry."""
 
 MAX_ENTRIES = 1000
-"""More tags, JSON objects, or entries in one of them, are no T-CoT: reading stops there, so hostile text is cheap."""
+"""The most tags, JSON objects, or entries in one of them that are read, so that adversarial text stays cheap."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cues:
-    """What the `thinking` section points at.
+    """The parts of a side that the `thinking` section refers to.
 
     Attributes:
         text_keywords: Words and phrases of the text.
@@ -36,7 +36,7 @@ class Cues:
     key_frames: tuple[int, ...] = ()
 
     def of(self, modality: Modality) -> tuple[str, ...] | tuple[Box, ...] | tuple[int, ...]:
-        """The cues that a side of this modality is asked for."""
+        """The cues that a side of this modality must have."""
         if modality is Modality.TEXT:
             return self.text_keywords
         return self.boxes if modality is Modality.IMAGE else self.key_frames
@@ -112,7 +112,7 @@ class Problem:
 
     Attributes:
         code: The kind of problem, for counting.
-        message: One line that says what was found and what is asked for.
+        message: One line: what the text holds, and what is required.
     """
 
     code: ProblemCode
@@ -125,7 +125,7 @@ class ParseResult:
 
     Attributes:
         tcot: The best reading of the text; its fields may be empty.
-        problems: Everything that departs from the template, each kind of departure once.
+        problems: Every deviation from the template, each kind once.
     """
 
     tcot: TCoT
@@ -133,12 +133,12 @@ class ParseResult:
 
     @property
     def ok(self) -> bool:
-        """True if the text follows the template to the letter (the format reward's question)."""
+        """True if the text follows the template exactly (what the format reward checks)."""
         return not self.problems
 
     @property
     def codes(self) -> frozenset[ProblemCode]:
-        """The kinds of problem found."""
+        """The kinds of all problems."""
         return frozenset(problem.code for problem in self.problems)
 
 
@@ -148,19 +148,19 @@ def clean_text(text: str) -> str:
 
 
 class ProblemLog:
-    """Collects problems; a departure that occurs many times is listed once, with its count."""
+    """Collects problems; a deviation that occurs many times is listed once, with its count."""
 
     def __init__(self) -> None:
         self._first: dict[tuple[ProblemCode, str], str] = {}
         self._count: dict[tuple[ProblemCode, str], int] = {}
 
     def add(self, code: ProblemCode, message: str, kind: str = "") -> None:
-        """Note a problem.
+        """Add a problem.
 
         Args:
             code: The kind of problem.
             message: One line; only the first of a kind is kept.
-            kind: Tells apart problems of one code that deserve a line each (the tag, say).
+            kind: Distinguishes problems of one code that get a line each, such as the tag.
         """
         key = (code, kind)
         self._first.setdefault(key, message)

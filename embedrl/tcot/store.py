@@ -1,8 +1,9 @@
-"""The store of T-CoTs: each is found by the content of its side, the prompt and the model. Source: Embed-RL §I.
+"""The store of T-CoTs, keyed by the content of the side, the prompt and the model. Source: Embed-RL §I.
 
-The key is a hash of what the model reads: the text, the pixels, the prompt's words and the model's name. A picture that
-is a file (an `ImageSource` with a `path`) counts by its bytes, wherever it lies; any other picture by its `name`.
-So one journal serves training, evaluation and search, and a changed picture or prompt never meets a stale T-CoT.
+The key is a hash of what the model reads (the text, the pixels, the prompt's words) and of the model's name. A picture
+that is a file (an `ImageSource` with a `path`) is identified by its bytes, wherever it is stored; any other picture by
+its `name`.
+So one journal serves training, evaluation and search, and a changed picture or prompt never gets an outdated T-CoT.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from embedrl.utils.record_store import RecordStore
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A T-CoT that was asked for.
+    """One requested T-CoT.
 
     Attributes:
         key: What `tcot_key` returns.
         tcot: The text; of a failed one the last answer, which may be empty.
         ok: Whether it follows the template.
         problems: What is wrong with the text (codes of `ProblemCode`), or why there was no answer.
-        attempts: Number of answers that were asked for.
+        attempts: Number of requests.
     """
 
     key: str
@@ -43,7 +44,7 @@ class Record:
 
 @lru_cache
 def prompt_version(style: Style, situation: Situation) -> str:
-    """Hash of a prompt's words: another wording is another version."""
+    """Hash of a prompt's text: another wording is another version."""
     return hashlib.sha256(prompt(situation, style).encode()).hexdigest()[:12]
 
 
@@ -52,7 +53,7 @@ def tcot_key(side: Side, situation: Situation, style: Style, model: str) -> str:
 
     Args:
         side: The side; its own T-CoT does not count.
-        situation: The situation in which it is written up.
+        situation: The situation in which the T-CoT is written.
         style: Style of the prompt.
         model: Name of the model that writes.
 

@@ -3,7 +3,7 @@
 The loss needs the vectors of the whole batch at once, but the vectors need no graph: encode every micro-batch without
 gradients, compute the loss on the vectors, keep its gradient with respect to them, then encode every micro-batch again,
 this time with a graph, and push the kept gradient through. Each second pass starts from the random state of its first,
-so dropout is the same and the result is exact; what a frozen vision tower made in the first it takes over.
+so dropout is the same and the result is exact; the features of a frozen vision tower are cached in the first pass.
 Source: Embed-RL B.1 (mini-batched forward); Gao et al., 2101.06983.
 """
 
@@ -22,7 +22,7 @@ RandomState = tuple[Tensor, Tensor | None]
 
 
 class GradientCache:
-    """The vectors of one batch and the way back from their gradient to the model's.
+    """Computes the vectors of one batch, and the model's gradients from the gradient of the vectors.
 
     Use it as `vectors = cache.forward()`, then a loss on `vectors` and its backward pass, then
     `cache.backward(vectors.grad)`. With a single micro-batch the graph of the only pass is kept instead.
@@ -35,7 +35,7 @@ class GradientCache:
             `encode` must agree on it: the last micro-batch is repeated with a gradient of zero.
         recompute: False keeps the graphs of all micro-batches instead of encoding twice: the same gradients in two
             thirds of the time, in memory that grows with the batch.
-        cache_vision_features: `Backbone.cache_vision_features` of what `encode` runs.
+        cache_vision_features: `Backbone.cache_vision_features` of the model that `encode` runs.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def _random_state(device: torch.device) -> RandomState:
 
 
 def _set_random_state(state: RandomState, device: torch.device) -> None:
-    """Go back to a state that `_random_state` returned."""
+    """Restore a state that `_random_state` returned."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.get_device_module(device).set_rng_state(state[1], device)

@@ -1,8 +1,8 @@
-"""Where a run keeps its files, how a checkpoint gets there whole, and how `--ckpt_path last` finds it.
+"""The folder of a run: its files, atomic checkpoints, and how `--ckpt_path last` finds one.
 
 ```
 <trainer.default_root_dir>/          runs/<recipe>
-  version_0/                         one `fit`; a resumed one goes on in the same folder
+  version_0/                         one `fit`; a resumed run continues in the same folder
     config.yaml                      the whole configuration, as run
     provenance.json                  versions, seed, device, wall time of every start
     events.out.tfevents.*            curves, grids, projector
@@ -34,10 +34,10 @@ _NAMES = ("last", "best")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that a killed run leaves the checkpoint before, not half of one.
+    """Writes beside the target and renames, so that a killed run leaves the previous checkpoint, not a partial one.
 
-    Lightning's own writes to the system's temporary folder, from where a file is copied, not renamed, when that is on
-    another disk.
+    Lightning's own class writes to the system's temporary folder; if that is on another disk, the file is copied, not
+    renamed.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -53,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read one checkpoint; unless told otherwise, one that can run no code.
+        """Read one checkpoint, by default with `weights_only`, so that it cannot run code.
 
         Raises:
             CheckpointError: If it is a folder, which other strategies than FSDP2's cannot spread over their processes,
@@ -79,12 +79,12 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
+        """Write a due checkpoint, unless a validation follows: that writes one, and must be repeated if killed."""
         if not _validation_follows(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what a resumed run goes on from, the scores included.
+        """Write the checkpoint that a resumed run continues from, including the scores.
 
         Not before the first step: a run that has done nothing starts anew.
         """
@@ -100,7 +100,7 @@ class LastCheckpoint(ModelCheckpoint):
             self._write(trainer)
 
     def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        # First the curves: a run that resumes from here does not log again what came before.
+        # Flush the curves first: a run that resumes from here does not log earlier steps again.
         for logger in trainer.loggers:
             logger.save()
         super()._save_last_checkpoint(trainer, monitor_candidates)
@@ -122,10 +122,10 @@ def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` if there is something to compare.
+    """Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` if `monitor` is set.
 
     Attributes:
-        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most so many.
+        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most this many.
         monitor: The logged quantity that decides which validation was best, such as `val/hit@1`; None keeps no best.
         mode: Whether more or less of it is better.
     """
@@ -135,7 +135,7 @@ class CheckpointOptions:
     mode: Literal["max", "min"] = "max"
 
     def callbacks(self) -> list[ModelCheckpoint]:
-        """The callbacks that write them: the best one's first, so that `last.ckpt` knows what was best."""
+        """The callbacks that write them: the best one's first, so that `last.ckpt` stores which one is best."""
         last = LastCheckpoint(self.every_n_steps)
         if self.monitor is None:
             return [last]
@@ -158,7 +158,7 @@ def find_checkpoint(name: str, root: Path) -> str:
     """
     if name in _NAMES:
         checkpoints = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
-        # What a kill left under this name when another one was about to take its place.
+        # A checkpoint that was put aside by a run killed while replacing it.
         aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path))
         checkpoints += [path for path in aside if not path.with_suffix("").exists()]
         if not checkpoints:
@@ -185,5 +185,5 @@ def next_version(prefix: str, root: Path) -> str:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether it is a file, or a folder that its last file has reached."""
+    """Whether it is complete: a file, or a folder whose last file has been written."""
     return checkpoint.is_file() or is_sharded(checkpoint)

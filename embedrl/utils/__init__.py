@@ -1,1 +1,1 @@
-"""Tools without a subject of their own: files, tables, versions, records, a chat client."""
+"""General tools: files, tables, versions, records, a chat client."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic replacement of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, sync: bool = False, shared: bool = False) -> Iterator[Path]:
-    """A file beside `path` to write to, renamed to `path` at the end: a killed run leaves the old one, not half of one.
+    """A file beside `path` to write to, renamed to `path` at the end: a killed run leaves the old file, not a part.
 
     When the block fails, the file beside it is deleted and `path` stays as it was.
 

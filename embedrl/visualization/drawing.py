@@ -106,7 +106,7 @@ def tag(image: Image.Image, place: tuple[int, int], text: str, height: int) -> N
     Args:
         image: Where to draw.
         place: Its top left corner.
-        text: What it says.
+        text: The text.
         height: Its height in pixels.
     """
     face = font(round(height * 0.85))

@@ -26,7 +26,7 @@ def draw_grid(result: TaskResult, num_queries: int, top_k: int) -> Image.Image:
     Args:
         result: Task, vectors and ranking.
         num_queries: Rows.
-        top_k: Candidates a row; where none of them is right, the right one stands behind them.
+        top_k: Candidates a row; if none of them is right, the right one is added after them.
     """
     task, ranking = result.task, result.ranking
     count = min(num_queries, len(task.queries))

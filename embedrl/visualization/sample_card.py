@@ -1,4 +1,4 @@
-"""One held-out query as a picture: what the Reasoner wrote about it, and where that put the right candidate."""
+"""One held-out query as a picture: the T-CoT that the Reasoner wrote, and the rank of the right candidate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HALF = (WIDTH - 3 * _GAP) // 2
 
 @dataclass(frozen=True)
 class Standing:
-    """How a query's right candidate stands against the wrong ones of its pool.
+    """How a query's right candidate compares with the wrong ones of its pool.
 
     Attributes:
         right: The right candidate that fits best.
@@ -49,7 +49,7 @@ class Standing:
 
 
 def standing(result: TaskResult, row: int) -> Standing:
-    """Where the right candidate of query `row` stands; ties count against it, as in `embedrl.metrics.retrieval`."""
+    """How the right candidate of query `row` ranks; ties count against it, as in `embedrl.metrics.retrieval`."""
     pool = list(range(len(result.candidates)) if result.task.pools is None else result.task.pools[row])
     scores = dict(zip(pool, (result.candidates[pool].double() @ result.queries[row].double()).tolist(), strict=True))
     rights = {col for col in pool if result.task.qrels[row].get(col, 0) > 0}

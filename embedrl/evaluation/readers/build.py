@@ -16,8 +16,8 @@ class UnusableError(DataError):
     """A row, a file or a judgement that cannot be used.
 
     Args:
-        cause: What kind of fault it is, in words that fit a table: skipped rows are counted by it.
-        message: What is wrong where, and how to mend it.
+        cause: Kind of fault, short enough for a table; skipped rows are counted by cause.
+        message: What is wrong, where, and how to fix it.
     """
 
     def __init__(self, cause: str, message: str) -> None:
@@ -26,10 +26,9 @@ class UnusableError(DataError):
 
 
 class TaskBuilder:
-    """The task of one data set while it is read.
+    """Collects the task of one data set while it is read.
 
-    The pool is the union of the candidates that `candidate` is told of, without duplicates: of a name's occurrences the
-    first wins.
+    The pool is the union of the candidates added by `candidate`; of several with one name, the first is kept.
 
     Args:
         row: The data set.
@@ -48,7 +47,7 @@ class TaskBuilder:
 
     @contextmanager
     def unless_bad(self, where: str) -> Iterator[None]:
-        """Count what turns out unusable inside the block, or raise it with the name of the data set.
+        """Count an unusable item that the block raises, or raise it again with the name of the data set.
 
         Args:
             where: The row, file or id.

@@ -1,4 +1,4 @@
-"""Rows, pictures and frames of a local copy, checked as they are named."""
+"""Rows, pictures and frames of a local copy, checked when they are used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row:
     """A row of a file, whose values are checked when they are asked for.
 
     Args:
-        values: What the row holds; anything but an object is found unusable at the first question.
+        values: Content of the row; if it is no object, every method raises.
         where: The file and the row, for errors.
         file: Name of the file without its suffix.
     """
@@ -62,7 +62,7 @@ class Row:
         return texts
 
     def name(self, key: str) -> str:
-        """A name: a text, or a whole number written out.
+        """A name: a text, or a whole number converted to one.
 
         Raises:
             UnusableError: If it is missing or anything else.
@@ -89,7 +89,7 @@ class Row:
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of a Parquet, JSON lines or JSON file, or of all such files of a folder in natural order.
 
-    A line of a JSON lines file that is not JSON yields a row that is found unusable when its values are asked for.
+    A line of a JSON lines file that is not JSON yields a row that raises when its values are read.
 
     Args:
         path: The file or folder. Of a folder with files for several splits (`test-*.parquet`), `test` is read.

@@ -1,4 +1,4 @@
-"""Reads a data set of a benchmark: which reader knows its layout, and what of the local copy is missing."""
+"""Reading a data set of a benchmark: the reader of its layout, and the missing files of the local copy."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from embedrl.types import RetrievalTask
 
 
 class Reader(NamedTuple):
-    """What reads a kind of layout.
+    """The reader of one kind of layout.
 
     Attributes:
         read: Reads a data set.
-        required_paths: The files and folders that it cannot be read without.
+        required_paths: The files and folders that reading needs.
     """
 
     read: Callable[[TaskBuilder, Path], None]
@@ -45,7 +45,7 @@ READERS = {
     "beir": Reader(beir.read, beir.required_paths),
     "uvrb": Reader(uvrb.read, uvrb.required_paths),
 }
-"""Kind of layout, as the table names it → what reads it."""
+"""Kind of layout, as the table names it → its reader."""
 
 
 def read_task(
@@ -78,9 +78,9 @@ def read_task(
 
 
 def missing_files(row: SetRow, root: Path) -> list[str]:
-    """What of a data set is not in the local copy, without reading it: the rows' files, and folders of pictures.
+    """The files of a data set that the local copy lacks, without reading any: the rows' files, and folders of pictures.
 
-    Whether each single picture is there turns out when its row is read.
+    Single pictures are checked when their rows are read.
 
     Args:
         row: The data set.

@@ -73,8 +73,8 @@ class OpenClipBackbone(Backbone):
             `lora` adapters, and those projections that are modules of their own.
         lora: Options of `trainable: lora`.
         fusion: Weights of the kinds of input.
-        cache_features: With `projections`, a timm image tower and a Hugging Face text tower: remember the frozen
-            towers' features of this many pictures and of this many texts; 0 computes them each time.
+        cache_features: With `projections`, a timm image tower and a Hugging Face text tower: cache the frozen towers'
+            features of this many pictures and of this many texts; 0 computes them each time.
         gradient_checkpointing: Recompute the towers' layers in the backward pass to save memory.
     """
 
@@ -211,7 +211,7 @@ class OpenClipBackbone(Backbone):
             means = sums / torch.bincount(place, minlength=len(sums)).clamp(min=1)[:, None]
             fused = fused + (means.view(batch, len(weights), dim) * weights[:, None]).sum(1)
         if texts is None or pictures is None:
-            # A tower that had nothing to do still takes part in the backward pass, as sharding expects of every rank.
+            # A tower without inputs still takes part in the backward pass, as sharding expects of every rank.
             fused = fused + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return functional.normalize(fused, dim=-1)
 

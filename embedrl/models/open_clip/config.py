@@ -29,7 +29,7 @@ class ClipConfig:
     Attributes:
         model: Arguments of open_clip's model class (`embed_dim`, `vision_cfg`, `text_cfg` ...).
         preprocess: open_clip's `PreprocessCfg` as a dict, the size included.
-        tokenizer: The name under which open_clip finds the tokenizer; empty where the configuration tells it.
+        tokenizer: The name under which open_clip finds the tokenizer; empty where the configuration names it.
     """
 
     model: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Turns a finished training run into a checkpoint that can be shipped: weights, recipe and scores in one folder."""
+"""Exports the model of a finished training run: weights, recipe and scores in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ExportModel(Callback):
     The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner.
 
     Args:
-        out: The folder to write; what is there is written over.
+        out: The folder to write; existing files are overwritten.
         half: Store the weights in half precision (half the size); they load as float32, which `config.json` names.
     """
 
@@ -31,12 +31,12 @@ class ExportModel(Callback):
         self.out, self.half = Path(out), half
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Record the start time."""
         self._clock = time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
-        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
+        log_dir = trainer.log_dir  # on every process: rank 0 broadcasts it
         module: Any = pl_module
         model = module.trained_model
         if isinstance(model, FSDPModule):

@@ -15,17 +15,18 @@ from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 from embedrl.errors import EmbedRLError
 
 POLL = 0.5
-"""Seconds between two looks at the store."""
+"""Seconds between two reads of the store."""
 PATIENCE = 10.0
-"""Seconds that a failed process waits for the others to have heard of it."""
+"""Seconds that a failed process waits for the others to acknowledge the failure."""
 
 
 class FailFast(Callback):
-    """Ends every process of a run when one of them fails: each says what happened to that one.
+    """Ends every process of a run when one of them fails: each prints the error of that one.
 
-    The others would wait in their next exchange for a process that is gone, until they are killed or a timeout of many
-    minutes, and say nothing of the cause. They hear of it through the key-value store over which the processes met; a
-    thread in each looks there. It ends its process on the spot, as the main thread cannot be woken from an exchange.
+    Otherwise the others would wait for the failed process in their next collective, until they are killed or a timeout
+    of many minutes expires, without any message on the cause. The failure is written to the key-value store of the
+    process group's rendezvous, which a thread in each process polls. The thread ends its process at once, because the
+    main thread cannot be interrupted in a collective.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class FailFast(Callback):
         self._over = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start listening."""
+        """Start to watch the store."""
         if trainer.world_size == 1:
             return
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
@@ -45,12 +46,12 @@ class FailFast(Callback):
         threading.Thread(target=self._watch, args=(self._store, self._over), daemon=True).start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop listening: the run has ended well."""
+        """Stop watching: the run has ended without an error."""
         self._over.set()
         self._store = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Tell the others, and wait until they have heard; they need this process until then."""
+        """Announce the failure, and wait until the others have read it; they need this process until then."""
         store = self._store
         if store is None or not isinstance(exception, Exception):  # an interrupt reaches every process by itself
             return
@@ -62,7 +63,7 @@ class FailFast(Callback):
         except (DistError, RuntimeError) as error:
             sys.stderr.write(f"embedrl: process {self._rank} cannot tell the others that it failed ({error})\n")
             return
-        if first != own:  # what failed here did so because another process had
+        if first != own:  # this failure is a consequence of another process's
             self._end(store, first)
         self._await(store, self._ranks - 1)
 
@@ -73,7 +74,7 @@ class FailFast(Callback):
                     continue
                 message = store.get(self._key).decode()
             except (DistError, RuntimeError):
-                return  # the process that kept the store has ended, and with it the run
+                return  # the process that hosts the store has ended, and with it the run
             if not message.startswith(f"{self._rank} "):
                 self._end(store, message)
             return
@@ -83,15 +84,15 @@ class FailFast(Callback):
         sys.stdout.flush()
         sys.stderr.write(f"embedrl: error: {what} (in process {failed}; process {self._rank} ends with it)\n")
         sys.stderr.flush()
-        if self._rank == 0:  # the store may be its own: the last to go
+        if self._rank == 0:  # it may host the store: it ends last
             self._await(store, self._ranks - 2)
         with suppress(DistError, RuntimeError):
             store.add(f"{self._key}/notified", 1)
         os._exit(1)
 
     def _await(self, store: TCPStore, others: int) -> None:
-        """Wait until so many others have heard, within limits."""
+        """Wait until `others` processes have read the failure, at most `PATIENCE` seconds."""
         deadline = time.monotonic() + PATIENCE
-        with suppress(DistError, RuntimeError):  # the process that kept the store has ended: all others had before
+        with suppress(DistError, RuntimeError):  # the host of the store ends last: no other process is left
             while store.add(f"{self._key}/notified", 0) < others and time.monotonic() < deadline:
                 time.sleep(POLL / 5)

@@ -1,4 +1,4 @@
-"""What a run was: written beside its results as `config.yaml` and `provenance.json`."""
+"""The provenance of a run, written beside its results as `config.yaml` and `provenance.json`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SaveRun(SaveConfigCallback):
         self._resumed_from = resumed_from
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save on rank 0, as Lightning does; every process asks for the folder, for rank 0 tells the others."""
+        """Save on rank 0, as Lightning does; every process reads the folder, since rank 0 broadcasts it."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / "provenance.json"
         super().setup(trainer, pl_module, stage)
 
@@ -59,7 +59,7 @@ class SaveRun(SaveConfigCallback):
         self._write()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add how long it took and how far it came."""
+        """Add the wall time, the last step, and whether the run finished."""
         if trainer.is_global_zero and self.already_saved:
             wall = round(time.monotonic() - self._clock, 1)
             self._starts[-1].update(
@@ -73,6 +73,6 @@ class SaveRun(SaveConfigCallback):
 
 
 def device_name(trainer: Trainer) -> str:
-    """The device in words."""
+    """Name of the device."""
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"

@@ -55,12 +55,12 @@ class ReasonedRetrieval(Callback):
         self.results: list[TaskResult] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Under FSDP2, where one process reads the Embedder's weights for all, load them now that all are together."""
+        """Under FSDP2, load the Embedder now: one process reads its weights for all, so all must call together."""
         if self.embedder is not None and isinstance(trainer.strategy, FSDP2Strategy):
             build_frozen(self.embedder.backbone, trainer.strategy)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write up, embed, rank, log."""
+        """Write T-CoTs, embed, rank, log."""
         self._score(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

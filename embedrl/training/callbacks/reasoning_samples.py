@@ -1,4 +1,4 @@
-"""The same held-out queries at every validation: what the Reasoner writes about them, and what that is worth."""
+"""The same held-out queries at every validation: T-CoTs that the Reasoner writes, and how well they retrieve."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ReasoningSamples(Callback):
 
     Under IMAGES and TEXT, `reasoning/<task>/<query>` has one entry a validation, so that the slider shows the T-CoT
     change: input and evidence, the T-CoT, its similarity with the right and the best wrong candidate, and the rank.
-    Shows what the callback `ReasonedRetrieval`, which must be there, has written and scored: nothing is generated.
-    Of more than ten validations TensorBoard shows ten, unless it is given `--samples_per_plugin images=100,text=100`.
+    Needs the callback `ReasonedRetrieval`, and shows what that has written and scored: nothing is generated again.
+    TensorBoard shows ten validations, unless it is started with `--samples_per_plugin images=100,text=100`.
 
     Args:
         num_samples: Queries, spread evenly over the tasks.
@@ -54,7 +54,7 @@ class ReasoningSamples(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the samples."""
-        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
+        log_dir = trainer.log_dir  # on every process: rank 0 broadcasts it
         if trainer.sanity_checking or not trainer.is_global_zero or self._scored is None:
             return
         results = self._scored.results
@@ -76,7 +76,7 @@ class ReasoningSamples(Callback):
 
 
 def choose_queries(tasks: Sequence[RetrievalTask], count: int, seed: int) -> list[tuple[int, int]]:
-    """Some queries as (task, query), equally many of every task but for the rest; a function of seed and task sizes.
+    """Some queries as (task, query), spread evenly over the tasks; a function of seed and task sizes.
 
     Args:
         tasks: The tasks.
@@ -116,6 +116,6 @@ def _headline(stand: Standing) -> str:
 
 
 def _block(text: str) -> str:
-    """A code block: TensorBoard would take the tags of a T-CoT for HTML."""
+    """A code block: TensorBoard would interpret the tags of a T-CoT as HTML."""
     lines = [line for part in text.strip().splitlines() for line in textwrap.wrap(part, 100) or [""]]
     return "\n".join(f"    {line}" for line in lines)

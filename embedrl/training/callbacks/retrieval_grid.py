@@ -29,7 +29,7 @@ class RetrievalGrid(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what the module scored."""
-        log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
+        log_dir = trainer.log_dir  # on every process: rank 0 broadcasts it
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         results: list[TaskResult] = getattr(pl_module, "validation", [])

@@ -1,4 +1,4 @@
-"""Scores of the model as it comes: a validation before the first step, logged like every other."""
+"""Scores of the untrained model: a validation before the first step, logged like every other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 class ValidateAtStart(Callback):
     """Runs a whole validation at step 0, so that curves and pictures begin with the untrained model.
 
-    `trainer.num_sanity_val_steps` does not serve: it logs nothing. A resumed run has its start in its log already and
-    is left alone. Training goes on as if nothing had happened: random state and the loop's counters are put back, no
-    checkpoint is written, and the scores at step 0 do not compete for `best.ckpt`.
+    `trainer.num_sanity_val_steps` cannot do this: it logs nothing. A resumed run is not validated again: its log has
+    these scores already. Training is not affected: random state and the loop's counters are restored, no checkpoint is
+    written, and the scores at step 0 are not considered for `best.ckpt`.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -22,7 +22,7 @@ class ValidateAtStart(Callback):
             return
         loops: Any = trainer.fit_loop.epoch_loop
         connector: Any = trainer._logger_connector
-        # The same frame that Lightning puts around a validation between two steps, and a clean slate behind it.
+        # What Lightning does before and after a validation between two steps; then the counters are reset.
         first_loop_iter = connector._first_loop_iter
         trainer.validating = True
         with isolate_rng():
