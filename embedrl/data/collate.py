@@ -145,7 +145,7 @@ def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> M
 
 @contextmanager
 def _naming(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> Iterator[None]:
-    """Put the name of the chat whose fault it was in front of an error."""
+    """Put the name of the chat that caused an error in front of its message."""
     try:
         yield
     except DataError:

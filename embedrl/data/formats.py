@@ -147,7 +147,7 @@ class JsonlSource(RecordTable):
         super().__init__(path, root or str(Path(path).parent), dataset, num_frames, max_pixels, cache_dir)
 
     def convert(self, row: Mapping[str, Any]) -> Record:
-        """A row as a record; unknown keys are refused, for they are misspelt ones."""
+        """A row as a record; unknown keys are refused, since they may be misspelt."""
         _known(row, {"id", "query", "target", "negatives"})
         negatives = row.get("negatives") or []
         if not isinstance(negatives, list):

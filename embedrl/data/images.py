@@ -1,4 +1,4 @@
-"""Pictures and frames on disk: opened late, checked, always RGB. Source: Embed-RL B.3."""
+"""Pictures and frames on disk: opened on demand, checked, always RGB. Source: Embed-RL B.3."""
 
 from __future__ import annotations
 

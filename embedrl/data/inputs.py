@@ -1,4 +1,4 @@
-"""What stands between chats and a model: the contract that every backbone's preprocessor fulfils."""
+"""From chats to the inputs of a model: the contract of every backbone's preprocessor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from embedrl.types import Chat
 
 ModelInputs = dict[str, Tensor]
-"""A processor's output for one micro-batch; only the backbone that made it looks inside.
+"""A processor's output for one micro-batch; only the backbone that made it knows its content.
 
-Packed pixels have no batch dimension, so nobody may slice it: a batch is a list of these.
+Packed pixels have no batch dimension, so it must not be sliced: a batch is a list of these.
 """
 
 

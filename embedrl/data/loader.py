@@ -61,10 +61,10 @@ class StreamSampler(Protocol):
 
 
 class ResumableLoader(Loader[T]):
-    """A loader of training batches that goes on where it stopped: an epoch is the next stretch of the sampler's stream.
+    """A loader of training batches that resumes where it stopped: an epoch is the next section of the sampler's stream.
 
-    Its state is `{"batches_seen"}`: the batches ever handed to the training loop (not those that workers have fetched
-    ahead). It is the same on every rank, because Lightning saves only the first rank's, and it does not rely on
+    Its state is `{"batches_seen"}`: the number of batches ever handed to the training loop (not those that workers have
+    fetched ahead). It is the same on every rank, because Lightning saves only the first rank's, and it does not rely on
     Lightning's count of epochs, which skips one when a run limited by `max_steps` resumes at the end of an epoch.
 
     Args:

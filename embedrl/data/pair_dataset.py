@@ -17,7 +17,7 @@ MAX_SKIPS = 10
 
 
 class SampleKey(NamedTuple):
-    """Which sample, and for which time.
+    """Which sample, and in which repetition.
 
     Attributes:
         source: Position of the data set in the mix.

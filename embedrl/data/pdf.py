@@ -35,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class PdfPage:
-    """A page that is drawn when somebody needs its pixels; implements `ImageSource`.
+    """A page that is drawn when its pixels are needed; implements `ImageSource`.
 
     Attributes:
         file: The PDF file, or the same compressed by gzip.
@@ -61,7 +61,7 @@ class PdfPage:
             return image
 
     def text(self) -> str:
-        """The page's text layer, words that a line break parted joined again.
+        """The page's text layer; words that were split at a line break are joined again.
 
         Raises:
             ConfigError: If pypdfium2 is missing.

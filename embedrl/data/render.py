@@ -33,7 +33,7 @@ _CUE_OBJECT = re.compile(r"""\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}""")
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """What of a side and its T-CoT the Embedder gets to see; the switches of the paper's ablations.
+    """What the Embedder reads of a side and its T-CoT; the switches of the paper's ablations.
 
     Attributes:
         tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), or `none` (the raw side).

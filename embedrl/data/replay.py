@@ -1,4 +1,4 @@
-"""Lessons of another kind among those of a training, so that a model keeps what it could do before."""
+"""Replay: lessons of an earlier training among the new ones, so that a model does not forget them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from embedrl.types import Lesson
 class Replay:
     """Every `every`-th lesson comes from `replayed`, the others from `lessons`; implements `LessonSource`.
 
-    Fine-tuning on one task alone unlearns others, also those that the task itself needs. Lessons of what the base
-    learned, among the new ones, prevent it.
+    Fine-tuning on one task alone makes a model forget others, including skills that the task itself needs (catastrophic
+    forgetting). Replaying lessons that the base learned prevents it.
 
     Args:
         lessons: The training's own lessons; each comes once.
@@ -32,7 +32,7 @@ class Replay:
         self.name = f"{lessons.name} + {replayed.name}"
 
     def __len__(self) -> int:
-        """As many as give every one of `lessons` its turn."""
+        """Number of lessons with which each of `lessons` occurs once."""
         return len(self.lessons) + -(-len(self.lessons) // (self.every - 1))
 
     def __getitem__(self, index: int) -> Lesson:

@@ -20,7 +20,7 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
     A sub-batch's data set is drawn with probability ∝ weight × size; once a batch holds `max_video_sub_batches` from
     video data sets, the rest is drawn among the others. Each data set runs through its own shuffle without repetition
     and is shuffled anew when it is exhausted; a sub-batch never holds a row twice. The batches form one endless stream
-    that depends on the seed alone: an epoch is a stretch of it, and every number of ranks sees the same global batches.
+    that depends on the seed alone: an epoch is a section of it, and every number of ranks sees the same global batches.
     Set `start` to the first batch of the stream that the next iteration yields.
 
     Args:

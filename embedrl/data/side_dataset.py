@@ -1,4 +1,4 @@
-"""The sides of retrieval tasks as batches to embed, each side once, shared out over ranks without padding."""
+"""The sides of retrieval tasks as batches to embed, each side once, distributed over ranks without padding."""
 
 from __future__ import annotations
 

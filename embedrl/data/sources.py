@@ -1,6 +1,6 @@
-"""What a data set must offer: pairs to train on, or retrieval tasks to score with.
+"""The protocols of data sets: pairs to train on, or retrieval tasks to score with.
 
-Both are protocols: any class with these methods and annotations can stand in a YAML file as `class_path`.
+Both are protocols: a YAML file can name any class with these methods and annotations as `class_path`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Reasoner reads, and T-CoTs as lessons for it. Source: Embed-RL §3.2, F.1, F.2."""
+"""T-CoTs as supervised lessons for a Reasoner. Source: Embed-RL §3.2, F.1, F.2."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _GOLD = {Modality.TEXT: "keywords", Modality.IMAGE: "boxes", Modality.VIDEO: "fr
 class TCoTLessons:
     """The T-CoTs of pairs, both sides of every pair; implements `LessonSource`.
 
-    The reply of a lesson is the side's own T-CoT; its cues and answer are the gold of validation, so the teacher of the
-    validation pairs is the one that the figures refer to.
+    The reply of a lesson is the side's own T-CoT; its cues and answer are the reference in validation, so the metrics
+    measure agreement with the teacher of the validation pairs.
 
     Args:
         sources: The data sets; every side must have a T-CoT.

@@ -12,7 +12,7 @@ from embedrl.errors import DataError
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
-    """Sort key that puts `frame_2` before `frame_10`; names that count the same are sorted as texts."""
+    """Sort key that puts `frame_2` before `frame_10`; names with equal numbers are sorted as texts."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], name
 
@@ -36,7 +36,7 @@ def sample_frames(n_frames: int, k: int = 8) -> list[int]:
 
     Args:
         n_frames: Number of frames there are, at least 1.
-        k: Number of frames wanted, at least 1.
+        k: Number of frames to sample, at least 1.
 
     Returns:
         `k` positions, 0-based, `linspace` cut to whole numbers; a video of fewer frames repeats some, so that

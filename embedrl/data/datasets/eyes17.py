@@ -19,9 +19,9 @@ MANUAL = LocalCopy("eyes17-manuals-en", "5.1.2+repack-1", "usr/share/doc/eyes17/
 class Eyes17Tasks:
     """`eyes17_pages`: from the title of a section to the page where it begins.
 
-    Queries are the titles that name one page: what several sections on several pages are called (`Objective`,
-    `Procedure`) is left out. Candidates are the pages from the first section on: the table of contents before it names
-    every section. The title is printed on its page, so that whoever can read finds it.
+    Queries are the titles that name one page: titles that sections on several pages share (`Objective`, `Procedure`)
+    are left out. Candidates are the pages from the first section on: the table of contents before it names every
+    section. The title is printed on its page, so that a model that can read finds it.
 
     Args:
         root: Where the package was unpacked; null takes where `scripts/fetch_real_small.py` puts it.

@@ -132,8 +132,8 @@ class OpenClipartTasks:
     """`openclipart_tags`: from a tag to the drawings that have it; all of them are relevant.
 
     Queries are the tags that are words and that neither few nor many drawings have. Candidates are all drawings of the
-    folders. Authors tagged as they liked: a drawing without the tag may show the thing all the same, so that figures
-    err on the low side.
+    folders. Tags are incomplete: a drawing without the tag may show the thing all the same, so that the figures are too
+    low rather than too high.
 
     Args:
         pictures: Where `openclipart-png` was unpacked; null takes where `scripts/fetch_real_small.py` puts it.

@@ -13,7 +13,7 @@ from embedrl.data.world.scene import Picture
 
 @dataclass(frozen=True, slots=True)
 class WorldImage:
-    """A picture of the world that is drawn when somebody needs its pixels; implements `ImageSource`.
+    """A picture of the world that is drawn when its pixels are needed; implements `ImageSource`.
 
     Attributes:
         spec: A `Picture` or a `Page`.

@@ -78,7 +78,7 @@ class Page:
         highlighted: The tinted row, 0..2.
         paper: Colour of the page.
         tint: Colour behind the highlighted row.
-        grain: Picks the noise.
+        grain: Selects the noise.
     """
 
     rows: tuple[PageRow, PageRow, PageRow]

@@ -1,4 +1,4 @@
-"""The pairs of the world before anybody wrote them up, one by one or in blocks that are hard for one another."""
+"""The world's pairs before T-CoTs are written for them, one by one or in blocks of hard negatives of one another."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from embedrl.data.world.scene import Split
 from embedrl.data.world.views import WorldSample
 
 VERSION = "1"
-"""Raised whenever the same seed gives another world, so that a figure can name the world it belongs to."""
+"""Increased whenever the same seed gives another world, so that a figure can name the world it belongs to."""
 
 POOL = 256
-"""Samples among which those of a block are looked for."""
+"""Size of the pool from which the samples of a block are chosen."""
 
 LARGEST_BLOCK = 8
 
 
 def make_sample(family: str, split: Split, seed: int, index: int) -> WorldSample:
-    """A pair before anybody wrote it up: a pure function of its arguments."""
+    """A pair before its T-CoTs are written: a pure function of the arguments."""
     return FAMILIES[family].make(random.Random(f"world/{VERSION}/{family}/{split}/{seed}/{index}"), split)
 
 
 @lru_cache(maxsize=256)
 def alike_samples(family: str, split: Split, seed: int, block: int, count: int) -> tuple[int, ...]:
-    """Indices of a block of samples that are hard for one another.
+    """Indices of a block of samples that are hard negatives of one another.
 
     Of a pool of samples, the first, and the `count - 1` whose answers share most words with its answer. None is right
     for the query of another, as far as the pool allows.

@@ -82,7 +82,7 @@ class Picture:
     Attributes:
         size: Width and height in native pixels.
         background: Colour behind the objects, 0..255 each.
-        grain: Picks the background's noise.
+        grain: Selects the background's noise.
         things: The objects in raster order.
     """
 
@@ -244,7 +244,7 @@ def fill(
         rng: Source of everything.
         split: Whose triples (its own and train's) and marks may be added.
         entries: The (colour, shape, cell, mark) objects that are there.
-        count: Number of objects wanted.
+        count: Total number of objects.
         cells: Cells that may be used.
         distinct: Whether an added object's kind must be new.
     """

@@ -220,7 +220,7 @@ def make_t2i(rng: random.Random, split: Split) -> WorldSample:
 
 
 def make_i2t(rng: random.Random, split: Split) -> WorldSample:
-    """Picture → caption; what the query wants is that all the caption says is true."""
+    """Picture → caption; a caption is right if everything it says is true of the picture."""
     picture = random_scene(rng, split)
     caption = _caption(picture.things)
     have = frozenset((t.kind, t.place) for t in picture.things[:2])

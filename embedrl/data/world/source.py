@@ -67,12 +67,12 @@ class WorldSource:
     Args:
         family: A name in `FAMILIES`.
         split: `train`, `val` or `test`: disjoint in seeds and in held-out combinations.
-        size: Number of pairs; any number can be had.
+        size: Number of pairs; there is no limit.
         seed: Another seed gives other pairs.
         teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
         negatives: Number of hard negatives a pair: like the target, but wrong.
-        alike: Rows come in blocks of this many pairs whose answers are alike in words, hard negatives of one another;
-            draw them together (`data.block_size`). 1 leaves every row to itself.
+        alike: Rows come in blocks of this many pairs whose answers share many words: hard negatives of one another, to
+            be drawn together (`data.block_size`). 1 makes no blocks.
 
     Raises:
         ConfigError: If a name is unknown or a number out of range.
@@ -164,7 +164,7 @@ def _hard_candidate(
 
 @dataclass(frozen=True)
 class WorldTask:
-    """A retrieval task with what the world knows about it.
+    """A retrieval task with its ground truth.
 
     Attributes:
         task: The task.

@@ -1,9 +1,9 @@
 """Two teachers who write T-CoTs for a side.
 
 The *perfect* teacher knows what retrieval needs: it names exactly that evidence and gives the right answer, and says
-nothing that the model's input does not show (a mark's look, a page's number). The *annotator* stands for an
+nothing that the model's input does not show (a mark's texture, a page's number). The *annotator* stands for an
 off-the-shelf model: what it says is true of the side, but it was never told what retrieval needs, and its evidence is
-often elsewhere or loose, at the rates of `Rates`. A target is written up without sight of its query.
+often elsewhere or loose, at the rates of `Rates`. The T-CoT of a target is written without its query.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Teacher = Literal["perfect", "annotator", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How often the annotator goes astray; each is a probability.
+    """How often the annotator makes each kind of error; each is a probability.
 
-    The defaults stand for one who sees well and does not know what its T-CoT is for: it seldom names the wrong thing,
-    but mostly restates in general terms, and points at the whole picture every other time.
+    The defaults model an annotator that sees well and does not know the purpose of its T-CoT: it seldom names the wrong
+    thing, but mostly restates in general terms, and points at the whole picture every other time.
 
     Attributes:
-        elsewhere: A needed item is passed over for another one on the side, and the answer follows it. Where there is
-            nothing else to look at, this cannot happen.
+        elsewhere: A needed item is replaced by another one of the side, also in the answer. Does not happen where the
+            side has no other item.
         whole: A box is the whole picture; in a video, key frames are the first, middle and last frame.
         loose: A box is moved and stretched to an IoU of 0.5 to 0.8; in a video, the key frames are one frame late.
             Applies where `whole` did not.
@@ -69,7 +69,7 @@ def perfect(view: View) -> str:
 
 
 def annotator(view: View, rng: random.Random, rates: Rates | None = None) -> str:
-    """A generic T-CoT; see `Rates` for how it goes astray.
+    """A generic T-CoT; see `Rates` for its errors.
 
     Args:
         view: The side.
@@ -99,7 +99,7 @@ def annotator(view: View, rng: random.Random, rates: Rates | None = None) -> str
 
 
 def _choose(view: View, rng: random.Random, rates: Rates) -> tuple[list[int], bool]:
-    """The items the annotator looks at, and whether a needed one was passed over."""
+    """The items the annotator points at, and whether a needed one was replaced."""
     spare = [i for i in range(len(view.items)) if i not in view.needed]
     chosen, missed = [], False
     for needed in view.needed:
@@ -115,7 +115,7 @@ def _observe(view: View, shown: list[Item]) -> str:
     if view.modality is Modality.TEXT:
         return f"the text names {' and '.join(item.name for item in shown)} ."
     subject = "video" if view.clip is not None else "picture"
-    # The place first, as in the captions that the base learned from: it says where to look before what is there.
+    # The place first, as in the captions that the base learned from: it says where before what is there.
     return f"the {subject} shows {' and '.join(dict.fromkeys(f'{item.where} the {item.name}' for item in shown))} ."
 
 

@@ -83,7 +83,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The evidence and answer that retrieval needs of one side: the measure for a T-CoT's evidence.
+    """The evidence and answer that retrieval needs of one side: the reference for a T-CoT's evidence.
 
     Attributes:
         boxes: Exact boxes, 0..1000; empty unless the side is a picture.
@@ -100,7 +100,7 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class WorldSample:
-    """A pair before anybody wrote it up, with the facts that decide relevance.
+    """A pair before its T-CoTs are written, with the facts that decide relevance.
 
     Attributes:
         query: The query.

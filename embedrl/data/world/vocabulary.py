@@ -1,4 +1,4 @@
-"""Every word and template the world can utter.
+"""Every word and template of the world's texts.
 
 All texts are lower-case and closed: whatever a pair, a T-CoT or a lesson says is made of `words()`, the numbers
 `NUMBERS`, the coordinates `COORDINATES`, the digits that count frames, and the T-CoT's tags and cue keys. A tokenizer

@@ -1,4 +1,4 @@
-"""Lessons that teach the world to a model that has never seen anything, as a curriculum of stages."""
+"""A curriculum, in stages, of lessons that teach the world to a model from scratch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Stage:
     """A part of the curriculum.
 
     Attributes:
-        lessons: How many lessons it lasts; null in the last stage: to the end.
-        weights: Share of each kind of lesson, by its name in `lesson_kinds.LESSONS`.
+        lessons: Number of lessons of the stage; null in the last stage takes all that remain.
+        weights: Share of each kind of lesson, by its name in `embedrl.data.world.lessons.kinds.LESSONS`.
         objects: Fewest and most objects in a scene.
     """
 
@@ -46,8 +46,8 @@ class WorldLessons:
 
     Args:
         stages: The curriculum, in order.
-        size: How many lessons there are.
-        split: Whose pictures are used; `train` shows train's combinations alone.
+        size: Number of lessons.
+        split: The split whose pictures are used; `train` shows combinations of train only.
         seed: Another seed, other lessons.
     """
 

@@ -1,4 +1,4 @@
-"""What lessons are made of: pictures, questions, replies and what a score needs."""
+"""The parts of lessons: pictures, questions, replies and the reference values of metrics."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ def where(rng: random.Random, split: Split, objects: Objects) -> Lesson:
         "color": [(thing, f"{COLORS[thing.color]} object") for thing in _unique(scene.things, lambda t: t.color)],
         "shape": [(thing, SHAPES[thing.shape]) for thing in _unique(scene.things, lambda t: t.shape)],
     }
-    # Every colour or shape may occur twice; names never do.
-    # Shapes are the hardest to look up, so they are asked for most.
+    # Every colour or shape may occur twice; names never do. Shapes are the hardest to locate, so they are asked for
+    # most.
     options = things[rng.choices(("name", "color", "shape"), (3, 1, 4))[0]] or things["name"]
     thing, phrase = rng.choice(options)
     return answering("where", [image(scene)], f"where is the {phrase} ?", thing.place)
@@ -150,7 +150,7 @@ def _scene(rng: random.Random, split: Split, objects: Objects) -> Picture:
 
 
 def _neighbours(rng: random.Random, split: Split, objects: Objects) -> tuple[Picture, Thing, str, Thing]:
-    """A scene, an object, a relation word, and the object that stands so to it."""
+    """A scene, an object, a relation word, and the object that stands in this relation to it."""
     while True:
         scene = _scene(rng, split, objects)
         candidates = []
