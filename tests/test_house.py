@@ -1,5 +1,7 @@
-"""The house is as the documentation says: tests mirror modules, and files stay small."""
+"""The house is as the documentation says: tests mirror modules, files stay small, names say what they mean."""
 
+import ast
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,31 @@ TESTS = [
     if len(path.relative_to(ROOT / "tests").parts) > 1 and path.relative_to(ROOT / "tests").parts[0] not in NO_MIRROR
 ]
 LONGEST = 320
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+EMPTY_NAMES = {"found", "wanted"}  # they say that a variable holds something, not what
+STILL_EMPTY = {
+    "cli.py",
+    "commands/fit.py",
+    "data/datasets/debian.py",
+    "inference/frozen_embedder.py",
+    "metrics/ranking.py",
+    "metrics/replies.py",
+    "metrics/retrieval.py",
+    "models/grouping.py",
+    "models/qwen_vl/loading.py",
+    "models/qwen_vl/reasoner.py",
+    "rl/mismatch.py",
+    "rl/module.py",
+    "rl/rewards/process.py",
+    "rl/rollout_success.py",
+    "rl/statistics.py",
+    "rl/vllm/engine.py",
+    "rl/vllm/protocol.py",
+    "training/callbacks/run_summary.py",
+    "training/reasoner.py",
+    "utils/public_names.py",
+    "utils/versions.py",
+}
 
 
 @pytest.mark.parametrize("test", TESTS, ids=str)
@@ -35,3 +62,34 @@ def test_every_room_says_what_it_holds():
     assert all(path.read_text().startswith('"""') for path in rooms)
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
     assert folders == {path.parent for path in rooms}
+
+
+def test_a_class_name_means_one_class():
+    places = defaultdict(list)
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert len(places) > 100
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def names_given(tree):
+    """Names of variables, arguments, functions and classes that a module defines, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+def test_a_name_says_what_the_variable_holds():
+    empty = {
+        f"{path}:{line}": name
+        for path, tree in TREES.items()
+        for name, line in names_given(tree)
+        if name.strip("_").lower() in EMPTY_NAMES and path not in STILL_EMPTY
+    }
+    assert not empty
