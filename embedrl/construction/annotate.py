@@ -46,7 +46,7 @@ def annotate(
         mix: The data sets: a file with a list of {source, weight}, or the list.
         vlm: The model that writes.
         out: The folder to write to.
-        journal: The file that keeps T-CoTs; None takes `tcots.jsonl` in `out`. Several runs may share one, one after
+        journal: The file that keeps T-CoTs; None means `tcots.jsonl` in `out`. Several runs may share one, one after
             another.
         caps: The most pairs of a data set.
         style: The prompt: `full` explains the format; `brief` is for models that were trained on it.

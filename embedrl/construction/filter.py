@@ -51,7 +51,7 @@ def filter_pairs(
         mix: The data sets, with T-CoTs: the `mix.yaml` of `embedrl annotate`, or any other.
         out: The folder to write to.
         vlm: The model that judges; null runs the cheap checks only.
-        journal: The file that keeps verdicts; None takes `verdicts.jsonl` in `out`.
+        journal: The file that keeps verdicts; None means `verdicts.jsonl` in `out`.
         checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
             `near_duplicate_picture`.
         threshold: Probability of Yes above which a pair is left out.

@@ -21,7 +21,7 @@ class LocalVLM(VLM):
 
     Args:
         path: A checkpoint folder, a Hub name, or `embedrl:world_base`.
-        name: Name of the model in keys; None takes `path`.
+        name: Name of the model in keys; None means `path`.
         max_tokens: Longest answer in tokens.
         batch_size: Chats that are answered at once.
         device: Where to compute; auto takes a GPU if there is one.

@@ -19,10 +19,10 @@ class Caps:
     """The most pairs that are taken from one data set. Source: Embed-RL C.
 
     Attributes:
-        image: Of a set of pictures, or of texts only.
-        document: Of a set of document pages: those that `documents` names.
-        video: Of a set of videos.
-        documents: Names of the sets of document pages; a row does not say whether a picture is a page.
+        image: Cap of a data set of pictures, or of texts only.
+        document: Cap of a data set of document pages, named in `documents`.
+        video: Cap of a data set of videos.
+        documents: Names of the data sets of document pages; a row does not say whether a picture is a page.
     """
 
     image: int = 50_000

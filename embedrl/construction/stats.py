@@ -71,7 +71,7 @@ def count(row: MixRow, limit: int | None = None) -> Figures:
 
 
 def pairs_table(figures: Sequence[Figures]) -> Table:
-    """Pairs, modalities and lengths of texts, a row a data set."""
+    """Pairs, modalities and lengths of texts, one row per data set."""
     table = Table(
         data_set_column(), "pairs", "looked at", "targets", "words", "modalities", title="pairs (query / target)"
     )
@@ -90,7 +90,7 @@ def pairs_table(figures: Sequence[Figures]) -> Table:
 
 
 def tcots_table(figures: Sequence[Figures]) -> Table:
-    """T-CoTs and their evidence, a row a data set: means of those that were read."""
+    """T-CoTs and their evidence, one row per data set: means of those that were read."""
     table = Table(
         data_set_column(), "T-CoTs", "words", "well formed", *CUES.values(), title="T-CoTs (means; query / target)"
     )

@@ -26,9 +26,9 @@ class MMEBSource(RecordTable):
     Args:
         path: The JSON list.
         image_root: The folder that `*_image_path` are relative to.
-        dataset: Name of the data set; None takes the file's name without its suffix.
+        dataset: Name of the data set; None means the file's name without its suffix.
         max_pixels: Refuse larger pictures.
-        cache_dir: Where the Arrow file goes; None takes the cache folder of `datasets`.
+        cache_dir: Where the Arrow file goes; None means the cache folder of `datasets`.
 
     Raises:
         DataError: If the file or the folder is missing, the file is not JSON or empty, or every row is broken.
@@ -73,10 +73,10 @@ class LlavaHoundSource(RecordTable):
     Args:
         path: The JSON list.
         frames_root: The folder that frame paths are relative to.
-        dataset: Name of the data set; None takes the file's name without its suffix.
+        dataset: Name of the data set; None means the file's name without its suffix.
         num_frames: Frames sampled from each video; `key_frames` count them from 1.
         max_pixels: Refuse larger frames.
-        cache_dir: Where the Arrow file goes; None takes the cache folder of `datasets`.
+        cache_dir: Where the Arrow file goes; None means the cache folder of `datasets`.
 
     Raises:
         DataError: If the file or the folder is missing, the file is not JSON or empty, or every row is broken.
@@ -118,18 +118,18 @@ def _conversation(side: Mapping[str, Any], speaker: str, tcot: str) -> Record:
 
 
 class JsonlSource(RecordTable):
-    """The project's own format, one pair a line: `id`, `query`, `target`, `negatives`.
+    """The project's own format, one pair per line: `id`, `query`, `target`, `negatives`.
 
     A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder),
     `tcot` and `fps`.
 
     Args:
         path: The JSON lines.
-        root: The folder that paths are relative to; None takes the file's folder.
-        dataset: Name of the data set; None takes the file's name without its suffix.
-        num_frames: Frames sampled from each video; None takes all that are listed.
+        root: The folder that paths are relative to; None means the file's folder.
+        dataset: Name of the data set; None means the file's name without its suffix.
+        num_frames: Frames sampled from each video; None means all that are listed.
         max_pixels: Refuse larger pictures.
-        cache_dir: Where the Arrow file goes; None takes the cache folder of `datasets`.
+        cache_dir: Where the Arrow file goes; None means the cache folder of `datasets`.
 
     Raises:
         DataError: If the file or the folder is missing, the file is not JSON or empty, or every row is broken.

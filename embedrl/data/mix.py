@@ -17,7 +17,7 @@ class MixRow:
     Attributes:
         source: The data set.
         weight: Its sub-batches are drawn with probability ∝ weight × size; 0 leaves it out.
-        name: Its name in errors and logs; None takes the data set's own.
+        name: Its name in errors and logs; None means the data set's own.
     """
 
     source: PairSource

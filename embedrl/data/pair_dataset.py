@@ -69,8 +69,8 @@ class PairDataset:
         options: How to render a side.
         seed: Seed of the noise on the evidence.
         on_error: A broken row: `raise`, or `skip` to the next row of the same data set and report it.
-        max_negatives: Use at most this many hard negatives a pair, the first ones.
-        names: Names of the data sets in errors and logs; None takes `source.name`.
+        max_negatives: Use at most this many hard negatives per pair, the first ones.
+        names: Names of the data sets in errors and logs; None means `source.name`.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ class PdfPage:
         file: The PDF file, or the same compressed by gzip.
         index: The page, counted from 0.
         name: Its name in errors and content keys. It must change with the content: see `read_pdf`.
-        dpi: Pixels an inch.
+        dpi: Pixels per inch.
     """
 
     file: str
@@ -79,7 +79,7 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
 
     Args:
         path: The PDF file, or the same compressed by gzip.
-        dpi: Pixels an inch of the pages.
+        dpi: Pixels per inch of the pages.
 
     Raises:
         ConfigError: If pypdfium2 is missing.

@@ -39,7 +39,7 @@ class RenderOptions:
         tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), or `none` (the raw side).
         cues: `on` prints the cues and adds crops and key frames; `printed` prints them only; `off` removes both.
             Applies to `tcot: full`.
-        max_evidence: At most this many crops or key frames a side, the first ones.
+        max_evidence: At most this many crops or key frames per side, the first ones.
         crop_margin: Margin on each side of a box, as a share of the box's width and height.
         jitter: In training, each corner of a box moves by up to this much (in 0..1000).
         drop_evidence: In training, the probability that a crop or key frame is left out.

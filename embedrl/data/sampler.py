@@ -29,9 +29,9 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
         is_video: Whether each data set counts against `max_video_sub_batches`.
         batch_size: Pairs in a global batch (all ranks together).
         sub_batch_size: Pairs in a sub-batch (all ranks together).
-        max_video_sub_batches: At most this many video sub-batches a batch.
+        max_video_sub_batches: At most this many video sub-batches per batch.
         seed: Seed of the draws and shuffles.
-        num_batches: Batches an epoch; None takes (rows of all data sets used) // batch_size.
+        num_batches: Batches per epoch; None means (rows of all data sets used) // batch_size.
         rank: This process: it gets its share of every sub-batch.
         world_size: Number of processes.
         names: Names of the data sets for errors; None numbers them.
@@ -110,7 +110,7 @@ class SubBatchSampler(Sampler[list[SampleKey]]):
             )
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return self.num_batches
 
     def __iter__(self) -> Iterator[list[SampleKey]]:

@@ -20,7 +20,7 @@ class EncodeDataset:
     Args:
         tasks: The tasks.
         options: How to render a side; the noise on the evidence is off.
-        batch_size: At most this many sides a batch.
+        batch_size: At most this many sides per batch.
         rank: This process.
         world_size: Number of processes.
 

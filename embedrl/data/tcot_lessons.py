@@ -27,7 +27,7 @@ class TCoTLessons:
         sources: The data sets; every side must have a T-CoT.
         style: Style of the prompt.
         roles: Which sides: `query`, `target` or both.
-        limit: Use the first so many pairs of every data set; None takes all.
+        limit: Use only this many pairs of every data set, the first ones; None means all.
 
     Raises:
         ConfigError: If there is no source or no role.

@@ -65,7 +65,7 @@ def chance(task: RetrievalTask, k: int) -> float:
     """The expected hit@k of a random order, mean over queries: `1 - C(n - r, k) / C(n, k)`.
 
     Args:
-        task: The task; `n` candidates a query, `r` of them relevant.
+        task: The task; `n` candidates per query, `r` of them relevant.
         k: The cut-off.
     """
     sizes = [len(task.candidates)] * len(task.qrels) if task.pools is None else [len(pool) for pool in task.pools]

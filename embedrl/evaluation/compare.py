@@ -60,7 +60,7 @@ def compare(
     Args:
         first: Folder of an evaluation, as `embedrl eval --out` wrote it.
         second: Folder of the other; differences are its figures minus the first's.
-        out: Where the two pictures go; None takes `compare_<first's name>` in the second's folder.
+        out: Where the two pictures go; None means `compare_<first's name>` in the second's folder.
         confidence: Probability that the interval covers the difference.
         resamples: How many times the queries are drawn.
         seed: Seed of the draws.

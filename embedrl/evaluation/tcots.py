@@ -25,7 +25,7 @@ class TCoTOptions:
     """Where T-CoTs are looked up, and how a Reasoner writes missing ones.
 
     Attributes:
-        cache: The journal, as `embedrl annotate` writes it; None takes `tcots.jsonl` in the output folder if there is a
+        cache: The journal, as `embedrl annotate` writes it; None means `tcots.jsonl` in the output folder if there is a
             Reasoner, and the tasks' own T-CoTs if not.
         model: The model's name in the journal; None derives one from the Reasoner's weights and options.
         style: Style of the prompts.

@@ -38,7 +38,7 @@ class EncodeOptions:
     """How sides are embedded; the vectors do not depend on these options.
 
     Attributes:
-        cache: Folder of the vectors; None takes `vectors` in the output folder. Several evaluations may share one.
+        cache: Folder of the vectors; None means `vectors` in the output folder. Several evaluations may share one.
         batch_size: Sides that are loaded together.
         micro_batch_size: Sides that go through the backbone at once.
         shard_size: Sides in one file: at most this many are lost per process when a run is killed.

@@ -34,7 +34,7 @@ class Generator(Loadable):
         top_p: float = 1.0,
         stop: Sequence[str] = (),
     ) -> list[str]:
-        """Write one reply a prompt.
+        """Write one reply per prompt.
 
         Args:
             inputs: What `preprocessor().prompts(...)` returned, moved to the model's device.

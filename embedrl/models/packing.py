@@ -23,7 +23,7 @@ def pack(prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> Mo
     """Append replies to their prompts.
 
     Args:
-        prompts: Prompts padded on the left, one a row: width L.
+        prompts: Prompts padded on the left, one per row: width L.
         replies: Token ids of each row's replies; none is empty.
 
     Returns:
@@ -85,7 +85,7 @@ def token_logprobs(
         tokens: `[tokens]`.
         temperature: Divides the logits.
         suppressed: Ids that have no probability.
-        vocabulary: Number of logits a token.
+        vocabulary: Number of logits per token.
 
     Returns:
         Log-probabilities and entropies in nats, `[tokens]` each.

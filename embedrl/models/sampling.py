@@ -1,4 +1,4 @@
-"""Sampling several replies a prompt: the prompt is computed once, and its keys and values are shared by its replies."""
+"""Sampling several replies per prompt: the prompt is computed once, and the replies share its keys and values."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ def draw(
     suppressed: Tensor,
     ends: Callable[[Tensor], Tensor],
 ) -> Draws:
-    """Draw n replies a prompt. A row that has ended leaves the batch and the cache.
+    """Draw n replies per prompt. A row that has ended leaves the batch and the cache.
 
-    Row i of a group draws by its own uniform numbers, one a token, so what it writes depends neither on the other
+    Row i of a group draws by its own uniform numbers, one per token, so what it writes depends neither on the other
     prompts nor on when other rows end.
 
     Args:
         core: A `Qwen3VLModel`.
         head: Its LM head.
         prompts: A batch of prompts padded on the left, with `position_ids`.
-        seeds: One a prompt.
-        n: Replies a prompt.
+        seeds: One per prompt.
+        n: Replies per prompt.
         options: How to draw.
         suppressed: Ids of the tokens that must not be written, `[k]`.
         ends: Called with the replies so far, `[rows, steps]`; returns which of them end with their last token.
@@ -142,7 +142,7 @@ def draw(
 
 
 def _choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor:
-    """One token a row: the likeliest, or the one at which the cumulative probability passes `uniform`."""
+    """One token per row: the likeliest, or the one at which the cumulative probability passes `uniform`."""
     if options.temperature == 0:
         return logits.argmax(-1)
     if options.top_p < 1:

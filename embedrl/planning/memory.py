@@ -155,6 +155,6 @@ def working(model: QwenVL, rows: list[TokenRow], setup: Setup) -> float:
 
 
 def cache_bytes(model: QwenVL, tokens: float, setup: Setup) -> float:
-    """Bytes of keys and values that generation keeps of so many tokens."""
+    """Bytes of keys and values that generation keeps of this many tokens."""
     text = model.core.config.text_config
     return float(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * setup.compute)

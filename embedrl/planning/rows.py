@@ -54,7 +54,7 @@ class TokenRow:
 
     Attributes:
         length: Tokens, those of pixels included.
-        blocks: Patches of each block of pixels that attends to itself: one a picture, one a time step of a video.
+        blocks: Patches of each block of pixels that attends to itself: one per picture, one per time step of a video.
     """
 
     length: int

@@ -31,7 +31,7 @@ class GradientCache:
         encode: Embeds one micro-batch: `[rows, dim]`.
         micro_batches: What to embed.
         device: Where `encode` computes; its random state is the one that dropout draws from.
-        calls: How often `encode` is called in each pass, at least once a micro-batch. Ranks that exchange data inside
+        calls: How often `encode` is called in each pass, at least once per micro-batch. Ranks that exchange data inside
             `encode` must agree on it: the last micro-batch is repeated with a gradient of zero.
         recompute: False keeps the graphs of all micro-batches instead of encoding twice: the same gradients in two
             thirds of the time, in memory that grows with the batch.

@@ -1,4 +1,4 @@
-"""Small real data sets, one a file."""
+"""Small real data sets, one per file."""
 
 from embedrl.utils.public_names import lazy
 

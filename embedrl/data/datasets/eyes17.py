@@ -24,8 +24,8 @@ class Eyes17Tasks:
     section. The title is printed on its page, so that a model that can read finds it.
 
     Args:
-        root: Where the package was unpacked; null takes where `scripts/fetch_real_small.py` puts it.
-        dpi: Pixels an inch of the pages.
+        root: Where the package was unpacked; null means where `scripts/fetch_real_small.py` puts it.
+        dpi: Pixels per inch of the pages.
         main_metric: The figure to report.
 
     Raises:

@@ -136,7 +136,7 @@ class OpenClipartTasks:
     low rather than too high.
 
     Args:
-        pictures: Where `openclipart-png` was unpacked; null takes where `scripts/fetch_real_small.py` puts it.
+        pictures: Where `openclipart-png` was unpacked; null means where `scripts/fetch_real_small.py` puts it.
         tags: Where `openclipart-svg` was unpacked, likewise.
         folders: See `read_drawings`.
         exclude: See `read_drawings`.

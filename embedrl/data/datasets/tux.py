@@ -114,7 +114,7 @@ class TuxSource:
     Args:
         split: `train` (70 % of the captions), `val` (10 %) or `test` (20 %).
         direction: `t2i` retrieves the picture from the caption, `i2t` the caption from the picture.
-        root: The folder of the stamps; null takes where `scripts/fetch_tux.py` puts them.
+        root: The folder of the stamps; null means where `scripts/fetch_tux.py` puts them.
         seed: Seed of the split.
         exclude: Leave out pictures in folders of these names.
 

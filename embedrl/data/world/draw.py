@@ -66,7 +66,7 @@ def finish(canvas: Floats, grain: int) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _noise() -> Floats:
-    # RandomState is frozen by numpy, so the same pixels come out on every machine and version.
+    # RandomState is frozen by numpy, so the pixels are the same on every machine and version.
     return (NOISE * np.random.RandomState(0).standard_normal((512, 512))).astype(np.float32)
 
 

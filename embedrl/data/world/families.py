@@ -220,7 +220,7 @@ def make_doc(rng: random.Random, split: Split) -> WorldSample:
 
 
 def doc_decoy(rng: random.Random, split: Split, sample: WorldSample) -> tuple[View, frozenset[tuple[int, int]]]:
-    """A page highlighting the same word with another number; now and then the label asked for is in another row."""
+    """A page highlighting the same word with another number; sometimes the label asked for is in another row."""
     label = rng.choice([other for other in labels(split) if other[0] == sample.memo[0] and other != sample.memo])
     page = _page(rng, split, label, trap=sample.memo if rng.random() < 0.3 else None)
     return _page_target(page), frozenset({label})

@@ -17,7 +17,7 @@ from embedrl.data.world.scene import Box, Split
 from embedrl.data.world.vocabulary import NUMBERS, PAGE_WORDS, ROWS
 
 PAGE_SIZE = 144
-"""Side of a page in native pixels; made for an input of 48 × 48, three tokens a row."""
+"""Side of a page in native pixels; made for an input of 48 × 48, three tokens per row."""
 _ROW = PAGE_SIZE // len(ROWS)
 _BAND = (8, 4, PAGE_SIZE - 8, _ROW - 4)  # of a row, relative to its upper left corner
 _WORD_SCALE = 2

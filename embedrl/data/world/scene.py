@@ -21,9 +21,9 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Box = tuple[float, float, float, float]
 
 SCENE_SIZE = 144
-"""Side of a scene in native pixels: a 3 × 3 grid of 48-pixel cells; made for an input of 48 × 48 (one token a cell)."""
+"""Side of a scene in native pixels: a 3 × 3 grid of 48-pixel cells, for an input of 48 × 48 (one token per cell)."""
 FRAME_SIZE = 64
-"""Side of a video frame: a 2 × 2 grid of 32-pixel cells; made for an input of 32 × 32 (one token a cell)."""
+"""Side of a video frame: a 2 × 2 grid of 32-pixel cells; made for an input of 32 × 32 (one token per cell)."""
 CLOSE_UP_SIZE = 48
 """Side of a close-up of one object, which the model sees at native resolution."""
 
@@ -171,7 +171,7 @@ def place_thing(
         cell: Cell of the 3 × 3 grid; with `columns=2` a corner cell.
         mark: The mark.
         size: The picture's side in native pixels.
-        columns: Cells a side.
+        columns: Cells per side.
     """
     side = size // columns
     extent = rng.randrange(round(0.72 * side), round(0.84 * side) + 1)
@@ -193,7 +193,7 @@ def make_picture(
         rng: Source of background and jitter.
         triples_: The objects.
         size: The picture's side in native pixels.
-        columns: Cells a side.
+        columns: Cells per side.
     """
     things = tuple(place_thing(rng, *entry, size, columns) for entry in sorted(triples_, key=lambda e: e[2]))
     return Picture(size, random_background(rng), rng.randrange(1 << 16), things)

@@ -167,7 +167,7 @@ def close_up_decoy(
 
 
 def altered_appearance(rng: random.Random, split: Split, appearance: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A (colour, shape, mark) with another mark, or now and then another colour."""
+    """A (colour, shape, mark) with another mark, or sometimes another colour."""
     color, shape, mark = appearance
     if rng.random() < OTHER_COLOR:
         return (rng.choice([c for c in range(len(COLORS)) if c != color]), shape, mark)

@@ -1,4 +1,4 @@
-"""A contact sheet of the world: twelve pairs a page, evidence drawn in, texts beside."""
+"""A contact sheet of the world: twelve pairs per page, evidence drawn in, texts beside."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def contact_sheet(
     """Draw pairs of the world with their T-CoTs and evidence.
 
     Args:
-        show: Number of pairs, twelve a page.
+        show: Number of pairs, twelve per page.
         out: Folder for the pages, `world_<split>_<number>.png`; made if missing.
-        family: A name in `FAMILIES`; None takes all in turn.
+        family: A name in `FAMILIES`; None means all in turn.
         split: The split to draw from.
         teacher: Whose T-CoTs to show.
         seed: Seed of the pairs.
@@ -146,7 +146,7 @@ def _picture(image: Image.Image, cots: dict[Writer, TCoT]) -> Image.Image:
 
 
 def _crops(canvas: Image.Image, image: Image.Image, cots: dict[Writer, TCoT], y: int) -> None:
-    """What each teacher's evidence shows, a row a teacher."""
+    """What each teacher's evidence shows, one row per teacher."""
     draw = ImageDraw.Draw(canvas)
     for writer, cot in cots.items():
         x = 2

@@ -70,7 +70,7 @@ class WorldSource:
         size: Number of pairs; there is no limit.
         seed: Another seed gives other pairs.
         teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
-        negatives: Number of hard negatives a pair: like the target, but wrong.
+        negatives: Number of hard negatives per pair: like the target, but wrong.
         alike: Rows come in blocks of this many pairs whose answers share many words: hard negatives of one another, to
             be drawn together (`data.block_size`). 1 makes no blocks.
 
@@ -180,17 +180,17 @@ class WorldTask:
 
 
 class WorldTasks:
-    """One retrieval task a family; implements `TaskSource`.
+    """One retrieval task per family; implements `TaskSource`.
 
-    Each query has exactly one right candidate: the pool holds the targets of all queries and `decoys` hard candidates a
-    query, each once, and a draw that would make a second candidate right is drawn again.
+    Each query has exactly one right candidate: the pool holds the targets of all queries and `decoys` hard candidates
+    per query, each once, and a draw that would make a second candidate right is drawn again.
 
     Args:
         split: `val` or `test` (`train` to look at overfitting).
-        size: Queries a family.
-        families: Names in `FAMILIES`; None takes all.
+        size: Queries per family.
+        families: Names in `FAMILIES`; None means all.
         teacher: Who writes the T-CoTs.
-        decoys: Hard candidates a query.
+        decoys: Hard candidates per query.
         seed: Another seed gives other tasks; queries are pairs of `WorldSource` with this split and seed.
 
     Raises:

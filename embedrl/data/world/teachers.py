@@ -74,7 +74,7 @@ def annotator(view: View, rng: random.Random, rates: Rates | None = None) -> str
     Args:
         view: The side.
         rng: Source of all choices.
-        rates: The rates; None takes the documented ones.
+        rates: The rates; None means the documented ones.
     """
     rates = rates or Rates()
     chosen, missed = _choose(view, rng, rates)

@@ -45,13 +45,13 @@ class Clip:
 def make_clip(rng: random.Random, entries: Sequence[tuple[int, int, int, int]], length: int = 8) -> Clip:
     """A video in which the given objects appear in order.
 
-    The video is cut into one stretch an object, as equal as chance allows (at least two frames where `length` permits);
-    an object may stay for one frame more, so every frame shows one or two.
+    The video is cut into one section per object, as equal as chance allows (at least two frames where `length`
+    permits); an object may stay for one frame more, so every frame shows one or two.
 
     Args:
         rng: Source of timing, background and jitter.
         entries: (colour, shape, corner cell, mark) of each object, in order of appearance, cells all different.
-        length: Number of frames, at least one an object.
+        length: Number of frames, at least one per object.
     """
     stretches = _stretches(rng, len(entries), length)
     events: list[Event] = []

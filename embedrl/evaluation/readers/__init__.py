@@ -1,1 +1,1 @@
-"""Readers of the public layouts, one a file: a local copy of a data set as a `RetrievalTask`."""
+"""Readers of the public layouts, one per file: a local copy of a data set as a `RetrievalTask`."""

@@ -166,7 +166,7 @@ def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -
         root: The root of the local copy.
         folder: The folder of the videos' frame folders below the root, as the table gives it.
         name: The video's frame folder below that.
-        limit: Number of frames; None takes all that are there.
+        limit: Number of frames; None means all that are there.
 
     Raises:
         UnusableError: If the frame folder is missing or holds no picture, or its path leaves the folder.

@@ -1,1 +1,1 @@
-"""Callbacks, one a file."""
+"""Callbacks, one per file."""

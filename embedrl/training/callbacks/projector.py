@@ -23,7 +23,7 @@ class EmbeddingProjector(Callback):
     The labels: task, `query` or `candidate`, `pair` (a query's number, which its right candidate shares), text.
 
     Args:
-        max_points: At most this many vectors a task.
+        max_points: At most this many vectors per task.
         sprite_size: Side of a thumbnail in pixels.
     """
 

@@ -27,7 +27,7 @@ class ReasonedRetrieval(Callback):
 
     Args:
         tasks: Where the tasks come from.
-        embedder: The frozen Embedder; None takes the module's.
+        embedder: The frozen Embedder; None means the module's.
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.

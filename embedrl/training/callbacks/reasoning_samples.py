@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class ReasoningSamples(Callback):
     """After every validation, some queries with their T-CoTs: to TensorBoard, and to `reasoning_samples/` as PNG.
 
-    Under IMAGES and TEXT, `reasoning/<task>/<query>` has one entry a validation, so that the slider shows the T-CoT
+    Under IMAGES and TEXT, `reasoning/<task>/<query>` has one entry per validation, so that the slider shows the T-CoT
     change: input and evidence, the T-CoT, its similarity with the right and the best wrong candidate, and the rank.
     Needs the callback `ReasonedRetrieval`, and shows what that has written and scored: nothing is generated again.
     TensorBoard shows ten validations, unless it is started with `--samples_per_plugin images=100,text=100`.
@@ -80,7 +80,7 @@ def choose_queries(tasks: Sequence[RetrievalTask], count: int, seed: int) -> lis
 
     Args:
         tasks: The tasks.
-        count: Number of queries; fewer come out only if there are no more.
+        count: Number of queries; fewer only if there are no more.
         seed: Which.
     """
     rng = random.Random(seed)

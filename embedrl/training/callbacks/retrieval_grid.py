@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class RetrievalGrid(Callback):
-    """After every validation, one picture a task: to TensorBoard and, the last one, to `retrieval_grid/` as PNG.
+    """After every validation, one picture per task: to TensorBoard and, the last one, to `retrieval_grid/` as PNG.
 
     Args:
-        num_queries: Queries a picture, spread evenly over the task: the same ones every time.
-        top_k: Candidates a query; at most as many as the ranking keeps (10).
+        num_queries: Queries per picture, spread evenly over the task: the same ones every time.
+        top_k: Candidates per query; at most as many as the ranking keeps (10).
     """
 
     def __init__(self, num_queries: int = 5, top_k: int = 5) -> None:

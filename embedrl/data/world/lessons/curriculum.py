@@ -78,7 +78,7 @@ class WorldExam:
     """The same number of held-out lessons of every kind; implements `LessonSource`.
 
     Args:
-        kinds: Kinds of lessons; empty takes all.
+        kinds: Kinds of lessons; empty means all.
         each: Lessons of each kind.
         split: `val` or `test`: their pictures hold combinations that train never shows.
         seed: Another seed, other lessons.

@@ -55,7 +55,7 @@ def crop(spec: Picture | Page, box: Box, margin: float) -> Part:
 
 
 def video(clip: Clip) -> Part:
-    """A video at two frames a second."""
+    """A video at two frames per second."""
     return {"type": "video", "video": [WorldImage(frame).load() for frame in clip.frames], "fps": 2.0}
 
 
