@@ -151,13 +151,13 @@ class _SetFilter:
 
     async def _ask(self, job: tuple[int, Pair]) -> str:
         assert self.vlm is not None
-        verdict = await judge(self.vlm, job[1], self.keys[job[0]])
-        self.store.put(verdict)
-        (self.clear if verdict.is_clear else self.unclear).add(verdict.key)
-        self._stop_if_unclear(verdict.answer, least=_ENOUGH)
-        if not verdict.is_clear:
+        judgement = await judge(self.vlm, job[1], self.keys[job[0]])
+        self.store.put(judgement)
+        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
+        self._stop_if_unclear(judgement.answer, least=_ENOUGH)
+        if not judgement.is_clear:
             return "unclear"
-        return "yes" if verdict.rejects(self.threshold) else "no"
+        return "yes" if judgement.rejects(self.threshold) else "no"
 
     def _stop_if_unclear(self, answer: str, least: int) -> None:
         number = len(self.clear) + len(self.unclear)

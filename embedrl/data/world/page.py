@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from embedrl.data.world.draw import Floats, finish
-from embedrl.data.world.scene import Box, Split
+from embedrl.data.world.scene import Split
 from embedrl.data.world.vocabulary import NUMBERS, PAGE_WORDS, ROWS
+from embedrl.tcot.schema import Box
 
 PAGE_SIZE = 144
 """Side of a page in native pixels; made for an input of 48 × 48, three tokens per row."""

@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import Literal
 
 from embedrl.data.world.vocabulary import COLORS, COORDINATE_STEP, PLACES, SHAPES
+from embedrl.tcot.schema import Box
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-Box = tuple[float, float, float, float]
 
 SCENE_SIZE = 144
 """Side of a scene in native pixels: a 3 × 3 grid of 48-pixel cells, for an input of 48 × 48 (one token per cell)."""

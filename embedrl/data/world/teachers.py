@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedrl.data.world.page import Page
-from embedrl.data.world.scene import Box, round_box
+from embedrl.data.world.scene import round_box
 from embedrl.data.world.views import Item, View
 from embedrl.tcot.parser import build
+from embedrl.tcot.schema import Box
 from embedrl.types import Modality
 
 Teacher = Literal["perfect", "annotator", "none"]

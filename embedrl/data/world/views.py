@@ -8,9 +8,10 @@ from typing import Any
 
 from embedrl.data.world.image import WorldImage
 from embedrl.data.world.page import Page
-from embedrl.data.world.scene import Box, Picture, Thing
+from embedrl.data.world.scene import Picture, Thing
 from embedrl.data.world.video import Clip
 from embedrl.data.world.vocabulary import ROWS
+from embedrl.tcot.schema import Box
 from embedrl.types import Modality, Side
 
 
