@@ -39,7 +39,7 @@ def annotate(
     """Sample pairs of every data set and have a model write the T-CoT of both sides.
 
     Every answer is written to a journal at once. Restarted after any interruption, the command requests only what is
-    missing. It writes to `out`: one JSONL file of pairs with T-CoTs a data set; `mix.yaml`, which `embedrl fit` and
+    missing. It writes to `out`: one JSONL file of pairs with T-CoTs per data set; `mix.yaml`, which `embedrl fit` and
     `embedrl filter` read; `report.json`; and `left_out.jsonl`, the pairs without a T-CoT and why.
 
     Args:
