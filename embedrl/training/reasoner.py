@@ -124,7 +124,7 @@ class ReasonerModule(TrainingModule):
         self._sync.hold()
         parts = []
         for i, (inputs, count) in enumerate(zip(micro_batches, counts, strict=True), start=1):
-            output = self.generator(self.to_device(inputs))
+            output: Tensor = self.generator(self.to_device(inputs))
             parts.append(output.detach())
             output = output * (count / self._accumulated.unit)
             if i < len(micro_batches):
@@ -137,8 +137,7 @@ class ReasonerModule(TrainingModule):
             raise NonFiniteError(f"step {self.global_step}: the loss is not finite; lower the learning rate")
         self.log("train/loss", self._accumulated.add(mean, share), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        value: Tensor = output + (loss - output.detach())
-        return value
+        return output + (loss - output.detach())
 
     def _backward_now(self, output: Tensor) -> None:
         """The backward pass of one micro-batch, with the factors that Lightning gives to the last one's."""

@@ -1,33 +1,16 @@
 """An interrupted run that goes on sees what the uninterrupted run sees, bit for bit, whatever the data module."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
-from fake_data import FakePreprocessor, Numbers, NumberTasks
+from fake_data import DATA_MODULES as DATA
+from fake_data import FakePreprocessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-
-from embedrl.data.datamodules.egrl import EGRLDataModule
-from embedrl.data.datamodules.embedder import EmbedderDataModule
-from embedrl.data.datamodules.reasoner import ReasonerDataModule
-from embedrl.data.mix import MixRow
-from embedrl.data.render import RenderOptions
-from embedrl.types import Lesson
-
-
-class Preprocessor(FakePreprocessor):
-    """A backbone's and a generator's."""
-
-    def lessons(self, lessons):
-        return self([lesson.chat for lesson in lessons])
-
-    prompts = FakePreprocessor.__call__
 
 
 class Model(torch.nn.Module):
     def preprocessor(self):
-        return Preprocessor()
+        return FakePreprocessor()
 
 
 class Module(LightningModule):
@@ -59,37 +42,6 @@ def names(batch):
     if hasattr(batch, "lessons"):
         return [lesson.reply for lesson in batch.lessons]
     return [f"{dataset} {name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
-
-
-@dataclass
-class NumberLessons:
-    """Lessons `lesson 3`."""
-
-    size: int
-    name: str = "numbers"
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        ask = [{"role": "user", "content": [{"type": "text", "text": f"prompt {index}"}]}]
-        return Lesson(ask, f"lesson {index}", "number")
-
-
-def mix():
-    return [MixRow(Numbers("a", 9)), MixRow(Numbers("b", 7), weight=2.0)]
-
-
-DATA = {
-    "embedder": lambda **options: EmbedderDataModule(
-        batch_size=4, sub_batch_size=2, micro_batch_size=3, mix=mix(), val=[NumberTasks()],
-        render=RenderOptions(tcot="none"), **options,
-    ),
-    "reasoner": lambda **options: ReasonerDataModule(4, 3, NumberLessons(18), NumberLessons(3), **options),
-    "curriculum": lambda **options: ReasonerDataModule(4, 3, NumberLessons(18), shuffle=False, **options),
-    "egrl": lambda **options: EGRLDataModule(4, mix(), NumberLessons(3), None, 4, block_size=2, **options),
-}  # fmt: skip
-"""Four batches an epoch each."""
 
 
 class Record(Callback):

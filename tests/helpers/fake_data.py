@@ -9,8 +9,13 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from embedrl.data.datamodules.egrl import EGRLDataModule
+from embedrl.data.datamodules.embedder import EmbedderDataModule
+from embedrl.data.datamodules.reasoner import ReasonerDataModule
+from embedrl.data.mix import MixRow
+from embedrl.data.render import RenderOptions
 from embedrl.errors import DataError
-from embedrl.types import Chat, Modality, Pair, RetrievalTask, Side
+from embedrl.types import Chat, Lesson, Modality, Pair, RetrievalTask, Side
 
 IMAGE_TCOT = (
     '<thinking>a red square {"bbox_2d": [[0, 0, 500, 500], [500, 500, 1000, 1000]]}</thinking>'
@@ -106,8 +111,26 @@ class NumberTasks:
         return [RetrievalTask(self.name, queries, candidates, [{i % 5: 1.0} for i in range(self.size)])]
 
 
+@dataclass
+class NumberLessons:
+    """Lessons `lesson 3`."""
+
+    size: int
+    name: str = "numbers"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Lesson:
+        ask = [{"role": "user", "content": [{"type": "text", "text": f"prompt {index}"}]}]
+        return Lesson(ask, f"lesson {index}", "number")
+
+
 class FakePreprocessor:
-    """One row a chat: `value` holds the first number in its text, `size` its length; refuses the word `toolong`."""
+    """A backbone's and a generator's preprocessor; refuses the word `toolong`.
+
+    One row a chat: `value` holds the first number in its text, `size` its length.
+    """
 
     def __call__(self, chats: Sequence[Chat]) -> dict[str, torch.Tensor]:
         texts = ["".join(part.get("text", "") for part in chat[0]["content"]) for chat in chats]
@@ -122,3 +145,25 @@ class FakePreprocessor:
     def length(self, chat: Chat) -> int:
         parts = chat[0]["content"]
         return sum(len(part["text"]) if part["type"] == "text" else 50 for part in parts)
+
+    def prompts(self, chats: Sequence[Chat]) -> dict[str, torch.Tensor]:
+        return self(chats)
+
+    def lessons(self, lessons: Sequence[Lesson]) -> dict[str, torch.Tensor]:
+        return self([lesson.chat for lesson in lessons])
+
+
+def mix() -> list[MixRow]:
+    return [MixRow(Numbers("a", 9)), MixRow(Numbers("b", 7), weight=2.0)]
+
+
+DATA_MODULES = {
+    "embedder": lambda **options: EmbedderDataModule(
+        batch_size=4, sub_batch_size=2, micro_batch_size=3, mix=mix(), val=[NumberTasks()],
+        render=RenderOptions(tcot="none"), **options,
+    ),
+    "reasoner": lambda **options: ReasonerDataModule(4, 3, NumberLessons(18), NumberLessons(3), **options),
+    "curriculum": lambda **options: ReasonerDataModule(4, 3, NumberLessons(18), shuffle=False, **options),
+    "egrl": lambda **options: EGRLDataModule(4, mix(), NumberLessons(3), None, 4, block_size=2, **options),
+}  # fmt: skip
+"""Every data module, with four batches an epoch."""

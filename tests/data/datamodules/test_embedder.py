@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from fake_data import FakePreprocessor, Numbers, NumberTasks
+from fake_data import DATA_MODULES, FakePreprocessor, Numbers, NumberTasks
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 
@@ -190,11 +190,25 @@ def test_two_ranks_stay_in_step_and_share_the_batch():
     assert sum(len(batch.items) for batch in encoded) == 5 + 9
 
 
-def test_a_second_sharding_by_lightning_is_refused():
-    module = two_ranks(data(), 0)
-    module.trainer._accelerator_connector.use_distributed_sampler = True
-    with pytest.raises(ConfigError, match="use_distributed_sampler: false"):
+@pytest.mark.parametrize("make", DATA_MODULES.values(), ids=DATA_MODULES)
+@pytest.mark.parametrize("setting", ["use_distributed_sampler", "reload_dataloaders_every_n_epochs"])
+def test_what_the_trainer_must_leave_to_the_data_module(make, setting):
+    """Sharding a second time, and loading anew, which would begin the stream again."""
+    module = two_ranks(make(), 0)
+    module.setup("fit")
+    where = module.trainer if setting.startswith("reload") else module.trainer._accelerator_connector
+    setattr(where, setting, 1)
+    with pytest.raises(ConfigError, match=rf"trainer\.{setting}"):
         module.setup("fit")
+
+
+@pytest.mark.parametrize("make", DATA_MODULES.values(), ids=DATA_MODULES)
+def test_a_position_is_kept_before_anything_is_loaded(make):
+    """A checkpoint that is written before the first batch of a resumed run goes on where that one would."""
+    module = make()
+    assert module.state_dict() == {"batches_seen": 0}
+    module.load_state_dict({"batches_seen": 5})
+    assert module.state_dict() == {"batches_seen": 5}
 
 
 MIX = [
