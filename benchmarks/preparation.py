@@ -23,6 +23,7 @@ PREPARES: list[tuple[Any, str]] = [
     (step, "parse"),
     (reasoned_retrieval, "render"),
     (QwenVLPreprocessor, "prompts"),
+    (QwenVLPreprocessor, "prompt_rows"),
     (QwenVLPreprocessor, "join"),
     (QwenVLPreprocessor, "groups"),
     (policy, "pack"),

@@ -60,7 +60,6 @@ def group_inputs(
     patches: Mapping[int, Sequence[Patches]],
     groups: Sequence[Sequence[int]],
     token: int,
-    merge: int,
     balance: float,
     max_chats: int,
 ) -> tuple[list[ModelInputs], Tensor]:
@@ -71,7 +70,6 @@ def group_inputs(
         patches: Their pictures and videos by kind, in the order of their tokens.
         groups: Numbers of the chats that may begin alike; each chat is in one group.
         token: The id of `<emb>`; what follows its last occurrence is left out.
-        merge: The vision tower's spatial merge size.
         balance: See `plan`.
         max_chats: At most this many chats in a micro-batch.
 
@@ -83,7 +81,7 @@ def group_inputs(
     Raises:
         DataError: If a chat holds no `<emb>`.
     """
-    readings = _read(inputs, patches, token, merge)
+    readings = _read(inputs, patches, token)
     rows: list[PackedRow] = []
     for group in groups:
         shared = common_length([readings[i] for i in group])
@@ -142,7 +140,7 @@ def _equal(mine: Patches, its: Patches) -> bool:
     return same or (torch.equal(mine.grid, its.grid) and torch.equal(mine.pixels, its.pixels))
 
 
-def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: int, merge: int) -> list[_Reading]:
+def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: int) -> list[_Reading]:
     """The rows of a batch one by one, each with its own pictures."""
     queues = {kind: iter(found) for kind, found in patches.items()}
     readings = []
@@ -158,7 +156,7 @@ def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: 
             kind = int(kinds[places[at]])
             picture = next(queues[kind])
             pictures.append(_Picture(places[at], kind, picture))
-            at += len(picture.pixels) // merge**2
+            at += picture.tokens
         readings.append(_Reading(ids[:end], inputs["position_ids"][:, row, mask][:, :end], pictures))
     return readings
 

@@ -26,11 +26,13 @@ class Patches:
         grid: Patches in time, height and width, `[3]`.
         pixels: The patches, `[patches, dim]`; chats that show the same picture hold the same tensor.
         placeholder: The text that stands for it.
+        tokens: How many of the text's tokens are replaced by what the vision tower makes of it.
     """
 
     grid: Tensor
     pixels: Tensor
     placeholder: str
+    tokens: int
 
 
 @dataclass
@@ -92,8 +94,9 @@ class Visuals:
     def _split(self, kind: int, made: Any, replace: Callable[[Any, int], str]) -> dict[Hashable, Patches]:
         grids, pixels = (made[name] for name in VISUAL[kind])
         parts = torch.split(pixels, grids.prod(1).tolist())
+        merged = self.processor.image_processor.merge_size**2
         rows = enumerate(zip(self._pixels[kind], grids, parts, strict=True))
-        return {key: Patches(grid, part, replace(made, i)) for i, (key, grid, part) in rows}
+        return {key: Patches(grid, part, replace(made, i), len(part) // merged) for i, (key, grid, part) in rows}
 
 
 def visual_inputs(patches: Mapping[int, Sequence[Patches]]) -> ModelInputs:

@@ -111,7 +111,8 @@ class Policy:
     def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
         """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""
         options, preprocessor = self.options, self.generator.preprocessor()
-        prompts = [preprocessor.prompts([g.prompt]) if g.inputs is None else g.inputs for g in groups]
+        missing = iter(preprocessor.prompt_rows([group.prompt for group in groups if group.inputs is None]))
+        prompts = [next(missing) if group.inputs is None else group.inputs for group in groups]
         rows: list[tuple[int, int, list[int]]] = []  # length, group, its replies
         for number, group in enumerate(groups):
             prompt = preprocessor.length(group.prompt)

@@ -108,7 +108,7 @@ class LocalRollout:
             raise ValueError(f"{len(prompts)} prompts need as many different keys, not {list(keys)}")
         preprocessor = self.generator.preprocessor()
         device = next(self.generator.parameters()).device
-        rows = [preprocessor.prompts([chat]) for chat in prompts] if inputs is None else inputs
+        rows = preprocessor.prompt_rows(prompts) if inputs is None else inputs
         order = sorted(range(len(prompts)), key=lambda i: preprocessor.length(prompts[i]))
         size = max(1, self.options.max_sequences // n)
         replies: dict[int, list[SampledReply]] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from embedrl.data.sft_batches import GeneratorPreprocessor
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import DataError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.models.qwen_vl.preprocess import QwenVLPreprocessor
 from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
 from embedrl.rl.types import Rollout, RolloutStep
@@ -49,8 +51,8 @@ class Prompt:
         return f"{self.pair}/{self.role}"
 
 
-def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: GeneratorPreprocessor) -> list[Prompt]:
-    """The prompts of both sides of every pair, each processed once: rollouts and policy pass read the same inputs.
+def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: QwenVLPreprocessor) -> list[Prompt]:
+    """The prompts of both sides of every pair, processed once: rollouts and policy pass read the same inputs.
 
     Args:
         pairs: This process's pairs, their pictures in memory.
@@ -61,16 +63,31 @@ def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: 
     Raises:
         DataError: If a side is empty or its prompt cannot be processed; the message begins with `dataset/id`.
     """
-    prompts = []
-    for i, pair in enumerate(pairs, first):
-        for role in (Role.QUERY, Role.TARGET):
-            side = side_of(pair, role)
-            try:
-                chat = reasoning_chat(side, role, counterpart_of(pair, role), style)
-                prompts.append(Prompt(i, role, side, chat, preprocessor.prompts([chat])))
-            except DataError as error:
-                raise DataError(f"{pair.dataset}/{pair.id} ({role}): {error}") from error
-    return prompts
+    places = [(i, pair, role) for i, pair in enumerate(pairs, first) for role in (Role.QUERY, Role.TARGET)]
+    chats = []
+    for _, pair, role in places:
+        with _naming(pair, role):
+            chats.append(reasoning_chat(side_of(pair, role), role, counterpart_of(pair, role), style))
+    try:
+        rows = preprocessor.prompt_rows(chats)
+    except DataError:
+        for (_, pair, role), chat in zip(places, chats, strict=True):
+            with _naming(pair, role):
+                preprocessor.prompts([chat])
+        raise
+    return [
+        Prompt(i, role, side_of(pair, role), chat, row)
+        for (i, pair, role), chat, row in zip(places, chats, rows, strict=True)
+    ]
+
+
+@contextmanager
+def _naming(pair: Pair, role: Role) -> Iterator[None]:
+    """Put the name of the side in front of an error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{pair.dataset}/{pair.id} ({role}): {error}") from error
 
 
 def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: int) -> list[Rollout]:

@@ -130,9 +130,15 @@ def test_groups_of_one_picture_are_those_of_equal_pictures(preprocess, monkeypat
         assert_equal(mine, theirs)
 
 
-def test_prompts_processed_one_by_one_join_to_those_processed_together(preprocess):
+def test_rows_of_prompts_are_those_of_one_prompt_and_join_to_any_batch(preprocess, monkeypatch):
     chats = [chat[:1] for chat in shared()]
-    for seed in range(3):
-        random.Random(seed).shuffle(chats)
-        part = chats[: 2 + seed]
-        assert_equal(preprocess.join([preprocess.prompts([chat]) for chat in part]), preprocess.prompts(part))
+    alone = [preprocess.prompts([chat]) for chat in chats]
+    numbers = counted(preprocess, monkeypatch)
+    rows = preprocess.prompt_rows(chats)
+    assert numbers == {"image": [4], "video": [2]}
+    for row, expected in zip(rows, alone, strict=True):
+        assert_equal(row, expected)
+    for seed in range(4):
+        part = random.Random(seed).sample(range(len(chats)), 2 + seed)
+        assert_equal(preprocess.join([rows[i] for i in part]), preprocess.prompts([chats[i] for i in part]))
+    assert preprocess.prompt_rows([]) == []

@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from test_module import build
 from embedrl.data.collate import group_micro_batches
 from embedrl.data.datamodules.egrl import PairBatch
 from embedrl.data.render import render
+from embedrl.errors import DataError
 from embedrl.inference.frozen_embedder import LENIENT, FrozenEmbedder, encode
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.rl import step as steps
@@ -89,15 +91,23 @@ def test_a_step_opens_processes_and_parses_each_thing_once(tmp_path, counts):
     assert len(texts) == 16
     assert set(OPENED.values()) == {1}
     assert len(OPENED) == 2 + 3
-    # The prompts: two with pictures and one with a video, whatever number of rollouts and passes reads them.
-    assert processed[id(reads.image_processor)] == [1, 2]
+    # The prompts' two pictures, of which one stands in two, and the video, however many rollouts and passes read them.
+    assert processed[id(reads.image_processor)] == [2]
     assert processed[id(reads.video_processor)] == [1]
-    # The Embedder: the two pictures, of which one stands in two sides, and the video; six random tokens hold no cues.
+    # The Embedder: the same; six random tokens hold no cues.
     assert processed[id(embeds.image_processor)] == [2]
     assert processed[id(embeds.video_processor)] == [1]
     # Whatever the Embedder parses again held a token that is reserved for it, and has it mended.
     assert not Counter(texts) - Counter(parsed)
     assert all("< " in text and text.replace("< ", "<") in texts for text in Counter(parsed) - Counter(texts))
+
+
+def test_an_error_names_the_side():
+    long = policy_model(max_length=99).preprocessor()
+    pair = Pair(Side("red"), Side("star " * 99), "made", "7")
+    for broken, message in ((pair, "has .* more than max_length=99"), (replace(pair, target=Side()), "side is empty")):
+        with pytest.raises(DataError, match=rf"made/7 \(target\): .*{message}"):
+            steps.make_prompts([broken], 0, "brief", long)
 
 
 BOXES = [(100, 100, 500, 600), (300, 300, 900, 900)]

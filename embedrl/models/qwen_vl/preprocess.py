@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as tvf
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
@@ -20,6 +19,7 @@ from embedrl.data.render import EMB_TOKEN
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.grouping import group_inputs
 from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Patches, Visuals, visual_inputs
+from embedrl.models.prompt_rows import join, split
 from embedrl.types import Chat, Lesson
 
 IGNORE = -100  # the label of a token that carries no loss
@@ -100,34 +100,21 @@ class QwenVLPreprocessor:
         numbers = iter(range(sum(map(len, groups))))
         members = [[next(numbers) for _ in group] for group in groups]
         token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
-        merge = self.processor.image_processor.merge_size
         chats = [chat for group in groups for chat in group]
         inputs, patches = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
-        return group_inputs(inputs, patches, members, token, merge, self.balance, max_chats)
+        return group_inputs(inputs, patches, members, token, self.balance, max_chats)
 
     def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""
         return self._process(chats, [self._text(chat, prompt=True) for chat in chats], "left")
 
-    def join(self, prompts: Sequence[ModelInputs]) -> ModelInputs:
-        """One batch of prompts that were processed one by one: what `prompts` makes of all of them at once.
+    def prompt_rows(self, chats: Sequence[Chat]) -> list[ModelInputs]:
+        """What `prompts([chat])` makes of each chat, a picture that several of them show being processed once."""
+        return split(*self._read(chats, [self._text(chat, prompt=True) for chat in chats], "left")) if chats else []
 
-        Args:
-            prompts: What `prompts([chat])` made of each chat.
-        """
-        width = max(inputs["input_ids"].shape[1] for inputs in prompts)
-        fill = {"input_ids": self.processor.tokenizer.pad_token_id}
-
-        def rows(name: str, axis: int) -> Tensor:
-            padded = [pad(p[name], (width - p[name].shape[-1], 0), value=fill.get(name, 0)) for p in prompts]
-            return torch.cat(padded, axis)
-
-        joined = {name: rows(name, 0) for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
-        joined["position_ids"] = rows("position_ids", 1)
-        for name in (name for names in VISUAL.values() for name in names):
-            if parts := [inputs[name] for inputs in prompts if name in inputs]:
-                joined[name] = torch.cat(parts)
-        return joined
+    def join(self, rows: Sequence[ModelInputs]) -> ModelInputs:
+        """What `prompts` makes of chats at once, of their `prompt_rows`."""
+        return join(rows, self.processor.tokenizer.pad_token_id)
 
     def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
         """Process lessons for training: prompt, reply and end of turn, with `labels` on the last two alone."""

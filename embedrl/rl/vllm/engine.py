@@ -108,7 +108,7 @@ class ServerRollout:
         self._push()
         # Token by token what the policy reads.
         preprocessor = self._generator.preprocessor()
-        rows = [preprocessor.prompts([chat]) for chat in prompts] if inputs is None else inputs
+        rows = preprocessor.prompt_rows(prompts) if inputs is None else inputs
         tokens: list[list[int]] = [row["input_ids"][0].tolist() for row in rows]
         seeds = [draw_seed(self._options.seed, step, key) >> (63 - SEED_BITS) for key in keys]
         problem, samples = None, []
