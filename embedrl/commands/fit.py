@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf.errors import OmegaConfBaseException
@@ -18,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from embedrl.commands.parsing import OneLineErrors, with_class_paths
 from embedrl.errors import ConfigError
 from embedrl.training.callbacks.fail_fast import FailFast
+from embedrl.training.callbacks.progress_lines import ProgressLines
 from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
+from embedrl.training.callbacks.step_bar import StepBar
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
 
 
@@ -43,8 +47,20 @@ class TrainingCLI(LightningCLI):
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--checkpoint.*`."""
+        """Add `--checkpoint.*` and `--next_command`."""
         parser.add_class_arguments(CheckpointOptions, "checkpoint")
+        parser.add_argument(
+            "--next_command",
+            type=str | None,
+            help="The command to name when `fit` ends, such as the next training.",
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Leave Lightning's table of scores out unless it is asked for: `RunSummary` prints a shorter one."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "verbose" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults({"verbose": False})
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse `args` into `config`.
@@ -85,11 +101,14 @@ class TrainingCLI(LightningCLI):
         plugins = _as_list(trainer.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
+        callbacks = _as_list(trainer.get("callbacks"))
+        wanted = trainer.get("enable_progress_bar") is not False and not trainer.get("barebones")
+        if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.insert(0, progress_bar())
+        callbacks.append(RunSummary(self._get(self.config_init, "next_command")))
         if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
-            trainer["callbacks"] = [
-                *_as_list(trainer.get("callbacks")),
-                *self._get(self.config_init, "checkpoint").callbacks(),
-            ]
+            callbacks += self._get(self.config_init, "checkpoint").callbacks()
+        trainer["callbacks"] = callbacks
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
@@ -125,7 +144,8 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
             trainer_defaults={
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
-                "callbacks": [RunSummary(), FailFast()],
+                "enable_model_summary": False,  # `RunSummary` names the sizes
+                "callbacks": [FailFast()],
             },
         )
     except MisconfigurationException as error:
@@ -165,6 +185,11 @@ def _mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) and all(isinstance(key, str) for key in content) else {}
+
+
+def progress_bar() -> ProgressBar:
+    """A bar on a terminal, lines in a file."""
+    return StepBar() if sys.stdout.isatty() else ProgressLines()
 
 
 def _as_list(value: Any) -> list[Any]:

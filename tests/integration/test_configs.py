@@ -1,6 +1,7 @@
 """Every shipped YAML parses and trains two steps through the command line; parts replace one another without trace."""
 
 import json
+import re
 from itertools import permutations
 from pathlib import Path
 
@@ -51,8 +52,13 @@ def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = {key: value for key, value in EMBEDDER["data"]["init_args"].items() if key != "mix"}  # the shipped mix
     flags = ["--config", str(QUICKSTART), *overlays(tmp_path, SMALL, {"data": {"init_args": data}}, PICTURES)]
+    flags += ["--trainer.enable_progress_bar", "true"]
     assert main(["fit", *flags]) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
+    assert re.search(r"^step 1/2  loss \d+\.\d{3}  \S+ pairs/s  \d+ s left$", out, re.MULTILINE)
+    assert re.search(r"^step 2/2  loss \d+\.\d{3}  \S+ pairs/s$", out, re.MULTILINE)
+    assert re.search(r"^step 2  validation \(\d+ s\)  hit@1 \d\.\d{3}$", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 120
     (run,) = (tmp_path / "runs").rglob("version_0")
     shown = run.relative_to(tmp_path)
     files = (f"{shown}/retrieval_grid/", f"{shown}/checkpoints/best.ckpt")
@@ -69,7 +75,9 @@ def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
     # What the run wrote down scores its checkpoint again, and trains on in the same folder.
     scores = logged(run, "val/hit@1").popitem()[1]
     config = ["--config", str(run / "config.yaml")]
+    capsys.readouterr()
     assert main(["validate", *config, "--ckpt_path", "best"]) == 0, capsys.readouterr().err
+    assert re.search(rf"^  hit@1 +{scores:.3f}$", capsys.readouterr().out, re.MULTILINE)  # and no table of Lightning's
     assert logged(run.parent / "validate_0", "val/hit@1").popitem()[1] == scores
     assert main(["fit", *config, "--ckpt_path", "last", "--trainer.max_steps", "3"]) == 0, capsys.readouterr().err
     assert sorted(logged(run, "train/loss")) == [0, 1, 2]

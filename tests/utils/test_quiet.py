@@ -14,7 +14,7 @@ SILENT = {
     "eval mode": "Found 393 module(s) in eval mode at the start of training. This may lead to unexpected behavior",
     "callbacks": "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided "
     "during `Trainer` instantiation. Please add the following callbacks: "
-    + str(["ModelCheckpoint{'monitor': None, 'mode': 'min'}", "ModelCheckpoint{'monitor': 'val/hit@1'}"])
+    + str(["LastCheckpoint{'monitor': None, 'mode': 'min'}", "ModelCheckpoint{'monitor': 'val/hit@1'}"])
     + ".",
 }
 HEARD = {
