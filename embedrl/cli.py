@@ -50,6 +50,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "data stats": Command("Count and plot what is in a mix", "embedrl.construction.stats:stats", True),
     "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
+    "completion": Command(
+        "Print a script that completes commands and options in a shell (bash, zsh, fish)",
+        "embedrl.completion:completion",
+        positional=True,
+    ),
 }
 """The names may have several words (`data world`); `embedrl data --help` lists what begins with `data`."""
 
@@ -128,7 +133,7 @@ def _help(group: str) -> str:
         "Reasoning-driven multimodal embeddings: Embedder, Reasoner and EG-RL on PyTorch Lightning.\n\n"
         f"commands:\n{rows}\n"
         "`embedrl COMMAND --help` lists a command's options; `--version` prints the version.\n"
-        "EMBEDRL_DEBUG=1 shows the traceback of an error.\n"
+        "EMBEDRL_DEBUG=1 shows the traceback of an error. Completion in bash: `source <(embedrl completion bash)`.\n"
     )
 
 

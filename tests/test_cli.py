@@ -121,6 +121,7 @@ ABBREVIATED = {
     "data pages": (["data", "pages", "--roo", "x"], "--roo", "--root"),
     "data stats": (["data", "stats", "--ou", "x"], "--ou", "--out"),
     "data world": (["data", "world", "--sho=3"], "--sho", "--show"),
+    "completion": (["completion", "bash", "--hel"], "--hel", "--help"),
 }
 
 
