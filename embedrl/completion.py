@@ -52,7 +52,7 @@ def whole_parser() -> argparse.ArgumentParser:
     """One plain parser with the commands and options of the real ones."""
     root = argparse.ArgumentParser("embedrl")
     root.add_argument("--version", action="store_true", help="Print the version.")
-    groups = {(): root.add_subparsers()}
+    groups: dict[tuple[str, ...], Any] = {(): root.add_subparsers()}
     for name, command in cli.COMMANDS.items():
         *group, last = name.split()
         if tuple(group) not in groups:
