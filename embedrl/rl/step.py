@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
-from embedrl.data.sft_batches import GeneratorPreprocessor
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import DataError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
