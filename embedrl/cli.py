@@ -52,7 +52,7 @@ COMMANDS: dict[str, Command] = {
     "data world": Command("Draw a contact sheet of the built-in world", "embedrl.data.world.sheet:contact_sheet"),
     "completion": Command(
         "Print a script that completes commands and options in a shell (bash, zsh, fish)",
-        "embedrl.completion:completion",
+        "embedrl.commands.completion:completion",
         positional=True,
     ),
 }
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     and keeps its traceback.
 
     Args:
-        args: The words after `embedrl`; None takes them from `sys.argv`.
+        args: The words after `embedrl`; None means them from `sys.argv`.
 
     Returns:
         The exit code: 0; 2 for a wrong flag or YAML value; 1 for anything else that went wrong on purpose.
@@ -105,10 +105,10 @@ def _dispatch(words: list[str]) -> None:
     elif not rest or rest[0] in ("-h", "--help"):
         sys.stdout.write(_help(name))
     else:
-        wanted = f"{name} {rest[0]}".strip()
-        close = difflib.get_close_matches(wanted, COMMANDS, n=1)
+        requested = f"{name} {rest[0]}".strip()
+        close = difflib.get_close_matches(requested, COMMANDS, n=1)
         cure = f"did you mean `embedrl {close[0]}`?" if close else "`embedrl --help` lists the commands"
-        raise ConfigError(f"no such command: {wanted}; {cure}")
+        raise ConfigError(f"no such command: {requested}; {cure}")
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

@@ -19,29 +19,6 @@ TESTS = [
 LONGEST = 320
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
 EMPTY_NAMES = {"found", "wanted"}  # they say that a variable holds something, not what
-STILL_EMPTY = {
-    "cli.py",
-    "commands/fit.py",
-    "data/datasets/debian.py",
-    "inference/frozen_embedder.py",
-    "metrics/ranking.py",
-    "metrics/replies.py",
-    "metrics/retrieval.py",
-    "models/grouping.py",
-    "models/qwen_vl/loading.py",
-    "models/qwen_vl/reasoner.py",
-    "rl/mismatch.py",
-    "rl/module.py",
-    "rl/rewards/process.py",
-    "rl/rollout_success.py",
-    "rl/statistics.py",
-    "rl/vllm/engine.py",
-    "rl/vllm/protocol.py",
-    "training/callbacks/run_summary.py",
-    "training/reasoner.py",
-    "utils/public_names.py",
-    "utils/versions.py",
-}
 
 
 @pytest.mark.parametrize("test", TESTS, ids=str)
@@ -90,6 +67,6 @@ def test_a_name_says_what_the_variable_holds():
         f"{path}:{line}": name
         for path, tree in TREES.items()
         for name, line in names_given(tree)
-        if name.strip("_").lower() in EMPTY_NAMES and path not in STILL_EMPTY
+        if name.strip("_").lower() in EMPTY_NAMES
     }
     assert not empty

@@ -1,1 +1,1 @@
-"""The commands of `embedrl`, one a file."""
+"""The commands of `embedrl`, one per file."""

@@ -37,7 +37,7 @@ def load_module(checkpoint: Path) -> TrainingModule:
         else:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         arguments = saved["hyper_parameters"]
-        # The argument that no other module has tells them apart.
+        # The argument that only one of the modules has identifies it.
         kinds: dict[str, type[TrainingModule]] = {
             "rewards": EGRLModule, "generator": ReasonerModule, "backbone": EmbedderModule
         }  # fmt: skip

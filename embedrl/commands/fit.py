@@ -1,4 +1,4 @@
-"""`embedrl fit | validate | test | predict`: LightningCLI with the traps taken out."""
+"""`embedrl fit | validate | test | predict`: LightningCLI with safer defaults."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TrainingCLI(LightningCLI):
     """Lightning's CLI with run folders, atomic checkpoints and exact resume.
 
     A checkpoint's hyperparameters never change the configuration, optimizers come from the module's own arguments, and
-    `--ckpt_path last` goes on in the run folder it came from.
+    `--ckpt_path last` continues in the run folder it came from.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -102,8 +102,8 @@ class TrainingCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         callbacks = _as_list(trainer.get("callbacks"))
-        wanted = trainer.get("enable_progress_bar") is not False and not trainer.get("barebones")
-        if wanted and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        shows_progress = trainer.get("enable_progress_bar") is not False and not trainer.get("barebones")
+        if shows_progress and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.insert(0, progress_bar())
         callbacks.append(RunSummary(self._get(self.config_init, "next_command")))
         if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
@@ -126,7 +126,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
-    """Let a command line do what its arguments say.
+    """Run a command line.
 
     Raises:
         EmbedRLError: If something a user can mend is wrong.
@@ -170,8 +170,8 @@ def pick_overlays(words: Sequence[str]) -> list[str]:
         content = _mapping(Path(given)) if given else {}
         if content and all(name.endswith("Module") and isinstance(file, str) for name, file in content.items()):
             if module not in content:
-                found = f"has none for {module}" if module else "comes before the recipe"
-                raise ConfigError(f"--config {given}: holds overlays for {', '.join(content)}, and {found}")
+                reason = f"has none for {module}" if module else "comes before the recipe"
+                raise ConfigError(f"--config {given}: holds overlays for {', '.join(content)}, and {reason}")
             picked[at] = word.replace(given, str(Path(given).parent / content[module]))
         elif isinstance(content.get("model"), dict) and "class_path" in content["model"]:
             module = str(content["model"]["class_path"]).rpartition(".")[2]
@@ -179,7 +179,7 @@ def pick_overlays(words: Sequence[str]) -> list[str]:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty if it does not, which the parser will tell."""
+    """The mapping that a YAML file holds; empty if it holds none, which the parser reports."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

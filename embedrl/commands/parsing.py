@@ -165,8 +165,8 @@ def _did_you_mean(name: str, options: list[str]) -> str:
 def _arguments(message: str, leaf: str) -> list[str]:
     """The arguments of the class that a complaint is about: the last one that is named before it."""
     paths = re.findall(r"class_path '([^']+)'", message.partition(leaf)[0])
-    found = pydoc.locate(paths[-1]) if paths else None
-    return list(inspect.signature(found).parameters) if isinstance(found, type) else []
+    named = pydoc.locate(paths[-1]) if paths else None
+    return list(inspect.signature(named).parameters) if isinstance(named, type) else []
 
 
 def _cure(leaf: str, path: str, prog: str) -> str:

@@ -48,8 +48,9 @@ def reason(
         frames: A folder with the frames of a video.
         role: Whether the input searches, or is what others search for.
         counterpart: What is on the other side; only the prompt of a text query depends on it.
-        style: The prompt: `full` tells the format; `brief` is for models that were taught it, as the quickstart's.
-        max_new_tokens: Longest T-CoT in tokens.
+        style: The prompt: `full` explains the format; `brief` is for models that were trained on it, as the
+            quickstart's.
+        max_new_tokens: Maximum length of the T-CoT in tokens.
         out: Write a picture: boxes and key frames marked, the crops that an Embedder would see, the T-CoT.
         num_frames: Frames that are sampled from the folder.
         device: Where to compute; auto takes a GPU if there is one.

@@ -36,8 +36,8 @@ class Judgement:
 
     Attributes:
         key: What `verdict_key` returns.
-        answer: What it said.
-        p_yes: Probability of Yes against No; None if the model does not tell.
+        answer: Its text.
+        p_yes: Probability of Yes against No; None if the model does not return it.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Judgement:
 
     @property
     def is_clear(self) -> bool:
-        """Whether it said Yes or No, or their probabilities are known."""
+        """Whether it is Yes or No, or their probabilities are known."""
         return self.p_yes is not None or bool(_YES.fullmatch(self.answer) or _NO.fullmatch(self.answer))
 
     def rejects(self, threshold: float) -> bool:
@@ -72,7 +72,7 @@ def question(pair: Pair) -> Chat:
 
 
 def _said(side: Side) -> str:
-    """A side in words: `[picture] find the red star .`."""
+    """A side as text: `[picture] find the red star .`."""
     seen = ["[video]"] if side.frames else ["[picture]"] * len(side.images)
     return " ".join([*seen, clean_text(side.text).strip()]).strip()
 
@@ -89,10 +89,10 @@ def verdict_key(pair: Pair, model: str) -> str:
 
 
 async def judge(vlm: VLM, pair: Pair, key: str) -> Judgement:
-    """Ask for a verdict.
+    """Request a judgement.
 
     Args:
-        vlm: Who judges, in a session.
+        vlm: The model that judges, in an open session.
         pair: The pair, with T-CoTs.
         key: Key of the verdict.
 

@@ -1,4 +1,4 @@
-"""The models that construction asks: behind an endpoint, or in this process."""
+"""The models that data construction uses: behind an endpoint, or in this process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class VLM(ABC):
 
     Attributes:
         name: Name of the model: a part of the key of everything that it writes.
-        where: What to call it in errors, e.g. its address.
-        concurrency: Number of questions that may be under way at once.
+        where: Its name in errors, e.g. its address.
+        concurrency: Number of concurrent requests.
     """
 
     name: str
@@ -37,7 +37,7 @@ class VLM(ABC):
 
     @abstractmethod
     def session(self) -> AbstractAsyncContextManager[None]:
-        """Connect to it, or load it: to be entered before it is asked."""
+        """Connect to it, or load it: to be entered before any request."""
 
     @abstractmethod
     async def write(self, chat: Chat) -> Completion:
@@ -52,7 +52,7 @@ class VLM(ABC):
         """Answer a chat with Yes or No.
 
         Returns:
-            What it said, and the probability of Yes against No; None if the model does not tell.
+            The answer, and the probability of Yes against No; None if the model does not return it.
 
         Raises:
             NoAnswer: If there is no answer.
@@ -74,7 +74,7 @@ class EndpointVLM(VLM):
     Args:
         base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.
         model: Name of the model there.
-        name: Name of the model in keys; None takes `model`. Keep it when the same model is served under another name.
+        name: Name of the model in keys; None means `model`. Keep it when the same model is served under another name.
         max_tokens: Longest answer in tokens.
         temperature: 0 takes the likeliest answer.
         image_format: `png` keeps every pixel; `jpeg` is smaller for photographs.

@@ -1,4 +1,4 @@
-"""A JSON file of pairs as a memory-mapped table; the formats themselves are in `records`.
+"""A JSON file of pairs as a memory-mapped table; the formats themselves are in `formats`.
 
 Why not `datasets.Dataset.from_generator`: it takes 1.7 to 2.7 times the processor time (4.3 s for 1.6 s on 60,000 rows
 with pictures), hides our errors in its own, draws a progress bar, and locks a file even to read what was converted
@@ -60,10 +60,10 @@ class RecordTable(ABC):
     Args:
         path: The JSON list, or JSON lines.
         root: The folder that paths in the rows are relative to.
-        dataset: Name of the data set; None takes the file's name without its suffix.
-        num_frames: Frames sampled from each video; None takes all that are listed.
+        dataset: Name of the data set; None means the file's name without its suffix.
+        num_frames: Frames sampled from each video; None means all that are listed.
         max_pixels: Refuse larger pictures.
-        cache_dir: Where the Arrow files go; None takes `embedrl/` in the cache folder of `datasets`
+        cache_dir: Where the Arrow files go; None means `embedrl/` in the cache folder of `datasets`
             (`HF_DATASETS_CACHE`).
 
     Raises:
@@ -103,7 +103,7 @@ class RecordTable(ABC):
         """A row of the file as `query`, `target`, `negatives` and, if it has one, `id`.
 
         Raises:
-            DataError: If the row is broken; the message says what and how to mend it.
+            DataError: If the row is broken; the message says what is wrong and how to fix it.
         """
 
     def __len__(self) -> int:

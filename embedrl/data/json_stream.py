@@ -100,7 +100,7 @@ class _Reader:
             self._grow()
 
     def _move(self, position: int) -> None:
-        """Let the row begin here, and forget what was read once it is much."""
+        """Let the row begin here, and drop the text before it once that is large."""
         self.line, self.column = self._place(position)
         self.begin = position
         if position >= _CHUNK // 2:

@@ -35,7 +35,7 @@ class LocalCopy:
         """The folder of its files.
 
         Args:
-            root: Where it was put; None takes where the script puts it.
+            root: Where it was put; None means where the script puts it.
 
         Raises:
             DataError: If it is not there.

@@ -1,4 +1,4 @@
-"""How well T-CoTs retrieve: a Reasoner writes up every side of a task, the frozen Embedder ranks."""
+"""How well T-CoTs retrieve: a Reasoner writes one for every side of a task, the frozen Embedder ranks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embedrl.tcot.schema import ParseResult
 from embedrl.types import RetrievalTask, Side
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
-"""How to render what a Reasoner wrote: whatever can be read of it."""
+"""How to render a Reasoner's T-CoTs: leniently, with the parts that can be read."""
 
 
 class FrozenEmbedder:
@@ -30,7 +30,7 @@ class FrozenEmbedder:
 
     Args:
         backbone: The Embedder, such as a `QwenVLBackbone` on an exported folder.
-        render: What it sees of a side and its T-CoT.
+        render: What it reads of a side and its T-CoT.
         micro_batch_size: Sides that go through it at once.
         shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
             on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
@@ -107,12 +107,12 @@ class FrozenEmbedder:
         rank: int = 0,
         metrics: Sequence[RankingMetric] | None = None,
     ) -> list[TaskResult]:
-        """Embed every side of every task, shared out over ranks, and rank the candidates.
+        """Embed every side of every task, distributed over ranks, and rank the candidates.
 
         Args:
             tasks: The tasks, their sides with T-CoTs.
             device: Where to embed.
-            rank: This process.
+            rank: Rank of this process.
             metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
         """
         backbone = self.build(device)

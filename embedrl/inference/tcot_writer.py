@@ -1,4 +1,4 @@
-"""A Reasoner writes up the sides of retrieval tasks, each once in each situation."""
+"""A Reasoner writes T-CoTs for the sides of retrieval tasks, once for each side and situation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from embedrl.tcot.prompts import Situation, Style, situation
 from embedrl.types import Chat, Modality, RetrievalTask, Role, Side
 
 Key = tuple[str, Situation]
-"""Content of a side, and the situation in which it is generate_tcots up."""
+"""Content of a side, and the situation in which its T-CoT is written."""
 
 
 class TCoTRequest(NamedTuple):
     """A T-CoT to write.
 
     Attributes:
-        side: The side to write up.
+        side: The side that the T-CoT is to describe.
         role: Whether it is a query or a target.
         counterpart: Modality of the other half.
         where: A name for errors.
@@ -127,7 +127,7 @@ def write_tcots(
     max_new_tokens: int = 512,
     rank: int = 0,
 ) -> list[RetrievalTask]:
-    """The tasks with T-CoTs that a Reasoner writes greedily, shared out over ranks.
+    """The tasks with T-CoTs that a Reasoner writes greedily, distributed over ranks.
 
     Args:
         tasks: The tasks; T-CoTs they have are replaced.
@@ -136,7 +136,7 @@ def write_tcots(
         style: Style of the prompts it knows.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
-        rank: This process.
+        rank: Rank of this process.
     """
     requests = tcot_requests(tasks)
     mine = list(requests)[rank :: world_size()]

@@ -133,7 +133,7 @@ def _rank(
         left += len(block)
     if left != blocks.rows:
         raise DataError(f"{left} candidate vectors came, not {blocks.rows}: compute the vectors again")
-    return [_ranking(found, qrels, k) for found in best]
+    return [_ranking(selection, qrels, k) for selection in best]
 
 
 def _in_memory(candidates: Tensor) -> Blocks:
@@ -212,7 +212,7 @@ def _best_of_all(
     margin = _margin(block, norm)
     for top in range(0, len(queries), ROWS):
         rows = slice(top, min(top + ROWS, len(queries)))
-        floor = torch.stack([found.keys[rows, -1] for found in best]).amin(0)
+        floor = torch.stack([selection.keys[rows, -1] for selection in best]).amin(0)
         contenders = _contenders(queries[rows], block, floor, margin, best[0].k)
         scores, columns = _scores(queries[rows], block, contenders)
         shifts = torch.zeros_like(scores)
@@ -220,8 +220,8 @@ def _best_of_all(
             if rows.start <= row < rows.stop:
                 shifts[row - top, columns[row - top] == col] = shift
         columns = torch.where(columns < 0, -1, columns + left)
-        for found in best:
-            found.add(rows, scores, shifts, columns)
+        for selection in best:
+            selection.add(rows, scores, shifts, columns)
 
 
 def _margin(block: Tensor, norm: float) -> float:
@@ -250,8 +250,8 @@ def _contenders(queries: Tensor, block: Tensor, floor: Tensor, margin: float, k:
     rough = queries.float() @ block.float().T
     if floor.min() == -torch.inf:  # the first block: k of its own candidates are a floor, too
         floor = torch.maximum(floor, rough.topk(k).values[:, -1].double() - margin)
-    found = rough >= (floor - margin).float()[:, None]
-    return found if 8 * int(found.sum()) < found.numel() else None
+    contenders = rough >= (floor - margin).float()[:, None]
+    return contenders if 8 * int(contenders.sum()) < contenders.numel() else None
 
 
 def _scores(queries: Tensor, block: Tensor, contenders: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -287,5 +287,5 @@ def _best_of_pools(
         columns = torch.tensor(mine, device=queries.device)
         scores = _rounded(block[columns - left].double() @ queries[row].double())
         shifts = torch.tensor([judged.get(col, 0.0) for col in mine], dtype=torch.float64, device=queries.device)
-        for found in best:
-            found.add(slice(row, row + 1), scores[None], shifts[None], columns[None])
+        for selection in best:
+            selection.add(slice(row, row + 1), scores[None], shifts[None], columns[None])

@@ -1,4 +1,4 @@
-"""How good a written reply is, measured against a lesson's gold."""
+"""Metrics of a written reply against the reference values of a lesson (`gold`)."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
     return scores
 
 
-def matched_iou(found: Sequence[Box], gold: Sequence[Box]) -> float:
+def matched_iou(predicted: Sequence[Box], gold: Sequence[Box]) -> float:
     """Mean IoU of boxes paired off greedily, best pair first; a box without a partner counts as 0."""
-    if not found or not gold:
-        return float(not found and not gold)
-    overlaps = box_iou(torch.tensor(found, dtype=torch.float64), torch.tensor(gold, dtype=torch.float64))
+    if not predicted or not gold:
+        return float(not predicted and not gold)
+    overlaps = box_iou(torch.tensor(predicted, dtype=torch.float64), torch.tensor(gold, dtype=torch.float64))
     total = 0.0
-    for _ in range(min(len(found), len(gold))):
+    for _ in range(min(len(predicted), len(gold))):
         best = int(overlaps.argmax())
         row, column = divmod(best, len(gold))
         total += float(overlaps[row, column])
         overlaps[row], overlaps[:, column] = -1.0, -1.0
-    return total / max(len(found), len(gold))
+    return total / max(len(predicted), len(gold))
 
 
-def f1(found: Set[Any], gold: Set[Any]) -> float:
+def f1(predicted: Set[Any], gold: Set[Any]) -> float:
     """Harmonic mean of precision and recall of a set of frames or keywords."""
-    return 2 * len(found & gold) / (len(found) + len(gold)) if found or gold else 1.0
+    return 2 * len(predicted & gold) / (len(predicted) + len(gold)) if predicted or gold else 1.0

@@ -80,7 +80,7 @@ class TaskScorer:
         """Gather the vectors of all ranks and score; every rank returns the same.
 
         Args:
-            partial: Leave out tasks whose vectors are not all there (the run was told to stop early).
+            partial: Leave out tasks whose vectors are not all there (the run was limited to fewer batches).
 
         Raises:
             RuntimeError: If vectors are missing and `partial` is False.

@@ -107,16 +107,16 @@ def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_
         chats: Their numbers.
         shared: Tokens they share.
         own: Tokens that each has of its own.
-        balance: At this many tokens a row, attention costs as much as the linear layers.
-        max_chats: At most this many chats a row.
+        balance: At this many tokens per row, attention costs as much as the linear layers.
+        max_chats: At most this many chats per row.
     """
-    found: list[tuple[float, list[PackedRow]]] = []
+    plans: list[tuple[float, list[PackedRow]]] = []
     for count in range(-(-len(chats) // max_chats), len(chats) + 1):
         cuts = [len(chats) * i // count for i in range(count + 1)]
         rows = [PackedRow(chats[a:b], shared, shared + sum(own[a:b])) for a, b in pairwise(cuts)]
         if count == len(chats) or max(row.width for row in rows) <= MAX_TOKENS:
-            found.append((sum(row.width * (balance + row.width) for row in rows), rows))
-    return min(found, key=lambda pair: pair[0])[1]
+            plans.append((sum(row.width * (balance + row.width) for row in rows), rows))
+    return min(plans, key=lambda pair: pair[0])[1]
 
 
 def common_length(readings: Sequence[_Reading]) -> int:
@@ -142,14 +142,14 @@ def _equal(mine: Patches, its: Patches) -> bool:
 
 def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: int) -> list[_Reading]:
     """The rows of a batch one by one, each with its own pictures."""
-    queues = {kind: iter(found) for kind, found in patches.items()}
+    queues = {kind: iter(positions) for kind, positions in patches.items()}
     readings = []
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         ids, kinds = inputs["input_ids"][row, mask], inputs["mm_token_type_ids"][row, mask]
-        found = (ids == token).nonzero()
-        if not len(found):
+        positions = (ids == token).nonzero()
+        if not len(positions):
             raise DataError(f"row {row} holds no <emb> token (id {token}): render the chat with one")
-        end = int(found[-1]) + 1
+        end = int(positions[-1]) + 1
         places, pictures = kinds.nonzero()[:, 0].tolist(), []
         at = 0
         while at < len(places):

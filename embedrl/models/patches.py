@@ -75,10 +75,10 @@ class Visuals:
 
     def patches(self) -> dict[int, list[Patches]]:
         """The patches of every occurrence, by kind."""
-        found: dict[int, dict[Hashable, Patches]] = {IMAGE: {}, VIDEO: {}}
+        made_patches: dict[int, dict[Hashable, Patches]] = {IMAGE: {}, VIDEO: {}}
         if images := self._pixels[IMAGE]:
             made = self.processor.image_processor(list(images.values()), do_resize=False, return_tensors="pt")
-            found[IMAGE] = self._split(IMAGE, made, self.processor.replace_image_token)
+            made_patches[IMAGE] = self._split(IMAGE, made, self.processor.replace_image_token)
         if videos := self._pixels[VIDEO]:
             made = self.processor.video_processor(
                 list(videos.values()),
@@ -88,8 +88,8 @@ class Visuals:
                 return_metadata=True,
                 return_tensors="pt",
             )
-            found[VIDEO] = self._split(VIDEO, made, self.processor.replace_video_token)
-        return {kind: [found[kind][key] for key in keys] for kind, keys in self._order.items()}
+            made_patches[VIDEO] = self._split(VIDEO, made, self.processor.replace_video_token)
+        return {kind: [made_patches[kind][key] for key in keys] for kind, keys in self._order.items()}
 
     def _split(self, kind: int, made: Any, replace: Callable[[Any, int], str]) -> dict[Hashable, Patches]:
         grids, pixels = (made[name] for name in VISUAL[kind])
@@ -103,6 +103,6 @@ def visual_inputs(patches: Mapping[int, Sequence[Patches]]) -> ModelInputs:
     """The grids and patches as a network takes them."""
     inputs: ModelInputs = {}
     for kind, (grids, pixels) in VISUAL.items():
-        if found := patches[kind]:
-            inputs |= {grids: torch.stack([p.grid for p in found]), pixels: torch.cat([p.pixels for p in found])}
+        if items := patches[kind]:
+            inputs |= {grids: torch.stack([p.grid for p in items]), pixels: torch.cat([p.pixels for p in items])}
     return inputs

@@ -22,7 +22,7 @@ def split(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]]) -> list
         inputs: The inputs without pixels.
         patches: Pictures and videos by kind, in the order of their tokens.
     """
-    queues = {kind: list(found) for kind, found in patches.items()}
+    queues = {kind: list(items) for kind, items in patches.items()}
     rows = []
     for number, mask in enumerate(inputs["attention_mask"].bool()):
         row = {name: inputs[name].narrow(dim, number, 1)[..., mask] for name, dim in ROWS.items()}

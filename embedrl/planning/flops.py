@@ -111,14 +111,14 @@ class Flops:
         seen = prompt * reply + reply**2 / 2
         return self.text.forward(reply) + 4 * self.text.width * seen + self.head.forward(reply)
 
-    def look(self, mix: Mix) -> float:
+    def vision_tower(self, mix: Mix) -> float:
         """Operations of a frozen tower on rows, which a further pass saves ; 0 for a trained one."""
-        return 0.0 if self.merger.carries else sum(count * self._look(row, "forward") for row, count in mix)
+        return 0.0 if self.merger.carries else sum(count * self._vision_tower(row, "forward") for row, count in mix)
 
     def _pass(self, row: TokenRow, kind: str) -> float:
-        return float(self._look(row, kind) + getattr(self.text, kind)(row.length, [(row.length, 1.0)]))
+        return float(self._vision_tower(row, kind) + getattr(self.text, kind)(row.length, [(row.length, 1.0)]))
 
-    def _look(self, row: TokenRow, kind: str) -> float:
+    def _vision_tower(self, row: TokenRow, kind: str) -> float:
         patches, blocks = sum(row.blocks), [(size, 1.0) for size in row.blocks]
         return float(getattr(self.vision, kind)(patches, blocks) + getattr(self.merger, kind)(patches / self.merge))
 

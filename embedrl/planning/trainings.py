@@ -103,7 +103,7 @@ def _embedder(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, fl
     plan.tokens["sides"] = tokens(step)
     plan.flops["forward"], plan.flops["backward"] = flops.forward(step), flops.backward(step)
     if module.gradient_cache:
-        plan.extra["first pass of gradient caching"] = flops.forward(step) - flops.look(step)
+        plan.extra["first pass of gradient caching"] = flops.forward(step) - flops.vision_tower(step)
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = flops.again(step)
     rows = [longest(pair)] * data.micro_batch_size
@@ -183,7 +183,7 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     plan.tokens["policy pass"] = tokens(packed)
     asked, own = module.policy_loss.kl_coefficient, module.reference is None
     spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights runs the vision tower
-    plan.flops["policy"] = module.inner_epochs * needed - spared * flops.look(packed)
+    plan.flops["policy"] = module.inner_epochs * needed - spared * flops.vision_tower(packed)
     if asked:
         plan.flops["reference"] = judge.forward(packed) + judge.head.forward(replies)
     if model.gradient_checkpointing:

@@ -83,7 +83,7 @@ class GRPOLoss:
             reference: The same as `logprobs` under the initial policy; needed unless `kl_coefficient` is 0.
             behaviour: The same as the rollout engine gave them; needed if `importance_cap` is set, else unused.
             count: Rollouts (`sequence_mean`) or tokens (`token_mean`) of the whole optimizer step: the losses of its
-                micro-batches then add up to the loss of the step. None takes those of this call.
+                micro-batches then add up to the loss of the step. None means those of this call.
 
         Returns:
             The loss (a scalar) and, over the tokens of this call, `ratio`, `ratio_max`, `clip_share`, `kl` (if there is

@@ -44,9 +44,9 @@ class Mismatch:
         Raises:
             EndpointError: If the mean is above the engine's limit.
         """
-        found = gather_objects([(self._total, self._tokens, self._largest)])
-        mean = sum(total for total, _, _ in found) / max(sum(tokens for _, tokens, _ in found), 1.0)
-        largest = math.exp(min(max(gap for _, _, gap in found), 700.0))
+        reports = gather_objects([(self._total, self._tokens, self._largest)])
+        mean = sum(total for total, _, _ in reports) / max(sum(tokens for _, tokens, _ in reports), 1.0)
+        largest = math.exp(min(max(gap for _, _, gap in reports), 700.0))
         if engine.max_mismatch is not None and not mean <= engine.max_mismatch:
             raise EndpointError(
                 f"step {step}: the server at {engine.base_url} does not draw by the policy: their log-probabilities "

@@ -57,7 +57,7 @@ class EGRLModule(TrainingModule):
         group_size: Rollouts a prompt (G).
         rollout: How rollouts are drawn.
         policy: How the policy pass is cut up.
-        reference: A frozen model to stay close to; None takes the policy with its adapter off.
+        reference: A frozen model to stay close to; None means the policy with its adapter off.
         inner_epochs: Optimizer steps on each step's rollouts (μ).
         std_floor: Smallest standard deviation that a group's rewards are divided by.
         gradient_clip_val: Largest norm of the gradient.
@@ -67,7 +67,8 @@ class EGRLModule(TrainingModule):
         schedule_args: More arguments of the schedule.
         max_new_tokens: Longest reply in validation.
         seed: Seed of the rollouts and of what rewards draw.
-        engine: What writes the rollouts, such as `ServerRollout`; None takes the policy itself, in this process.
+        engine: The engine that writes the rollouts, such as `ServerRollout`; None means the policy itself, in this
+            process.
     """
 
     def __init__(
@@ -215,9 +216,9 @@ class EGRLModule(TrainingModule):
         if calls:
             figures["loss"] = [(sum(losses) / self.inner_epochs, 1.0)]  # the mean over processes is the step's
         return {
-            f"policy/{name}": sum(v * w for v, w in found) / total
-            for name, found in figures.items()
-            if (total := sum(w for _, w in found))
+            f"policy/{name}": sum(v * w for v, w in weighted) / total
+            for name, weighted in figures.items()
+            if (total := sum(w for _, w in weighted))
         } | mismatch
 
     def _count(self, rollouts: int, tokens: int) -> float:
@@ -243,23 +244,23 @@ class EGRLModule(TrainingModule):
         count: float,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, float]:
         """Loss and figures of one micro-batch of the policy pass."""
-        found = self._policy.log_probs(batch)
-        old = found.logprobs.detach() if old is None else old
+        current = self._policy.log_probs(batch)
+        old = current.logprobs.detach() if old is None else old
         members = [kept[group][i] for group, i in batch.replies] if weight else []
         values = torch.tensor([advantages[r.id] for r in members] or [0.0] * len(batch.replies), device=self.device)
         behaviour = torch.zeros_like(old)
         for row, rollout in enumerate(members):
             behaviour[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs, device=self.device)
         loss, metrics = self.policy_loss(
-            found.logprobs, old, values, found.mask, reference, behaviour if members else old, count
+            current.logprobs, old, values, current.mask, reference, behaviour if members else old, count
         )
-        size = float(found.mask.sum())
-        metrics |= {"entropy": found.entropy.detach().sum() / max(size, 1.0)}
+        size = float(current.mask.sum())
+        metrics |= {"entropy": current.entropy.detach().sum() / max(size, 1.0)}
         if members:
-            gap = ((old - behaviour) * found.mask).abs()
+            gap = ((old - behaviour) * current.mask).abs()
             metrics["engine_gap"] = gap.max()
             if self.engine is not None:
-                self._mismatch.add(old, behaviour, found.mask)
+                self._mismatch.add(old, behaviour, current.mask)
         return loss * weight, metrics, old, size
 
     def _log_means(self, figures: dict[str, float]) -> None:

@@ -22,7 +22,7 @@ from embedrl.types import Chat
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How the policy pass is cut up; the results do not depend on it.
+    """How the policy pass is divided into batches; the results do not depend on it.
 
     Attributes:
         shared_prefix: Compute a prompt with its pictures once for all replies of its group (in one row, with a mask of
@@ -92,9 +92,9 @@ class Policy:
 
     Args:
         generator: The policy, built.
-        options: How to cut it up.
-        temperature: What the rollouts were drawn with; greedy ones count as 1.
-        reference: Another model as reference, built; None takes the policy with its adapter off.
+        options: How to divide it into batches.
+        temperature: Temperature at which the rollouts were drawn; greedy ones count as 1.
+        reference: Another model as reference, built; None means the policy with its adapter off.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Policy:
     def _pass(self, generator: QwenVLReasoner, batch: PolicyBatch) -> ReplyLogprobs:
         device = next(generator.parameters()).device
         inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
-        # Another model as reference has a tower of its own, and looks for itself.
+        # Another model as reference has a vision tower of its own: its features are not cached.
         seen = generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext()
         with seen, without_dropout(generator):
             logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
@@ -184,7 +184,7 @@ class ReferenceScorer:
     """The reference model as a discriminator; implements `ChoiceScorer`.
 
     Args:
-        policy: Whose reference.
+        policy: The policy whose reference to use.
     """
 
     def __init__(self, policy: Policy) -> None:

@@ -1,4 +1,4 @@
-"""Rollouts: the policy writes G replies a prompt. Source: Embed-RL §3.3, B.2."""
+"""Rollouts: the policy writes G replies per prompt. Source: Embed-RL §3.3, B.2."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RolloutOptions(SamplingOptions):
 
 
 class RolloutEngine(Protocol):
-    """Whatever writes the rollouts of one process."""
+    """The engine that writes the rollouts of one process."""
 
     def generate(
         self,
@@ -47,11 +47,11 @@ class RolloutEngine(Protocol):
         step: int = 0,
         inputs: Sequence[ModelInputs] | None = None,
     ) -> list[list[SampledReply]]:
-        """Write n replies a prompt.
+        """Write n replies per prompt.
 
         Args:
             prompts: The prompts, possibly none; other processes may have more or fewer. All processes call together.
-            n: Replies a prompt.
+            n: Replies per prompt.
             keys: The prompts' names in the step (`Rollout.group`), each once. Seed, step and key decide what is drawn,
                 whichever process draws it and whatever else it draws.
             step: Number of the step.
@@ -128,7 +128,7 @@ def draw_seed(seed: int, step: int, key: str) -> int:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into `eval` mode for a while: no dropout, no gradient checkpointing."""
+    """Temporarily put a module into `eval` mode: no dropout, no gradient checkpointing."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -75,7 +75,7 @@ class RolloutSuccess(Callback):
         batch_size: Pairs in a step, up to rounding; the more, the harder.
         block_size: Consecutive rows that compete: of a source that puts pairs side by side that are hard for one
             another. The blocks of a step are spread over the data set, in case it is sorted.
-        resume: Go on with a file that is there: one of the same models, mix and options.
+        resume: Continue an existing file: one of the same models, mix and options.
 
     Raises:
         ConfigError: If an option is out of its range, or the file is there already.
@@ -106,7 +106,7 @@ class RolloutSuccess(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Roll out, step by step; write; print a table."""
+        """Roll out step by step, write the scores, print a table."""
         assert isinstance(pl_module, EGRLModule)
         self._ran = True
         scores = Scores(self.out) if trainer.is_global_zero else None
@@ -153,7 +153,7 @@ def steps(rows: int, batch_size: int, block_size: int) -> list[list[int]]:
 
 
 def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> list[tuple[int, float]]:
-    """Roll out both sides of pairs of one data set, shared out over processes; all call together.
+    """Roll out both sides of pairs of one data set, distributed over processes; all call together.
 
     Args:
         module: The policy, the frozen Embedder, and how to roll out.
@@ -178,18 +178,19 @@ def successes(step: RolloutStep) -> dict[int, float]:
     Args:
         step: The rollouts of both sides and their vectors.
     """
-    found = compare_roles(step, Role.QUERY, mask_duplicates=True)
+    comparison = compare_roles(step, Role.QUERY, mask_duplicates=True)
     right, wrong = (
-        found.similarity.masked_fill(~mask, -torch.inf).amax(1) for mask in (found.positive, found.negative)
+        comparison.similarity.masked_fill(~mask, -torch.inf).amax(1)
+        for mask in (comparison.positive, comparison.negative)
     )
     won: dict[int, list[bool]] = defaultdict(list)
-    for rollout, is_first in zip(found.anchors, (right > wrong + TIE).tolist(), strict=True):
+    for rollout, is_first in zip(comparison.anchors, (right > wrong + TIE).tolist(), strict=True):
         won[rollout.pair].append(is_first)
     return {pair: sum(wins) / len(wins) for pair, wins in won.items()}
 
 
 def table_of(scores: Scores, sizes: dict[str, int]) -> Table:
-    """How the scores lie, a row a data set.
+    """The distribution of the scores, one row per data set.
 
     Args:
         scores: The scores.

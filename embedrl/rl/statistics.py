@@ -1,4 +1,4 @@
-"""Figures of a step: lengths, truncation, how much evidence rollouts point at, seconds. Source: Embed-RL Fig. 5."""
+"""Figures of a step: lengths, truncation, how much evidence rollouts refer to, seconds. Source: Embed-RL Fig. 5."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     Args:
         step: The step.
         rollouts: This process's rollouts.
-        group_size: Rollouts a prompt.
+        group_size: Rollouts per prompt.
 
     Returns:
         `rollout/length` in tokens, `rollout/truncated`, `rollout/unique` (different texts in a group, as a share) and
@@ -34,9 +34,9 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     figures = {
         "rollout/length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "rollout/truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
-        "rollout/unique": sum(len(found) for found in texts.values()) / (len(texts) * group_size),
+        "rollout/unique": sum(len(entries) for entries in texts.values()) / (len(texts) * group_size),
     }
-    return figures | {f"rollout/evidence_{m}": sum(found) / len(found) for m, found in evidence.items()}
+    return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
 
 
 class PhaseClock:

@@ -28,7 +28,7 @@ from embedrl.types import Chat, Pair, Role, Side
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the policy is asked about one side.
+    """The prompt of the policy for one side.
 
     Attributes:
         pair: Position of the pair in the step, over all processes.
@@ -90,12 +90,12 @@ def _naming(pair: Pair, role: Role) -> Iterator[None]:
 
 
 def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: int) -> list[Rollout]:
-    """Sample n rollouts a prompt.
+    """Sample n rollouts per prompt.
 
     Args:
-        engine: What writes.
+        engine: The engine that writes them.
         prompts: This process's prompts.
-        n: Rollouts a prompt (G).
+        n: Rollouts per prompt (G).
         number: Number of the step: another one, other draws.
     """
     chats, names = [p.chat for p in prompts], [p.group for p in prompts]
@@ -123,7 +123,7 @@ def make_step(
         rollouts: This process's rollouts.
         embedder: The frozen Embedder.
         device: Where it embeds.
-        seed: Seed of what rewards draw.
+        seed: Seed of random draws in rewards.
 
     Raises:
         NonFiniteError: If a vector is NaN or infinite.

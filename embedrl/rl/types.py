@@ -1,4 +1,4 @@
-"""What one EG-RL step is made of: rollouts, and what rewards read and return. Source: Embed-RL §3.3."""
+"""The data of one EG-RL step: rollouts, and what rewards read and return. Source: Embed-RL §3.3."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Rollout:
 
     Attributes:
         pair: Position of its pair in the step, over all processes.
-        role: Which side of the pair it writes up.
+        role: The side of the pair that it describes.
         index: Its number in its group, 0 .. G - 1.
         tokens: Token ids of the reply, with the one that ended it.
         logprobs: Log-probability of each token under the policy that drew it.
         text: The reply as text, without the end-of-turn token.
-        truncated: Whether it met the length limit before its end.
+        truncated: Whether it reached the length limit before it ended.
     """
 
     pair: int
@@ -53,7 +53,7 @@ class RolloutStep:
         pairs: The pairs, by `Rollout.pair`.
         rollouts: The rollouts of both sides, in any order.
         vectors: Unit vector `[dim]` of each rollout's side + T-CoT + evidence, by id, from the frozen Embedder.
-        parsed: What the parser says about each rollout, by id.
+        parsed: The parse result of each rollout, by id.
         mine: Ids of the rollouts that this process scores; a costly reward may leave the others out.
         seed: Seed of what a reward draws; the same on all processes, another one each step.
     """
@@ -68,7 +68,7 @@ class RolloutStep:
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """What a reward says about a step.
+    """The values of a reward in one step.
 
     Attributes:
         values: Reward by rollout id, at least of `RolloutStep.mine`; None is no verdict: the rollout then takes no part

@@ -1,4 +1,4 @@
-"""What a Lightning checkpoint of ours holds: trained weights, and hyperparameters in the form of a config file.
+"""The content of a training checkpoint: trained weights, and hyperparameters in the form of a config file.
 
 Config form means plain values and `{"class_path": ..., "init_args": ...}`: it loads with `weights_only=True`, and
 `Module.load_from_checkpoint(path)` rebuilds the module whether the command line or Python built it.
@@ -21,7 +21,7 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
 
 def config_form(value: Any) -> Any:
-    """Turn a live object into what a YAML file would say.
+    """Convert an object to the form of a YAML file.
 
     An object must keep every argument of its `__init__` as an attribute of the same name; for a `**name`, that is a
     mapping or a dataclass of those keywords. A `functools.partial` of a class (an optimizer waiting for its parameters)

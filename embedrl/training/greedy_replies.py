@@ -72,11 +72,11 @@ class GreedyReplies:
                     problems[name] += 1
                 else:
                     values[kind, name].append(value)
-        written = sum(len(found) for (_, name), found in values.items() if name == "format")
+        written = sum(len(column) for (_, name), column in values.items() if name == "format")
         module.log_dict({f"{stage}/{name}": count / written for name, count in sorted(problems.items())})
         means: dict[str, list[float]] = defaultdict(list)
-        for (kind, name), found in sorted(values.items()):
-            means[name].append(sum(found) / len(found))
+        for (kind, name), column in sorted(values.items()):
+            means[name].append(sum(column) / len(column))
             module.log(f"{stage}/{kind}/{name}", means[name][-1])
-        for name, found in means.items():
-            module.log(f"{stage}/{name}", sum(found) / len(found), prog_bar=True)
+        for name, column in means.items():
+            module.log(f"{stage}/{name}", sum(column) / len(column), prog_bar=True)

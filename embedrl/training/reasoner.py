@@ -1,4 +1,4 @@
-"""Trains a model to write: cross-entropy on the reply, scored by what it writes itself."""
+"""Trains a model to write: cross-entropy on the reply, scored on generated replies."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ from embedrl.errors import ConfigError, EndpointError
 T = TypeVar("T")
 
 
-class NoAnswer(Exception):  # noqa: N818  # not an error of ours: whoever asks decides what it means
+class NoAnswer(Exception):  # noqa: N818  # not an EmbedRLError: the caller decides what it means
     """An endpoint did not answer one request, for good.
 
     Attributes:
         cause: `timeout`, `unreachable`, `http_500` (and other statuses) or `malformed` (no chat completion).
-        detail: What else is known, in one line.
+        detail: Further details, in one line.
     """
 
     def __init__(self, cause: str, detail: str = "") -> None:
@@ -41,7 +41,7 @@ class Completion:
     Attributes:
         text: What the model wrote.
         truncated: Whether it was cut off at the longest length.
-        first: Log-probabilities of the likeliest first tokens; None if the endpoint does not tell.
+        first: Log-probabilities of the likeliest first tokens; None if the endpoint does not return them.
     """
 
     text: str

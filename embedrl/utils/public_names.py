@@ -79,11 +79,11 @@ def public_packages() -> tuple[str, ...]:
 @cache
 def public_names() -> dict[str, str]:
     """Every public name → its whole path; of several packages with one name, the one with the shortest path."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for package in public_packages():
         for name in names_of(package):
-            found.setdefault(name, f"{package}.{name}")
-    return found
+            names.setdefault(name, f"{package}.{name}")
+    return names
 
 
 def public_path(cls: type) -> str:

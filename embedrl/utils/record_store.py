@@ -1,4 +1,4 @@
-"""An append-only file of records with keys: what one line holds is never asked for twice."""
+"""An append-only file of records with keys: a stored record is never requested again."""
 
 from __future__ import annotations
 

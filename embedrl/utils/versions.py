@@ -1,4 +1,4 @@
-"""Which code made a result: the version, the commit, the packages. Written beside every result."""
+"""The code that made a result: the version, the commit, the packages. Written beside every result."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def git_state() -> dict[str, Any] | None:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that figures depend on."""
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def source_hash(rooms: Sequence[str], root: Path = PACKAGE) -> str:

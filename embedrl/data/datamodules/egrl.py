@@ -49,9 +49,9 @@ class EGRLDataModule(GeneratorDataModule):
         mix: The data sets: a list, or a file that holds one.
         val: The lessons of validation: T-CoTs of a reference teacher.
         test: The lessons of `test`.
-        steps_per_epoch: Steps an epoch; None takes the number of rows // batch_size.
-        block_size: Consecutive rows that are drawn together: of a source that puts pairs side by side that are hard
-            negatives of one another, such as `WorldSource(alike=…)`.
+        steps_per_epoch: Steps per epoch; None means the number of rows // batch_size.
+        block_size: Consecutive rows that are drawn together, for sources whose neighbouring pairs are hard negatives of
+            one another, such as `WorldSource(alike=…)`.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
         seed: Seed of the order of the pairs.
         num_workers: Loader processes; 0 loads in the training process.
@@ -84,7 +84,7 @@ class EGRLDataModule(GeneratorDataModule):
         """Steps of pairs.
 
         Raises:
-            ConfigError: If the mix and the batch size do not go together.
+            ConfigError: If the batch size does not suit the mix.
         """
         names = check_labels(self.mix)
         sampler = SubBatchSampler(

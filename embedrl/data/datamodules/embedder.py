@@ -34,10 +34,10 @@ class EmbedderDataModule(BaseDataModule):
         mix: The data sets to train on: a list, or a file that holds one.
         val: Where the validation tasks come from.
         test: Where the tasks of `test` and `predict` come from.
-        render: What the Embedder sees of a side and its T-CoT.
-        max_video_sub_batches: At most this many video sub-batches a batch.
-        batches_per_epoch: Batches an epoch; None takes the number of rows // batch_size.
-        max_negatives: Use at most this many of a pair's hard negatives; 0 (the paper) uses in-batch negatives alone.
+        render: What the Embedder reads of a side and its T-CoT.
+        max_video_sub_batches: At most this many video sub-batches per batch.
+        batches_per_epoch: Batches per epoch; None means the number of rows // batch_size.
+        max_negatives: Use at most this many of a pair's hard negatives; 0 (the paper) uses only in-batch negatives.
         encode_batch_size: Sides in a batch of `validate`, `test` and `predict`, per process.
         seed: Seed of the order of the rows and of the noise on the evidence.
         num_workers: Loader processes; 0 loads in the training process.

@@ -36,17 +36,17 @@ from embedrl.models.vision_cache import cache_vision_features
 
 
 class QwenVL(nn.Module):
-    """What the Embedder's and the Reasoner's Qwen3-VL have in common: loading, LoRA, freezing, inputs, export.
+    """The base of the Embedder's and the Reasoner's Qwen3-VL: loading, LoRA, freezing, inputs, export.
 
     Args:
         path: A checkpoint folder, the folder of a LoRA adapter in peft's layout (it counts as the base that it names
-            with the adapter merged), a Hugging Face Hub name, `embedrl:world_base` (the shipped base of the built-in
-            world) or `embedrl:tiny` (the same architecture with random weights).
+            with the adapter merged), a Hugging Face Hub name, `embedrl:world_base` (the base of the built-in world,
+            which ships with the package) or `embedrl:tiny` (the same architecture with random weights).
         lora: LoRA options; null trains the weights themselves.
         train_vision: Whether the vision tower and its mergers are trained too; only without LoRA, whose scope decides.
-        image_pixels: Budget of pictures and pages; null takes the checkpoint's own.
-        evidence_pixels: Budget of evidence crops and key frames; null takes `image_pixels`.
-        frame_pixels: Budget of one video frame; null takes the checkpoint's own.
+        image_pixels: Budget of pictures and pages; null means the checkpoint's own.
+        evidence_pixels: Budget of evidence crops and key frames; null means `image_pixels`.
+        frame_pixels: Budget of one video frame; null means the checkpoint's own.
         max_length: Longest sequence in tokens; a longer one is an error.
         padding_side: Where shorter rows are padded when embedding; the vectors do not depend on it.
         dtype: float32, bfloat16, or auto for the checkpoint's own.
@@ -142,7 +142,7 @@ class QwenVL(nn.Module):
         if self.lora is not None:
             adapted = add_lora(network, self.lora)
             if adapter_base(self.path) or not network.name_or_path:
-                # What an exported adapter goes on top of.
+                # The base that an exported adapter names.
                 adapted.peft_config["default"].base_model_name_or_path = self.path
             self.net = adapted
         else:
@@ -192,7 +192,7 @@ class QwenVL(nn.Module):
         return hidden
 
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:
-        """While open, a frozen vision tower takes from `seen` what it made of the same pictures before."""
+        """While open, a frozen vision tower reuses the features in `seen` of the same pictures."""
         return cache_vision_features(self.core.visual, seen)
 
     def _idle_vision(self) -> Tensor | float:
@@ -269,7 +269,7 @@ class QwenVLBackbone(QwenVL, Backbone):
         """Embed one micro-batch.
 
         Returns:
-            Unit vectors, float32, one a chat: `[chats, dim]`.
+            Unit vectors, float32, one per chat: `[chats, dim]`.
 
         Raises:
             ConfigError: If several chats share a row and the attention implementation takes no mask of blocks.

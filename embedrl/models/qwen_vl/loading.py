@@ -143,13 +143,15 @@ def emb_token_id(tokenizer: Any, config: Any, path: str) -> tuple[int, bool]:
     added = EMB_TOKEN not in tokenizer.get_vocab()
     if added:
         tokenizer.add_tokens([AddedToken(EMB_TOKEN, special=True, normalized=False)], special_tokens=True)
-    found = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))
+    token_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))
     recorded = getattr(config, "emb_token_ids", None)
     if recorded is not None:
         ids = [recorded] if isinstance(recorded, int) else list(recorded)
-        if found not in ids:
-            raise CheckpointError(f"{path}: config.emb_token_ids is {ids}, but the tokenizer's {EMB_TOKEN} is {found}")
-    return found, added
+        if token_id not in ids:
+            raise CheckpointError(
+                f"{path}: config.emb_token_ids is {ids}, but the tokenizer's {EMB_TOKEN} is {token_id}"
+            )
+    return token_id, added
 
 
 def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> None:

@@ -225,7 +225,7 @@ class QwenVLPreprocessor:
                     "shorten it, lower the pixel budgets or raise max_length"
                 )
         inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(inputs["input_ids"]))
-        grids = {VISUAL[kind][0]: torch.stack([p.grid for p in found]) for kind, found in patches.items() if found}
+        grids = {VISUAL[kind][0]: torch.stack([p.grid for p in items]) for kind, items in patches.items() if items}
         inputs["position_ids"] = mrope_positions(inputs | grids, self.processor.image_processor.merge_size)
         return inputs, patches
 

@@ -129,7 +129,7 @@ class QwenVLReasoner(QwenVL, Generator):
         network, labels = self.network, inputs["labels"]
         kept = labels != IGNORE
         hidden = self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][kept]]
-        found = token_logprobs(
+        token_values = token_logprobs(
             network.get_output_embeddings(),
             hidden,
             labels[kept],
@@ -137,7 +137,7 @@ class QwenVLReasoner(QwenVL, Generator):
             torch.tensor(self.suppressed, device=labels.device),
             network.config.text_config.vocab_size,
         )
-        logprobs, entropies = (values.new_zeros(labels.shape).masked_scatter(kept, values) for values in found)
+        logprobs, entropies = (values.new_zeros(labels.shape).masked_scatter(kept, values) for values in token_values)
         return logprobs, entropies
 
     @torch.no_grad()

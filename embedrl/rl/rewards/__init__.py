@@ -1,1 +1,1 @@
-"""Rewards of EG-RL, each one file; a recipe lists them with weights. Source: Embed-RL §3.3, Eq. 3-5."""
+"""Rewards of EG-RL, one per file; a recipe lists them with weights. Source: Embed-RL §3.3, Eq. 3-5."""

@@ -35,7 +35,7 @@ class StepRewards:
         parts: For each reward by name, its unweighted values by rollout id.
         metrics: `reward/<name>/mean`, `/std` (of the values there are, with divisor n) and `/invalid` (share without
             verdict) of every part and of `total`, and what the rewards measured themselves. Names may differ between
-            processes and steps: nothing is listed for what nobody measured.
+            processes and steps: a figure that was not measured is not listed.
     """
 
     totals: dict[str, float | None]
@@ -63,7 +63,7 @@ def check_rewards(rows: Sequence[RewardRow]) -> list[str]:
 
 
 def bind_scorer(rows: Iterable[RewardRow], scorer: ChoiceScorer) -> None:
-    """Give the reference model to the rewards that ask it."""
+    """Pass the reference model to the rewards that use it."""
     for row in rows:
         if isinstance(row.reward, NeedsScorer):
             row.reward.bind(scorer)

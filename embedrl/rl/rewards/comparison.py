@@ -1,4 +1,4 @@
-"""Who is compared with whom: rollouts of one role against those of the other, over the whole step."""
+"""Which rollouts are compared: those of one role with those of the other, over the whole step."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class JudgeEndpoint(Endpoint):
 class EndpointJudge:
     """Asks `POST <base_url>/chat/completions`, greedily, for the number of a candidate.
 
-    What fails for good is no verdict, with its cause.
+    A request that still fails yields no verdict, with its cause.
 
     Args:
         base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.

@@ -63,7 +63,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in logs and errors, e.g. its endpoint."""
+        """Its name in logs and errors, e.g. its endpoint."""
         ...
 
     def choose(self, questions: Sequence[Question]) -> list[Verdict]:
@@ -113,10 +113,10 @@ def read_index(answer: str, choices: int) -> Verdict:
 class ReferenceJudge:
     """A frozen generator as discriminator: it takes the candidate whose number is the likeliest reply.
 
-    Among equally likely numbers the first is taken; the candidates come shuffled, so that favours nobody.
+    Among equally likely numbers the first is taken; the candidates are shuffled, so that none is favoured.
 
     Args:
-        scorer: A model with `score_choices`; None takes the one that the trainer gives by `bind`: the policy with its
+        scorer: A model with `score_choices`; None means the one that the trainer gives by `bind`: the policy with its
             adapter off.
     """
 

@@ -27,8 +27,8 @@ class OutcomeReward:
     Args:
         temperature: τ; smaller means that the hardest negatives weigh more.
         negatives: `softmax`, or `uniform` for the plain mean over the negatives.
-        mask_duplicates: Leave out other pairs whose target is a known answer to the same query (see `compare`). False
-            reproduces the paper, where they are false negatives.
+        mask_duplicates: Leave out other pairs whose target is a known answer to the same query (see `compare_roles`).
+            False reproduces the paper, where they are false negatives.
 
     Raises:
         ConfigError: If an option is out of its range.

@@ -1,4 +1,4 @@
-"""A control: the rewards of a group, dealt out to its rollouts at random."""
+"""A control experiment: the rewards of a group, randomly permuted among its rollouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PermutedReward:
     with this gains, it does not gain by its rewards. Rewards of one step are permuted alike.
 
     Args:
-        reward: The reward whose values are dealt out.
+        reward: The reward whose values are permuted.
 
     >>> from embedrl.rl.types import Rollout
     >>> from embedrl.types import Role
@@ -44,7 +44,7 @@ class PermutedReward:
             self.reward.bind(scorer)
 
     def __call__(self, step: RolloutStep) -> RewardResult:
-        """Score the rollouts, then deal the values out within each group."""
+        """Score the rollouts, then permute the values within each group."""
         result = self.reward(step)
         groups: dict[str, list[str]] = defaultdict(list)
         for rollout in sorted(step.rollouts, key=lambda rollout: rollout.id):

@@ -180,7 +180,7 @@ class ProcessReward:
 
 def _prompt(step: RolloutStep, anchor: Rollout, candidates: list[Rollout]) -> str:
     """What the discriminator reads. The candidates' own texts stay out: they would give the partner away."""
-    what, options, wanted = _WORDS[anchor.role]
+    what, options, counterpart = _WORDS[anchor.role]
     pair = step.pairs[anchor.pair]
     text = (pair.query if anchor.role is Role.QUERY else pair.target).text.strip()
     parts = [
@@ -188,6 +188,6 @@ def _prompt(step: RolloutStep, anchor: Rollout, candidates: list[Rollout]) -> st
         *([f"Text of the {what}: {text}"] if text else []),
         f"Notes on the {what}: {anchor.text}",
         *(f"[{number}] {candidate.text}" for number, candidate in enumerate(candidates, start=1)),
-        f"Which notes describe the {wanted} best? Reply with its number only, from 1 to {len(candidates)}.",
+        f"Which notes describe the {counterpart} best? Reply with its number only, from 1 to {len(candidates)}.",
     ]
     return clean_text("\n\n".join(parts))

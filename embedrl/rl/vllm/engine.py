@@ -35,7 +35,7 @@ class RolloutEndpoint(Endpoint):
 
 
 class ServerRollout:
-    """Writes with a vLLM server; implements `RemoteEngine`. Needs LoRA: the adapter is all that travels.
+    """Writes with a vLLM server; implements `RemoteEngine`. Needs LoRA: only the adapter is sent.
 
     Before each step rank 0 writes the adapter to a folder that the server reads too, and lets the server forget the
     last one and load this one under a new name: nothing kept of an older policy can be taken for the new one's. Then
@@ -45,7 +45,7 @@ class ServerRollout:
     Args:
         base_url: Address up to and with the version, e.g. `http://127.0.0.1:8000/v1`.
         adapter_dir: Folder for the adapters; only the current one stays in it.
-        server_dir: The same folder as the server sees it; None takes the same path.
+        server_dir: The same folder as the server sees it; None means the same path.
         name: What the adapters' names on the server begin with.
         max_mismatch: Stop training if the log-probabilities of server and policy differ by more than this in the mean
             over a step's tokens, in nats; None never stops.
@@ -223,9 +223,9 @@ class ServerRollout:
 
 
 def _raise_together(problem: EndpointError | None) -> None:
-    """Raise on all ranks what one of them met, so that none waits for it."""
-    found = gather_objects([str(problem)] if problem else [])
+    """Raise the error of any rank on all ranks, so that none waits for it."""
+    problems = gather_objects([str(problem)] if problem else [])
     if problem is not None:
         raise problem
-    if found:
-        raise EndpointError(found[0])
+    if problems:
+        raise EndpointError(problems[0])

@@ -1,4 +1,4 @@
-"""What a rollout server is sent, and what its answer must hold: the chat completions of vLLM, token by token."""
+"""Requests to a rollout server and checks of its answers: the chat completions of vLLM, token by token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Reply:
     Attributes:
         tokens: Its token ids, with the one that ended it.
         logprobs: Log-probability of each under the distribution it was drawn from.
-        truncated: Whether it met the length limit before its end.
+        truncated: Whether it reached the length limit before it ended.
     """
 
     tokens: tuple[int, ...]
@@ -130,14 +130,14 @@ def _png(picture: Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _check_prompt(found: Any, prompt: Sequence[int], where: str) -> None:
-    if not _are_ids(found):
+def _check_prompt(given: Any, prompt: Sequence[int], where: str) -> None:
+    if not _are_ids(given):
         raise _no_ids("prompt_token_ids", where)
-    if found == [*prompt]:
+    if given == [*prompt]:
         return
-    at = next((i for i, (a, b) in enumerate(zip(found, prompt, strict=False)) if a != b), min(len(found), len(prompt)))
+    at = next((i for i, (a, b) in enumerate(zip(given, prompt, strict=False)) if a != b), min(len(given), len(prompt)))
     raise EndpointError(
-        f"{where} reads another prompt than the policy: {len(found)} tokens, not {len(prompt)}, different from token "
+        f"{where} reads another prompt than the policy: {len(given)} tokens, not {len(prompt)}, different from token "
         f"{at} on. Serve the checkpoint that generator.path names, with its chat template and with pixel budgets that "
         "hold the policy's (--mm-processor-kwargs; engine.extra adds fields to requests)"
     )

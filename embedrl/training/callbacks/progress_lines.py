@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from embedrl.data.collate import ContrastiveBatch
 from embedrl.data.datamodules.egrl import PairBatch
-from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.data.sft_batches import LessonBatch
 from embedrl.training.progress import duration, figure, total_steps
 from embedrl.training.score_tables import metric_rank
 
@@ -161,7 +161,7 @@ def _items(batch: Any, module: Any) -> tuple[int, str]:
 
 def _figures(trainer: Trainer, stage: str) -> dict[str, float]:
     """What the module marks for the progress bar, and the loss; the names without the stage."""
-    known = {name: value for name, value in trainer.callback_metrics.items() if name.endswith("/loss")}
+    known: dict[str, Any] = {name: value for name, value in trainer.callback_metrics.items() if name.endswith("/loss")}
     known |= trainer.progress_bar_metrics
     scored = ("val/", "test/")
     return {

@@ -139,6 +139,6 @@ def _checkpoints(trainer: Trainer) -> dict[Path, str]:
 
 
 def _shown(path: Path) -> str:
-    """Relative to where the user stands, if it lies below."""
+    """Relative to the working directory, if it lies below."""
     resolved = path.resolve()
     return str(resolved.relative_to(Path.cwd())) if resolved.is_relative_to(Path.cwd()) else str(resolved)

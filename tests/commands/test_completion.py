@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import capture_parser
 
 from embedrl import cli
-from embedrl.completion import CLASSES
+from embedrl.commands.completion import CLASSES
 
 ASK = """
 source "$1"; shift
@@ -96,6 +96,6 @@ def test_every_command_offers_all_options_of_its_parser(scripts):
 def test_the_class_arguments_are_those_of_all_our_modules():
     """A module or datamodule that a recipe names is among the classes whose arguments are offered."""
     for key, paths in CLASSES.items():
-        recipes = (Path(__file__).parents[1] / "configs/quickstart").glob("*.yaml")
+        recipes = (Path(__file__).parents[2] / "configs/quickstart").glob("*.yaml")
         named = {yaml.safe_load(recipe.read_text())[key]["class_path"] for recipe in recipes}
         assert named == {*paths}
