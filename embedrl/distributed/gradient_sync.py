@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lightning.pytorch.overrides.distributed import prepare_for_backward
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,19 +15,18 @@ def gradient_norm(module: nn.Module) -> Tensor:
 
 
 class GradientSync:
-    """Exchange gradients between ranks once, in the last of several backward passes.
+    """Exchange gradients between ranks once, in the last of several backward passes, under DDP.
 
-    DDP arms its reducer when a forward pass ends, and FSDP2 reduces in every backward pass: `hold` keeps both still,
-    `release` lets the next backward pass go through. Without either, both do nothing.
+    DDP arms its reducer when a forward pass ends: `hold` keeps it still, `release` lets the next backward pass go
+    through. Without DDP both do nothing. FSDP2 reduces in every backward pass and adds up shards: gradients that were
+    held back would be whole on every rank, four bytes for each trained parameter.
 
     Args:
         wrapper: The strategy's model: DDP, or the LightningModule itself.
-        encoder: The module that FSDP2 sharded as a root, if it did.
     """
 
-    def __init__(self, wrapper: nn.Module | None, encoder: nn.Module) -> None:
+    def __init__(self, wrapper: nn.Module | None) -> None:
         self._ddp = wrapper if isinstance(wrapper, DistributedDataParallel) else None
-        self._sharded = encoder if isinstance(encoder, FSDPModule) else None
         self._exchanges = True
 
     def hold(self) -> None:
@@ -36,8 +34,6 @@ class GradientSync:
         if self._ddp is not None:
             self._exchanges = self._ddp.require_backward_grad_sync  # False while accumulating over batches
             self._ddp.require_backward_grad_sync = False
-        if self._sharded is not None:
-            self._sharded.set_requires_gradient_sync(False)
 
     def release(self, output: Tensor) -> Tensor:
         """Call before the last backward pass.
@@ -49,8 +45,6 @@ class GradientSync:
             The scalar to run it on: under DDP every trained parameter takes part in it, as the reducer expects, even
             one that only other micro-batches used.
         """
-        if self._sharded is not None:
-            self._sharded.set_requires_gradient_sync(True)
         if self._ddp is None:
             return output
         self._ddp.require_backward_grad_sync = self._exchanges

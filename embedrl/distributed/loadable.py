@@ -33,7 +33,11 @@ class Loadable(nn.Module, ABC):
             self.build()
 
     def shard_units(self) -> list[nn.Module]:
-        """The modules to shard and checkpoint one by one under FSDP2, inner ones first."""
+        """The modules to shard and checkpoint one by one under FSDP2, inner ones first.
+
+        Ranks reduce gradients in every backward pass: each trained parameter must have one, of zeros if a micro-batch
+        does not use it.
+        """
         return []
 
     @abstractmethod

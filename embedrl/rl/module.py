@@ -186,7 +186,7 @@ class EGRLModule(TrainingModule):
         figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
         losses: list[float] = []
         self._mismatch, mismatch = Mismatch(), {}
-        sync = GradientSync(self.trainer.strategy.model, self.generator)
+        sync = GradientSync(self.trainer.strategy.model)
         for epoch in range(self.inner_epochs):
             optimizer.zero_grad()
             for i, batch in enumerate(batches):

@@ -94,7 +94,7 @@ class EmbedderModule(TrainingModule):
         self.processed = {"pairs": batch.num_pairs * world_size()}
         self.samples = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
         self._check_finite(order, batch, loss)
-        self._sync = GradientSync(self.trainer.strategy.model, self.backbone)
+        self._sync = GradientSync(self.trainer.strategy.model)
         self._sync.hold()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])

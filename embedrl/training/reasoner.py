@@ -120,7 +120,7 @@ class ReasonerModule(TrainingModule):
         if self._accumulated.step != self.global_step:
             self.trainer.optimizers[0].zero_grad()
             self._accumulated = _Accumulated(self.global_step, share)
-        self._sync = GradientSync(self.trainer.strategy.model, self.generator)
+        self._sync = GradientSync(self.trainer.strategy.model)
         self._sync.hold()
         parts = []
         for i, (inputs, count) in enumerate(zip(micro_batches, counts, strict=True), start=1):
@@ -149,7 +149,7 @@ class ReasonerModule(TrainingModule):
             torch.autograd.backward(output)
 
     def backward(self, loss: Tensor) -> None:
-        """The backward pass of the last micro-batch, in which ranks exchange gradients."""
+        """The backward pass of the last micro-batch, in which DDP exchanges gradients."""
         torch.autograd.backward(self._sync.release(loss))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,7 +13,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 
 from embedrl.distributed.fsdp2 import shard_model
-from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.training.gradient_cache import GradientCache
 
@@ -44,10 +43,8 @@ def step(path, chats, train_vision, mesh=None):
     batches = [backbone.preprocessor()([chat]) for chat in chats]
     cache = GradientCache(backbone, batches, torch.device("cpu"), len(batches))
     vectors = cache.forward()
-    sync = GradientSync(None, backbone)
-    sync.hold()
     gradient = torch.linspace(-1, 1, vectors.shape[1]).expand_as(vectors).clone()
-    cache.backward(gradient, sync.release)
+    cache.backward(gradient)
     torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1).step()
     return weights(backbone)
 

@@ -198,7 +198,7 @@ class QwenVL(nn.Module):
     def _idle_vision(self) -> Tensor | float:
         """A zero that depends on the vision tower, if that is trained.
 
-        FSDP2 reduces the gradients that a rank has: a rank with no picture in its micro-batches must have them too.
+        FSDP2 reduces the gradients that a rank has: a rank with no picture in its micro-batch must have them too.
         """
         visual = self.core.visual
         if not any(parameter.requires_grad for parameter in visual.parameters()):
