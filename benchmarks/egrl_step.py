@@ -167,6 +167,7 @@ class Setting:
             output_dir=str(self.folder), per_device_train_batch_size=len(batch), num_generations=self.group,
             max_completion_length=self.reply, beta=KL, loss_type="grpo", epsilon=0.2, temperature=1.0, use_cpu=True,
             report_to=[], gradient_checkpointing=False, bf16=False, max_steps=1, logging_steps=10**6,
+            use_bias_correction_kl=False,  # Eq. 6 weights the KL by nothing
         )  # fmt: skip
         trainer = GRPOTrainer(
             model=AutoModelForImageTextToText.from_pretrained(self.path),

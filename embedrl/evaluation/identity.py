@@ -18,7 +18,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.training.checkpoints import config_form
 from embedrl.utils.versions import package_versions, source_hash
 
-CODE = ("types.py", "tcot", "data", "models", "inference")
+CODE = ("types.py", "tcot", "data", "distributed", "models", "inference")
 """The packages whose code determines the vector of a side."""
 
 _NOISE = ("jitter", "drop_evidence", "replace_evidence")  # used in training only

@@ -16,8 +16,9 @@ from torchmetrics.functional.retrieval import (
 from torchmetrics.retrieval import RetrievalHitRate
 from vectors import on_axis, unit
 
+import embedrl.metrics as public
 from embedrl.errors import ConfigError
-from embedrl.metrics import retrieval as public
+from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import (
     KS,
     MRR,
@@ -28,7 +29,6 @@ from embedrl.metrics.retrieval import (
     check_metrics,
     mean_metrics,
     per_query_metrics,
-    rank,
     score,
     training_metrics,
 )

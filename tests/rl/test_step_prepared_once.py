@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from egrl_module import build
 from policy_helpers import picture, policy_model
-from test_module import build
 
 from embedrl.data.collate import group_micro_batches
 from embedrl.data.datamodules.egrl import PairBatch
