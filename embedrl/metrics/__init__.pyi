@@ -8,8 +8,8 @@ from .retrieval import MRR as MRR
 from .retrieval import NDCG as NDCG
 from .retrieval import HitRate as HitRate
 from .retrieval import Precision as Precision
-from .retrieval import Recall as Recall
 from .retrieval import RankingMetric as RankingMetric
+from .retrieval import Recall as Recall
 from .retrieval import RetrievalMetric as RetrievalMetric
 from .retrieval import mean_metrics as mean_metrics
 from .retrieval import per_query_metrics as per_query_metrics
