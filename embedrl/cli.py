@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from embedrl import __version__
+from embedrl.commands.recipes import find_recipes
 from embedrl.errors import ConfigError, EmbedRLError
 from embedrl.utils.quiet import silence_bars, silence_messages
 
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "plan": Command("Say what a training would take, from its YAML alone", "embedrl.commands.plan:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.commands.export:export"),
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.commands.reason:reason"),
+    "recipes": Command("List or copy the recipes that come with the package", "embedrl.commands.recipes:recipes"),
     "annotate": Command(
         "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True
     ),
@@ -78,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
     try:
-        _dispatch(words)
+        _dispatch(find_recipes(words))
     except (EmbedRLError, ValueError) as raised:
         error = _ours(raised)
         if error is None or os.environ.get("EMBEDRL_DEBUG") == "1":

@@ -134,7 +134,7 @@ def split_by_presence(
         cure = ", name those that are there with --sets, or leave these out with --on_bad skip" if here else ""
         raise DataError(
             f"{len(why)} of {len(jobs)} data sets are not below --root, the first is {name} ({first}): put them there "
-            f"(docs/evaluation.md says where){cure}"
+            f"(docs/how_to/evaluation.md says where){cure}"
         )
     return here, why
 

@@ -100,7 +100,7 @@ def test_a_shrunk_recipe_is_planned(recipe):
 
 def documented():
     """The rows of the table of estimates."""
-    text = (CONFIGS.parent / "docs/recipes.md").read_text()
+    text = (CONFIGS.parent / "docs/how_to/recipes.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line[:3] == "| `"]
     return {row[0]: row[1:] for row in rows if len(row) == 8}
 
