@@ -42,7 +42,7 @@ def test_a_commands_options_come_from_its_signature(capsys):
         cli.main(["data", "world", "--help"])
     assert done.value.code == 0
     out = capsys.readouterr().out
-    assert "Number of pairs, twelve a page." in out
+    assert "Number of pairs, twelve per page." in out
     assert "--split {train,val,test}" in out
 
 
@@ -92,6 +92,7 @@ def test_a_usage_error_is_one_line(case, capsys, monkeypatch):
 
 
 ABBREVIATED = {
+    "recipes": (["recipes", "--ou", "x"], "--ou", "--out"),
     "fit": (["fit", "--config", QUICKSTART, "--trainer.max_step", "3"], "--trainer.max_step", "--trainer.max_steps"),
     "fit =": (["fit", "--config", QUICKSTART, "--trainer.max_step=3"], "--trainer.max_step", "--trainer.max_steps"),
     "fit, far from whole": (["fit", "--seed", "3"], "--seed", "--seed_everything"),
