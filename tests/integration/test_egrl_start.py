@@ -35,7 +35,7 @@ def test_curves_and_pictures_begin_at_step_0(resumed, tmp_path, monkeypatch, cap
     assert main(args) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     (run,) = tmp_path.rglob("version_0")
-    assert "reasoning_samples/ (step_000000, step_000002; also under IMAGES and TEXT)" in out
+    assert "reasoning_samples/ (steps 0 to 2; also under IMAGES and TEXT)" in out
     assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"] == 2
     if resumed:
         assert main([*args, "--ckpt_path", "last", "--trainer.max_steps", "4"]) == 0, capsys.readouterr().err

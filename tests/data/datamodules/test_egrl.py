@@ -6,7 +6,7 @@ import pytest
 from embedrl.data.datamodules.egrl import EGRLDataModule
 from embedrl.data.mix import MixRow
 from embedrl.data.world import WorldSource
-from embedrl.data.world.draw import WorldImage
+from embedrl.data.world.image import WorldImage
 from embedrl.errors import ConfigError
 
 

@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from embedrl.data.datamodules.egrl import PairBatch
-from embedrl.data.datamodules.reasoner import LessonBatch
+from embedrl.data.sft_batches import LessonBatch
 from embedrl.training.callbacks import progress_lines
 from embedrl.training.callbacks.progress_lines import ProgressLines, _items
+from embedrl.types import Pair, Side
 
 
 class Module(BoringModel):
@@ -124,5 +125,8 @@ def test_scoring_alone(stage, tmp_path, monkeypatch, capsys):
 
 def test_what_is_counted():
     assert _items(LessonBatch([], [None] * 3), None) == (3, "lessons")
-    assert _items(PairBatch([None] * 2, "a"), SimpleNamespace(group_size=8)) == (32, "rollouts")
+    assert _items(PairBatch([Pair(Side("a"), Side("b"), "set", "1")] * 2, "set"), SimpleNamespace(group_size=8)) == (
+        32,
+        "rollouts",
+    )
     assert _items(torch.zeros(3), None) == (0, "")
