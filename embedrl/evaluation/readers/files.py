@@ -18,6 +18,7 @@ from embedrl.data.video import list_frames, natural_key, sample_frames
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.build import UnusableError
 from embedrl.evaluation.table import SetRow
+from embedrl.utils.input_files import visible
 
 NUM_FRAMES = 8
 _SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -113,7 +114,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = [file for file in path.iterdir() if file.suffix in _SUFFIXES] if path.is_dir() else []
+    found = [file for file in visible(path) if file.suffix in _SUFFIXES] if path.is_dir() else []
     if not found:
         raise DataError(f"{path} holds no rows ({', '.join(_SUFFIXES)}): put the local copy of the data set there")
     found.sort(key=lambda file: natural_key(file.name))
