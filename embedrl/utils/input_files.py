@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +64,7 @@ def not_regular(path: str | Path) -> str:
         OSError: If there is nothing, or it cannot be looked at.
         ValueError: If no file can have that name.
     """
-    mode = os.stat(path).st_mode
+    mode = Path(path).stat().st_mode
     if stat.S_ISREG(mode):
         return ""
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "no regular file")

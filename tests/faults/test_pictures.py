@@ -226,10 +226,16 @@ def test_broken_bytes_are_pictures_or_data_errors(tmp_path, seed, edits, cut, ke
         content[int(place * len(content))] = value
     path = tmp_path / "x"
     path.write_bytes(content if keeps else content[: int(cut * len(content))])
+    told = outcome(ImageFile(str(path), max_pixels=10_000))
+    assert told == "RGB" or str(path) in told
+
+
+def outcome(source):
+    """What comes of a picture: its mode, or the error's line; any other exception passes."""
     try:
-        assert ImageFile(str(path), max_pixels=10_000).load().mode == "RGB"
+        return source.load().mode
     except DataError as error:
-        assert str(path) in str(error)
+        return str(error)
 
 
 def littered(folder, names):
