@@ -61,7 +61,7 @@ class ImageFile:
             StorageError: If the process has too many files open.
         """
         try:
-            kind = not_regular(self.path)
+            kind = not_regular(os.stat(self.path).st_mode)  # noqa: PTH116  # called for every picture of a data set
         except Exception as error:
             raise self._refused("open", error) from error
         if kind:

@@ -52,19 +52,14 @@ def visible_below(folder: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
-def not_regular(path: str | Path) -> str:
-    """What a path is if it is anything but a regular file; empty if it is one.
+def not_regular(mode: int) -> str:
+    """What something on disk is if it is anything but a regular file; empty if it is one.
 
     Opening a FIFO waits for ever, and a device has no end.
 
     Args:
-        path: The path; a link counts as what it leads to.
-
-    Raises:
-        OSError: If there is nothing, or it cannot be looked at.
-        ValueError: If no file can have that name.
+        mode: The `st_mode` of its `stat`.
     """
-    mode = Path(path).stat().st_mode
     if stat.S_ISREG(mode):
         return ""
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "no regular file")
@@ -83,7 +78,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         EOFError: If it is packed and cut off.
         zlib.error: If it is packed and broken.
     """
-    if kind := not_regular(path):
+    if kind := not_regular(path.stat().st_mode):
         raise DataError(f"cannot read {path} ({kind}): give a file")
     with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
         content = file.read(limit + 1)
