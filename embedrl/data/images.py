@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from embedrl.errors import DataError, StorageError
 from embedrl.utils.input_files import not_regular
@@ -30,6 +32,10 @@ SUFFIXES = frozenset(
 )
 """How the names of pictures end, in small letters."""
 
+MAX_SCANS = 200
+"""A JPEG is decoded over its whole size once a scan; real ones have at most a few dozen, and a scan takes 100 bytes."""
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _pillow_limit_lock = threading.Lock()
 
@@ -83,6 +89,8 @@ class ImageFile:
         with image:
             check_size(*image.size, f"picture {self.path}", self.max_pixels)
             try:
+                if isinstance(image, JpegImageFile) and scans(Path(self.path).read_bytes()) > MAX_SCANS:
+                    raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
                 return _to_rgb(ImageOps.exif_transpose(image))
             except Exception as error:
                 raise self._refused("decode", error) from error
@@ -99,6 +107,23 @@ class ImageFile:
         if "too large for PngImagePlugin" in what or "MAX_TEXT_MEMORY" in what:
             what, cure = f"its metadata: {what}", "replace the file, or save it without its metadata"
         return DataError(f"cannot {step} picture {self.path} ({what}): {cure}")
+
+
+def scans(content: bytes) -> int:
+    """How often a JPEG is decoded over its whole size; counting ends above `MAX_SCANS`.
+
+    Args:
+        content: The file.
+    """
+    count, at = 0, 0
+    while count <= MAX_SCANS and (marker := _MARKER.search(content, at)):
+        at, kind = marker.end(), marker[1][0]
+        if kind == 0xD9:  # the end; cameras put films and other pictures behind it
+            break
+        if kind not in (0x01, 0xD8):
+            count += kind == 0xDA
+            at += int.from_bytes(content[at : at + 2])
+    return count
 
 
 def check_size(

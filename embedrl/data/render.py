@@ -196,8 +196,7 @@ def _evidence(
     """The crops of a picture, or the key frames of a video; nothing for a text."""
     if modality is Modality.IMAGE:
         boxes = _noisy_boxes(tcot.cues.boxes[: options.max_evidence], options, rng)
-        shape = {"margin": options.crop_margin, "min_size": _MIN_CROP, "max_ratio": MAX_RATIO}
-        return [crop_box(images[0], box, **shape) for box in boxes]
+        return [crop_box(images[0], box, options.crop_margin, _MIN_CROP, MAX_RATIO) for box in boxes]
     if modality is Modality.VIDEO:
         indices = [i for i in tcot.cues.key_frames if 1 <= i <= len(frames)][: options.max_evidence]
         return [frames[i - 1] for i in _noisy_frames(indices, len(frames), options, rng)]

@@ -20,7 +20,7 @@ from tiny_pdf import pdf
 import embedrl
 from embedrl.data.datasets.openclipart import read_drawings, read_tags
 from embedrl.data.datasets.tux import read_stamps
-from embedrl.data.images import MAX_RATIO, ImageFile
+from embedrl.data.images import MAX_RATIO, MAX_SCANS, ImageFile, scans
 from embedrl.data.pdf import read_pdf
 from embedrl.data.video import list_frames
 from embedrl.errors import DataError, StorageError
@@ -191,6 +191,23 @@ def test_only_regular_files_are_read_and_nothing_hangs(tmp_path):
     for read in (read_pdf, read_tags):
         with pytest.raises(DataError, match="a FIFO"):
             read(tmp_path / "pipe.pdf.gz")
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path, progressive):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    plain = encoded(picture, "JPEG", progressive=progressive, exif=exif(1), comment=b"\xff\xda" * 1000)
+    first, end = plain.rfind(b"\xff\xda"), plain.rfind(b"\xff\xd9")
+    tables = max(plain.rfind(b"\xff\xc4", 0, first), 0) if progressive else first
+    film = b"\xff\xda\0\2" * 1000  # what stands behind the end is not decoded
+    path = tmp_path / "x.jpg"
+    path.write_bytes(plain + film)
+    assert scans(plain + film) == (10 if progressive else 1)
+    with Image.open(path) as stored:
+        assert np.array_equal(np.asarray(ImageFile(str(path)).load()), np.asarray(stored.convert("RGB")))
+    path.write_bytes(plain[:end] + plain[tables:end] * MAX_SCANS + plain[end:])
+    with pytest.raises(DataError, match=r"x\.jpg \(a JPEG of more than 200 scans\)"):
+        ImageFile(str(path)).load()
 
 
 def test_nobody_else_opens_pictures():
