@@ -24,7 +24,11 @@ from embedrl.data.images import MAX_RATIO, MAX_SCANS, ImageFile, scans
 from embedrl.data.pdf import read_pdf
 from embedrl.data.video import list_frames
 from embedrl.errors import DataError, StorageError
-from embedrl.evaluation.readers.files import read_rows
+from embedrl.evaluation.identity import _by_content
+from embedrl.evaluation.readers.build import UnusableError
+from embedrl.evaluation.readers.files import frames, picture, read_rows
+from embedrl.evaluation.readers.read_task import missing_files
+from embedrl.evaluation.table import load_table
 from embedrl.utils.input_files import is_hidden, read_bounded, visible
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
@@ -195,8 +199,8 @@ def test_only_regular_files_are_read_and_nothing_hangs(tmp_path):
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_of_very_many_scans_is_refused(tmp_path, progressive):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    plain = encoded(picture, "JPEG", progressive=progressive, exif=exif(1), comment=b"\xff\xda" * 1000)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    plain = encoded(noise, "JPEG", progressive=progressive, exif=exif(1), comment=b"\xff\xda" * 1000)
     first, end = plain.rfind(b"\xff\xda"), plain.rfind(b"\xff\xd9")
     tables = max(plain.rfind(b"\xff\xc4", 0, first), 0) if progressive else first
     film = b"\xff\xda\0\2" * 1000  # what stands behind the end is not decoded
@@ -290,6 +294,34 @@ def test_no_other_listing_takes_it_for_data(tmp_path):
     assert [stamp.id for stamp in read_stamps(tmp_path / "stamps")] == ["animals/1"]
     assert [drawing.id for drawing in read_drawings(tmp_path / "png", tmp_path / "svg", ["food"])] == ["food/1"]
     assert {path.name for path in visible(tmp_path / "rows")} == {"1.png", "1.txt", "1.svg", "a.jsonl"}
+
+
+def test_a_folder_of_litter_alone_is_empty_and_changes_no_identity(tmp_path):
+    row = load_table("mmeb_v2")[0]
+    for name in row.paths.values():
+        (tmp_path / name.split("|")[0].strip()).mkdir(parents=True, exist_ok=True)
+    bare = missing_files(row, tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_dir()]:
+        (path / ".DS_Store").touch()
+    assert bare
+    assert missing_files(row, tmp_path) == bare
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    before = _by_content(str(tmp_path / "model"))
+    littered(tmp_path / "model", [])
+    assert _by_content(str(tmp_path / "model")) == before
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" + "b" * 300 + ".png", "no", "\ud800", "a\0"])
+def test_names_that_no_folder_can_have_are_one_line(tmp_path, name):
+    with pytest.raises(DataError, match="frame folder"):
+        list_frames(tmp_path / name)
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UnusableError) as caught:
+        picture(tmp_path, "pictures", name)
+    assert caught.value.cause == ("unreadable row" if "\0" in name else "missing picture")
+    with pytest.raises(UnusableError):
+        frames(tmp_path, "pictures", name)
 
 
 def test_drawings_behind_links_keep_their_own_paths(tmp_path):

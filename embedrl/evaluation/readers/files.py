@@ -153,9 +153,12 @@ def picture(root: Path, folder: str, name: str) -> ImageFile:
         UnusableError: If it is not there, or its path leaves the folder.
     """
     path, relative = _resolve(root, folder, name)
-    if not Path(path).is_file():
-        raise UnusableError("missing picture", f"picture {path} does not exist: put it there")
-    return ImageFile(path, relative)
+    source = ImageFile(path, relative)
+    try:
+        source.check()
+    except DataError as error:
+        raise UnusableError("missing picture", str(error)) from error
+    return source
 
 
 def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -> tuple[ImageFile, ...]:
@@ -176,7 +179,7 @@ def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -
     try:
         names = list_frames(path)
     except DataError as error:
-        cause = "frame folder without frames" if Path(path).is_dir() else "missing frame folder"
+        cause = "frame folder without frames" if "holds no pictures" in str(error) else "missing frame folder"
         raise UnusableError(cause, str(error)) from error
     if limit is not None and len(names) > limit:
         names = [names[place] for place in sample_frames(len(names), limit)]
