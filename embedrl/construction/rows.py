@@ -56,11 +56,14 @@ class PairWriter:
         """Add a pair.
 
         Raises:
-            DataError: If a picture that must be saved is broken; nothing is added.
+            DataError: If a picture that must be saved is broken, or lies outside the root; nothing is added.
         """
-        row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
-        if pair.negatives:
-            row["negatives"] = [self._side(side) for side in pair.negatives]
+        try:
+            row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
+            if pair.negatives:
+                row["negatives"] = [self._side(side) for side in pair.negatives]
+        except DataError as error:
+            raise DataError(f"{self.name}/{pair.id}: {error}") from error
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.count += 1
 

@@ -8,14 +8,17 @@ import yaml
 from making import lines, run, source, write_mix
 from PIL import Image
 
+from embedrl.construction.filter import filter_pairs
 from embedrl.construction.pictures import PictureCheck
 from embedrl.construction.rows import PairWriter
+from embedrl.construction.split import split
 from embedrl.data.formats import JsonlSource
 from embedrl.data.images import ImageFile
+from embedrl.data.mix import MixRow
 from embedrl.data.opened import OpenedImage
 from embedrl.errors import DataError
 from embedrl.tcot.store import content_hash
-from embedrl.types import Pair, Side
+from embedrl.types import Modality, Pair, Side
 
 IMAGE_TCOT = '<thinking>a dot {"bbox_2d": [[100, 100, 900, 900]]}</thinking><rethink>dot</rethink><answer>red</answer>'
 VIDEO_TCOT = '<thinking>it moves {"key_frames": [1]}</thinking><rethink>r</rethink><answer>moves</answer>'
@@ -166,3 +169,36 @@ def test_the_hash_of_a_picture_waits_for_nothing(holes, name, message):
     _, folder = holes
     with pytest.raises(DataError, match=message):
         content_hash(Side(images=(ImageFile(f"{folder}/{name}"),)))
+
+
+class Stamps:
+    """A source without a root: its pictures are copied, so that they are read when a pair is written."""
+
+    name = "stamps"
+    modality = Modality.IMAGE
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        picture = ImageFile(f"{self.folder}/{('good', 'bad')[index]}.png")
+        return Pair(Side("x", (picture,), tcot=IMAGE_TCOT), Side(f"dot {index}", tcot=TEXT_TCOT), "stamps", str(index))
+
+
+def test_a_picture_that_cannot_be_copied_is_skipped_or_named(holes, tmp_path, capsys):
+    _, folder = holes
+    words = {"out": tmp_path / "out", "checks": ["format"]}
+    filter_pairs([MixRow(Stamps(str(folder)))], on_error="skip", **words)
+    assert [row["id"] for row in lines(tmp_path / "out/stamps.jsonl")] == ["0"]
+    assert json.loads((tmp_path / "out/report.json").read_text())["stamps"]["left_out"] == {"broken_picture": 1}
+    [left] = lines(tmp_path / "out/left_out.jsonl")
+    assert (left["id"], left["cause"]) == ("1", "broken_picture")
+    for call in (
+        lambda: filter_pairs([MixRow(Stamps(str(folder)))], **words),
+        lambda: split([MixRow(Stamps(str(folder)))], tmp_path / "drawn", {"stamps": 1}),
+    ):
+        with pytest.raises(DataError, match=r"stamps/1: cannot decode picture .*bad\.png"):
+            call()
