@@ -25,6 +25,7 @@ from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
+from embedrl.utils.yaml_aliases import check_yaml
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -180,6 +181,7 @@ def pick_overlays(words: Sequence[str]) -> list[str]:
 
 def _mapping(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds; empty if it holds none, which the parser reports."""
+    check_yaml(path)
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

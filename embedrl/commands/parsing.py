@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from embedrl.errors import ConfigError
 from embedrl.utils.public_names import import_all, public_names
+from embedrl.utils.yaml_aliases import check_yaml_files
 
 _KEY = re.compile(r'^(?:- )?Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)$')
 _FRAME = re.compile(
@@ -36,6 +37,15 @@ class OneLineErrors(ArgumentParser):  # type: ignore[misc]  # jsonargparse is no
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Parse the words, once the YAML files that they name are known to be of bounded size.
+
+        Raises:
+            ConfigError: If a file or a flag is wrong.
+        """
+        check_yaml_files([str(word) for word in args or ()])
+        return super().parse_args(args, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, naming the flag and the cure.

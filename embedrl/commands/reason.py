@@ -92,7 +92,7 @@ def read_side(text: str, image: Path | None, frames: Path | None, num_frames: in
         raise ConfigError("--image and --frames: a side has pictures or a video; give one of them")
     if num_frames < 1:
         raise ConfigError(f"--num_frames {num_frames}: give 1 or more")
-    if image is not None and not image.is_file():
+    if image is not None and not image.exists():
         raise DataError(f"--image {image}: no such file")
     if frames is not None and not frames.is_dir():
         raise DataError(f"--frames {frames}: no such folder; give one that holds a video's frames as pictures")

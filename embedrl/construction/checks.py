@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 from PIL.Image import Resampling
 
+from embedrl.construction.pictures import check_files
 from embedrl.errors import ConfigError
 from embedrl.tcot.chat import side_of
 from embedrl.tcot.evidence import crop_box
@@ -40,7 +41,7 @@ class Checks:
 
     - `format`: both T-CoTs follow the template.
     - `evidence`: there is a usable cue on both sides; every box lies inside the picture and shows more than one flat
-      colour, every key frame exists. Opens the pictures.
+      colour, every key frame exists. Opens the pictures that have boxes; the files of all others must be there.
     - `keywords`: a text's keywords stand in the text.
     - `duplicate`: the pair has the same query and target as an earlier one.
     - `near_duplicate_text`: the target's text is that of an earlier target but for case, accents, punctuation, spaces.
@@ -168,6 +169,7 @@ def _evidence(side: Side, read: ParseResult) -> str:
     for problem in read.problems:
         if problem.code in _EVIDENCE:
             return problem.message
+    check_files(side)
     if side.modality is Modality.IMAGE:
         picture = side.images[0].load()
         for box in read.tcot.cues.boxes:

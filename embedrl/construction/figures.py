@@ -26,7 +26,8 @@ class Figures:
         cues: Number of cues of each T-CoT, by kind.
         well_formed: T-CoTs that follow the template.
         targets: Content keys of the targets.
-        failures: Pairs that construction left out, and rows that cannot be read, by cause.
+        failures: Pairs that construction left out, rows that cannot be read, and pairs whose pictures cannot, by cause.
+        broken: A line for each of the latter two.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Figures:
     well_formed: int = 0
     targets: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
 
     def add(self, pair: Pair) -> None:
         """Count a pair."""

@@ -173,11 +173,17 @@ class _SetFilter:
     def _write(self, index: int, writer: PairWriter) -> None:
         if index not in self.causes and self.vlm is not None:
             self._judge(index)
+        if index not in self.causes:
+            pair = self.row.source[index]
+            try:
+                writer.write(pair)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                self.causes[index] = (pair.id, "broken_picture", str(error))
         if index in self.causes:
             pair_id, cause, detail = self.causes[index]
             self.left_out.add(self.row.label, pair_id, "", cause, detail)
-        else:
-            writer.write(self.row.source[index])
 
     def _judge(self, index: int) -> None:
         judgement = self.store.get(self.keys[index])

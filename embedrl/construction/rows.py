@@ -44,7 +44,7 @@ class PairWriter:
         self.slug = re.sub(r"[^\w.-]+", "_", name)
         self.path = folder / f"{self.slug}.jsonl"
         root = getattr(source, "root", None)
-        self.root = None if root is None else Path(root).resolve()
+        self.root = None if root is None else Path(root).absolute()  # links are kept: they may be all that stays
         self.max_pixels: int = getattr(source, "max_pixels", MAX_PIXELS)
         self.count = 0
         self._part = self.path.with_suffix(".part")
@@ -56,11 +56,14 @@ class PairWriter:
         """Add a pair.
 
         Raises:
-            DataError: If a picture that must be saved is broken; nothing is added.
+            DataError: If a picture that must be saved is broken, or lies outside the root; nothing is added.
         """
-        row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
-        if pair.negatives:
-            row["negatives"] = [self._side(side) for side in pair.negatives]
+        try:
+            row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
+            if pair.negatives:
+                row["negatives"] = [self._side(side) for side in pair.negatives]
+        except DataError as error:
+            raise DataError(f"{self.name}/{pair.id}: {error}") from error
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.count += 1
 
@@ -74,7 +77,7 @@ class PairWriter:
         self._part.replace(self.path)
         if not self.count:
             return None
-        options: dict[str, Any] = {"path": str(self.path.resolve()), "root": str(self.root or self.folder.resolve())}
+        options: dict[str, Any] = {"path": str(self.path.absolute()), "root": str(self.root or self.folder.absolute())}
         if self.max_pixels != MAX_PIXELS:
             options["max_pixels"] = self.max_pixels
         source = {"class_path": "embedrl.data.JsonlSource", "init_args": {**options, "dataset": self.name}}
@@ -93,7 +96,7 @@ class PairWriter:
     def _picture(self, source: ImageSource) -> str:
         path = getattr(source, "path", None)
         if path is not None and self.root is not None:
-            return Path(path).resolve().relative_to(self.root).as_posix()
+            return _below(self.root, Path(path))
         name = hashlib.sha256(source.name.encode("utf-8", "replace")).hexdigest()[:24]
         out = self.folder / "pictures" / self.slug / f"{name}.png"
         if not out.exists():
@@ -101,6 +104,18 @@ class PairWriter:
             with replacing(out) as part:
                 source.load().save(part, "png")
         return out.relative_to(self.folder).as_posix()
+
+
+def _below(root: Path, path: Path) -> str:
+    """A picture's path relative to the root, as the row names it: a link stays a link.
+
+    Raises:
+        DataError: If it lies elsewhere.
+    """
+    for folder, file in ((root, path.absolute()), (root.resolve(), path.parent.resolve() / path.name)):
+        if file.is_relative_to(folder):
+            return file.relative_to(folder).as_posix()
+    raise DataError(f"picture {path} does not lie below the data set's root {root}: give the folder above it as root")
 
 
 def check_slugs(names: Iterable[str]) -> None:

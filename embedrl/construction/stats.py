@@ -10,6 +10,7 @@ from statistics import fmean
 from rich.table import Table
 
 from embedrl.construction.figures import CUES, Figures
+from embedrl.construction.pictures import PictureCheck
 from embedrl.construction.rows import earlier_report
 from embedrl.construction.sample import equal_distances
 from embedrl.data.mix import MixRow, check_labels
@@ -17,56 +18,75 @@ from embedrl.errors import ConfigError, DataError
 from embedrl.types import Role
 from embedrl.utils.console import data_set_column, make_console
 
+_NAMED = 5
 
-def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None) -> None:
+
+def stats(mix: list[MixRow], out: Path | None = None, limit: int | None = None, check: bool = False) -> None:
     """Print pairs, modalities, lengths, evidence and failures of every data set of a mix, and plot them.
+
+    Rows that cannot be read and pairs whose pictures are missing are counted and named.
 
     Args:
         mix: The data sets: a file with a list of {source, weight}, or the list.
         out: A picture to write (.png, .svg or .pdf); none without it.
         limit: Read this many pairs of each data set, at equal distances; null reads all.
+        check: Read the pixels of every picture too, and end with an error if a row or a picture is broken.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a report of construction cannot be read.
+        DataError: If a report of construction cannot be read, or `check` finds something broken.
     """
     check_labels(mix)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: give 1 or more")
     if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .svg or .pdf")
-    figures = [count(row, limit) for row in mix]
+    figures = [count(row, limit, check) for row in mix]
     console = make_console()
     console.print(pairs_table(figures), tcots_table(figures))
     causes = sum((one.failures for one in figures), Counter[str]())
     if causes:
         console.print(failures_of(causes))
+    for line in (line for one in figures for line in named(one)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         from embedrl.construction.plot import plot
 
         plot(figures, out)
         console.print(f"plot: {out}", highlight=False, soft_wrap=True)
+    broken = sum(len(one.broken) for one in figures)
+    if check and broken:
+        looked_at = sum(min(one.pairs, limit or one.pairs) for one in figures)
+        first = next(problem for one in figures for problem in one.broken)
+        raise DataError(f"{broken} of {looked_at} pairs cannot be used, the first: {first}")
 
 
-def count(row: MixRow, limit: int | None = None) -> Figures:
+def count(row: MixRow, limit: int | None = None, check: bool = False) -> Figures:
     """Count a data set.
 
     Args:
         row: The data set.
         limit: Read this many of its pairs, at equal distances.
+        check: Whether to read the pixels of pictures; else they only have to be there.
 
     Raises:
         DataError: If a report of construction cannot be read.
     """
     size = len(row.source)
     figures = Figures(row.label, size, failures=Counter(earlier_report(row).get("left_out") or {}))
+    pictures = PictureCheck(decode=check)
     for index in equal_distances(range(size), min(size, limit or size)):
         try:
             pair = row.source[index]
-        except DataError:
+        except DataError as error:
             figures.failures["broken_row"] += 1
+            figures.broken.append(str(error))
             continue
         figures.add(pair)
+        cause, problem = pictures(pair)
+        if cause:
+            figures.failures[cause] += 1
+            figures.broken.append(f"{row.label}/{pair.id}: {problem}")
     return figures
 
 
@@ -112,6 +132,12 @@ def failures_of(causes: Counter[str]) -> Table:
     for cause, number in causes.most_common():
         table.add_row(cause, f"{number:,}")
     return table
+
+
+def named(figures: Figures) -> list[str]:
+    """A line for each of the first pairs of a data set that cannot be used, and how many more there are."""
+    more = len(figures.broken) - _NAMED
+    return figures.broken[:_NAMED] + ([f"{figures.name}: {more:,} more like these"] if more > 0 else [])
 
 
 def _means(numbers: dict[Role, list[int]]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from embedrl.errors import DataError
+from embedrl.errors import DataError, StorageError
+from embedrl.utils.input_files import not_regular
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: a picture this large takes half a GiB as RGB."""
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+MAX_RATIO = 200
+"""A picture's long side is at most this many times its short one: Qwen-VL's limit, and a bound for all that resize."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""The formats that are decoded, whatever a file's name. Pillow knows many more, and starts Ghostscript on some."""
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"}
+)
+"""How the names of pictures end, in small letters."""
+
+MAX_SCANS = 200
+"""A JPEG is decoded over its whole size once a scan; real ones have at most a few dozen, and a scan takes 100 bytes."""
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _pillow_limit_lock = threading.Lock()
 
 
@@ -40,30 +59,101 @@ class ImageFile:
         """Name the picture by its path unless a name is given."""
         object.__setattr__(self, "name", self.name or str(self.path))
 
-    def load(self) -> Image.Image:
-        """The picture as RGB at its original size, upright, transparency on white.
+    def check(self) -> None:
+        """See whether the file is there, without reading it.
 
         Raises:
-            DataError: If it is missing, no picture, truncated, or larger than `max_pixels`.
+            DataError: If it is missing or no regular file (a FIFO, a device, a folder).
+            StorageError: If the process has too many files open.
         """
         try:
+            kind = not_regular(os.stat(self.path).st_mode)  # noqa: PTH116  # called for every picture of a data set
+        except Exception as error:
+            raise self._refused("open", error) from error
+        if kind:
+            raise DataError(f"cannot open picture {self.path} ({kind}): give a picture's file")
+
+    def load(self) -> Image.Image:
+        """The picture as RGB at its original size, upright, transparency on white; of several, the first.
+
+        Raises:
+            DataError: If it is missing, no picture, truncated, larger than `max_pixels` or narrower than `MAX_RATIO`.
+            StorageError: If the process has too many files open.
+        """
+        self.check()
+        try:
             with _without_pillow_limit():
-                image = Image.open(self.path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"picture {self.path} does not exist: check the root folder and the row's path") from error
-        except OSError as error:
-            raise DataError(f"cannot open picture {self.path} ({error}): replace the file") from error
+                image = Image.open(self.path, formats=FORMATS)
+        except Exception as error:  # decoders raise nearly anything on broken files
+            raise self._refused("open", error) from error
         with image:
-            width, height = image.size
-            if width * height > self.max_pixels:
-                raise DataError(
-                    f"picture {self.path} has {width} x {height} = {width * height} pixels, more than "
-                    f"max_pixels={self.max_pixels}: shrink it, or raise max_pixels if you trust the file"
-                )
+            check_size(*image.size, f"picture {self.path}", self.max_pixels)
             try:
+                if isinstance(image, JpegImageFile) and scans(Path(self.path).read_bytes()) > MAX_SCANS:
+                    raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
                 return _to_rgb(ImageOps.exif_transpose(image))
-            except Exception as error:  # decoders raise nearly anything on broken files
-                raise DataError(f"cannot decode picture {self.path} ({error}): replace the file") from error
+            except Exception as error:
+                raise self._refused("decode", error) from error
+
+    def _refused(self, step: str, error: Exception) -> DataError | StorageError:
+        """What to raise for an exception of the system or of a decoder."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return DataError(f"picture {self.path} does not exist: check the root folder and the row's path")
+        if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
+            return StorageError(f"cannot open picture {self.path} ({error.strerror}): raise `ulimit -n`")
+        what, cure = str(error) or type(error).__name__, "replace the file"
+        if isinstance(error, UnidentifiedImageError):
+            what, cure = f"none of {', '.join(FORMATS)}, or broken", "replace the file, or save it as PNG"
+        if "too large for PngImagePlugin" in what or "MAX_TEXT_MEMORY" in what:
+            what, cure = f"its metadata: {what}", "replace the file, or save it without its metadata"
+        return DataError(f"cannot {step} picture {self.path} ({what}): {cure}")
+
+
+def scans(content: bytes) -> int:
+    """How often a JPEG is decoded over its whole size; counting ends above `MAX_SCANS`.
+
+    Args:
+        content: The file.
+    """
+    count, at = 0, 0
+    while count <= MAX_SCANS and (marker := _MARKER.search(content, at)):
+        at, kind = marker.end(), marker[1][0]
+        if kind == 0xD9:  # the end; cameras put films and other pictures behind it
+            break
+        if kind not in (0x01, 0xD8):
+            count += kind == 0xDA
+            at += int.from_bytes(content[at : at + 2])
+    return count
+
+
+def check_size(
+    width: int,
+    height: int,
+    what: str,
+    max_pixels: int = MAX_PIXELS,
+    cure: str = "shrink it, or raise max_pixels if you trust the file",
+) -> None:
+    """See that a picture may be decoded and resized; bounds the memory and the time that it can take.
+
+    Args:
+        width: Its width in pixels.
+        height: Its height in pixels.
+        what: Its name for the error.
+        max_pixels: Largest product of both.
+        cure: What to do about a picture that is too large.
+
+    Raises:
+        DataError: If it is too large, or more than `MAX_RATIO` times as long as wide.
+    """
+    if width * height > max_pixels:
+        raise DataError(
+            f"{what} has {width} x {height} = {width * height} pixels, more than max_pixels={max_pixels}: {cure}"
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise DataError(
+            f"{what} has {width} x {height} pixels, one side more than {MAX_RATIO} times the other: "
+            "cut or pad it, or leave the row out"
+        )
 
 
 @contextmanager
@@ -122,4 +212,4 @@ def resolve(root: str | Path, name: str) -> tuple[str, str]:
 
 def is_picture(name: str) -> bool:
     """Whether a file name ends like a picture's."""
-    return PurePosixPath(name).suffix.lower() in _SUFFIXES
+    return PurePosixPath(name).suffix.lower() in SUFFIXES

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import math
 import threading
 import zlib
 from collections.abc import Iterator
@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedrl.errors import ConfigError, DataError
+from embedrl.data.images import check_size
+from embedrl.errors import ConfigError, DataError, EmbedRLError
+from embedrl.utils.input_files import read_bounded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MAX_BYTES = 1 << 29
+"""Largest PDF file, after unpacking."""
 
 _pdfium_lock = threading.Lock()  # PDFium is not thread-safe
 
@@ -54,10 +59,14 @@ class PdfPage:
 
         Raises:
             ConfigError: If pypdfium2 is missing.
-            DataError: If the file or the page cannot be read.
+            DataError: If the file or the page cannot be read, or the page would have too many pixels.
         """
         with _page(Path(self.file), self.index) as page:
-            image: Image = page.render(scale=self.dpi / 72).to_pil().convert("RGB")
+            scale = self.dpi / 72
+            width, height = (math.ceil(side * scale) for side in page.get_size())
+            what = f"{self.file}: page {self.index + 1} at {self.dpi} dpi"
+            check_size(width, height, what, cure="lower dpi, or leave the page out")
+            image: Image = page.render(scale=scale).to_pil().convert("RGB")
             return image
 
     def text(self) -> str:
@@ -99,9 +108,8 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
 
 def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
+        return read_bounded(path, MAX_BYTES)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"cannot read {path} ({error}): check the path, or fetch the file again") from error
 
 
@@ -117,7 +125,9 @@ def _open(path: Path, content: bytes) -> Iterator[Any]:
         try:
             with pypdfium2.PdfDocument(content) as document:
                 yield document
-        except pypdfium2.PdfiumError as error:
+        except EmbedRLError:
+            raise
+        except Exception as error:  # a broken file makes more than PDFium's own errors, such as UnicodeDecodeError
             raise DataError(f"cannot read {path} as a PDF ({error}): replace the file") from error
 
 

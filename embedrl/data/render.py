@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedrl.data.images import MAX_RATIO
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.evidence import crop_box, jitter_box, split_at_evidence
 from embedrl.tcot.parser import parse
@@ -24,7 +25,7 @@ EMB_TOKEN = "<emb>"
 SUMMARIZE = "Summarize the above content in one word:"
 """The last line of the user turn."""
 
-_MIN_CROP = 8  # pixels: a thinner crop has no room for one patch and an aspect ratio that processors refuse
+_MIN_CROP = 8  # pixels: a thinner crop has no room for one patch
 _RESERVED = re.compile(
     r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
 )
@@ -195,7 +196,7 @@ def _evidence(
     """The crops of a picture, or the key frames of a video; nothing for a text."""
     if modality is Modality.IMAGE:
         boxes = _noisy_boxes(tcot.cues.boxes[: options.max_evidence], options, rng)
-        return [crop_box(images[0], box, margin=options.crop_margin, min_size=_MIN_CROP) for box in boxes]
+        return [crop_box(images[0], box, options.crop_margin, _MIN_CROP, MAX_RATIO) for box in boxes]
     if modality is Modality.VIDEO:
         indices = [i for i in tcot.cues.key_frames if 1 <= i <= len(frames)][: options.max_evidence]
         return [frames[i - 1] for i in _noisy_frames(indices, len(frames), options, rng)]

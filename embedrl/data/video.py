@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embedrl.data.images import _SUFFIXES, is_picture
+from embedrl.data.images import SUFFIXES, is_picture
 from embedrl.errors import DataError
+from embedrl.utils.input_files import visible
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
@@ -18,16 +19,19 @@ def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 
 def list_frames(folder: str | Path) -> list[str]:
-    """File names of the pictures in a folder, in natural order.
+    """File names of the pictures in a folder, in natural order; hidden files and folders are no pictures.
 
     Raises:
-        DataError: If the folder is missing or holds no picture.
+        DataError: If the folder is missing, cannot be read or holds no picture.
     """
-    if not Path(folder).is_dir():
-        raise DataError(f"frame folder {folder} does not exist: check the root folder and the row's path")
-    names = [entry.name for entry in Path(folder).iterdir() if is_picture(entry.name)]
+    try:
+        if not Path(folder).is_dir():
+            raise DataError(f"frame folder {folder} does not exist: check the root folder and the row's path")
+        names = [entry.name for entry in visible(Path(folder)) if is_picture(entry.name) and not entry.is_dir()]
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise DataError(f"frame folder {folder} cannot be read ({error.strerror}): check the row's path") from error
     if not names:
-        raise DataError(f"frame folder {folder} holds no pictures ({', '.join(sorted(_SUFFIXES))}): extract its frames")
+        raise DataError(f"frame folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): extract its frames")
     return sorted(names, key=natural_key)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from embedrl.data.render import RenderOptions
 from embedrl.training.checkpoints import config_form
+from embedrl.utils.input_files import visible
 from embedrl.utils.versions import package_versions, source_hash
 
 CODE = ("types.py", "tcot", "data", "distributed", "models", "inference")
@@ -92,7 +93,7 @@ def _by_content(value: Any) -> Any:
     if path.is_file():
         return f"file:{_file_hash(path)}"
     if path.is_dir() and any(path.glob("*config*.json")):  # a model's; `.` and `~` are folders too
-        files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix not in _WEIGHTS)
+        files = sorted(file for file in visible(path) if file.is_file() and file.suffix not in _WEIGHTS)
         return {file.name: _file_hash(file) for file in files}
     return value
 

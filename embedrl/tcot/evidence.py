@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1) -> Image:
+def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1, max_ratio: float = math.inf) -> Image:
     """Cut a box out of a picture at its native resolution.
 
     Args:
@@ -20,6 +20,7 @@ def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1) -> 
         box: The region, 0..1000 of width and height.
         margin: Share of the box's own size added on each side; what leaves the picture is cut off.
         min_size: Least width and height of the crop in pixels (the picture's own size if that is less).
+        max_ratio: A crop that is longer by more than this grows on its short side, as far as the picture reaches.
 
     Returns:
         The crop; never empty, also for a box without area.
@@ -27,6 +28,11 @@ def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1) -> 
     x1, y1, x2, y2 = box
     left, right = _span(x1, x2, image.width, margin, min_size)
     top, bottom = _span(y1, y2, image.height, margin, min_size)
+    width, height = right - left, bottom - top
+    if width > max_ratio * height:
+        top, bottom = _span(y1, y2, image.height, margin, math.ceil(width / max_ratio))
+    elif height > max_ratio * width:
+        left, right = _span(x1, x2, image.width, margin, math.ceil(height / max_ratio))
     return image.crop((left, top, right, bottom))
 
 

@@ -20,6 +20,7 @@ from embedrl.errors import DataError
 from embedrl.tcot.prompts import Situation, Style, prompt
 from embedrl.tcot.schema import clean_text
 from embedrl.types import ImageSource, Side
+from embedrl.utils.input_files import not_regular
 from embedrl.utils.record_store import RecordStore
 
 
@@ -87,11 +88,12 @@ def _picture(source: ImageSource) -> str:
         return f"name:{source.name}"
     try:
         stat = os.stat(path)  # noqa: PTH116  # called for every picture of a data set
+        if kind := not_regular(stat.st_mode):
+            raise DataError(f"picture {path} cannot be read ({kind}): give a picture's file")
         return _file_hash(os.fspath(path), stat.st_mtime_ns, stat.st_size)
-    except OSError as error:
-        raise DataError(
-            f"picture {path} cannot be read ({error.strerror}): check the root folder and the path"
-        ) from error
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise DataError(f"picture {path} cannot be read ({what}): check the root folder and the path") from error
 
 
 @lru_cache(maxsize=1 << 17)

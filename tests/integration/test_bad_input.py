@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from processes import command
 
 from embedrl.cli import main
@@ -73,10 +75,36 @@ def test_the_recipe_runs_on_good_input(folder: Path, capsys: pytest.CaptureFixtu
     assert run(capsys) == (0, "")
 
 
+def write_odd_pictures(folder: Path) -> None:
+    Image.new("RGB", (1, 20_000)).save(folder / "strip.png")
+    info = PngInfo()
+    info.add_text("workflow", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (8, 8)).save(folder / "text.png", pnginfo=info)
+    Image.new("RGB", (8, 8)).save(folder / "eps.jpg", "eps")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "litter").mkdir()
+    (folder / "litter/._0001.png").write_bytes(b"\0\5\x16\7")
+
+
+def test_a_video_of_odd_frames_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "film").mkdir()
+    for name, size in (("1.png", (64, 48)), ("2.png", (48, 64))):
+        Image.new("RGB", size, "red").save(folder / "film" / name)
+    (folder / "film/._1.png").write_bytes(b"\0\5\x16\7")
+    tcot = TCOT.replace('"bbox_2d": [[100, 100, 400, 400]]', '"key_frames": [2]')
+    write_pairs(folder, {"images": [], "frames": ["film"], "tcot": tcot})
+    assert run(capsys) == (0, "")
+
+
 BAD_SIDES = {
     "missing file": ({"images": ["gone.png"]}, ["pairs/first", "gone.png"]),
     "truncated PNG": ({"images": ["cut.png"]}, ["pairs/first", "cut.png"]),
     "30,000 x 30,000 picture": ({"images": ["huge.png"]}, ["pairs/first", "huge.png", "max_pixels"]),
+    "1 x 20,000 picture": ({"images": ["strip.png"]}, ["pairs/first", "strip.png", "200 times"]),
+    "2 MiB of compressed metadata": ({"images": ["text.png"]}, ["pairs/first", "text.png", "without its metadata"]),
+    "EPS named JPEG": ({"images": ["eps.jpg"]}, ["pairs/first", "eps.jpg", "none of JPEG, PNG"]),
+    "FIFO": ({"images": ["pipe.png"]}, ["pairs/first", "pipe.png", "a FIFO"]),
+    "folder without frames": ({"images": [], "frames": ["litter"]}, ["pairs/first", "litter holds no pictures"]),
     "T-CoT without tags": ({"tcot": "a red dot"}, ["pairs/first", "on_bad_tcot"]),
     "box outside the picture": (
         {"tcot": TCOT.replace("[100, 100, 400, 400]", "[100, 100, 400, 4000]")},
@@ -92,6 +120,7 @@ def test_bad_sides(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) 
     query, expected = BAD_SIDES[case]
     (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:60])
     (folder / "huge.png").write_bytes(huge_png())
+    write_odd_pictures(folder)
     write_pairs(folder, query)
     code, line = run(capsys)
     assert code == 1, line
@@ -147,9 +176,11 @@ def test_the_process_exits_with_the_code_and_one_line(folder: Path) -> None:
     assert "gone.png" in out.strip().splitlines()[-1]
 
 
-def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("picture", ["gone.png", "strip.png", "text.png", "pipe.png"])
+def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str], picture: str) -> None:
+    write_odd_pictures(folder)
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     rows += [{**rows[1], "id": "third", "target": {**rows[1]["target"], "text": "one dot"}}]
-    rows[0]["query"]["images"] = ["gone.png"]
+    rows[0]["query"]["images"] = [picture]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run(capsys, "--data.init_args.on_error", "skip") == (0, "")

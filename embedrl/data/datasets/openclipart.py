@@ -19,6 +19,7 @@ from embedrl.data.images import ImageFile
 from embedrl.data.local_copy import LocalCopy
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import RetrievalTask, Side
+from embedrl.utils.input_files import read_bounded, visible_below
 
 PICTURES = LocalCopy("openclipart-png", "1:0.18+dfsg-19", "usr/share/openclipart/png")
 TAGS = LocalCopy("openclipart-svg", "1:0.18+dfsg-19", "usr/share/openclipart/svg")
@@ -39,8 +40,8 @@ FOLDERS = (
 MAX_PIXELS = 10_000_000  # thirteen drawings have up to 623 million: minutes and gigabytes to decode, for a small model
 EXCLUDED = ("cards",)  # the same 54 playing cards in four styles
 
-_SUBJECT = re.compile(r"<dc:subject>(.*?)</dc:subject>", re.DOTALL)
-_ITEM = re.compile(r"<rdf:li[^>]*>([^<]*)</rdf:li>")
+_ITEM = re.compile(r"<rdf:li[^<>]*>([^<]*)</rdf:li>")  # linear in the text, as is `read_tags`
+_MAX_SVG = 1 << 26  # bytes
 _WORDS = re.compile(r"[a-z]{2,}( [a-z]{2,})*")
 
 
@@ -81,15 +82,18 @@ def read_drawings(
     tagged: dict[str, set[str]] = defaultdict(set)
     originals: dict[str, Path] = {}
     base = pictures.resolve()
+    elsewhere: dict[Path, Path] = {}  # files outside, to the first link that leads there
     for folder in folders:
-        files = sorted((pictures / folder).rglob("*.png"))
+        files = list(visible_below(pictures / folder, "*.png"))
         if not files:
             raise DataError(f"no PNG pictures below {pictures / folder}: fetch the package again")
         for path in files:
             if not path.exists():
                 continue  # a link to what was not unpacked
-            original = path.resolve()
-            name = original.relative_to(base).with_suffix("").as_posix()
+            target = path.resolve()
+            inside = target.is_relative_to(base)
+            original = pictures / target.relative_to(base) if inside else elsewhere.setdefault(target, path)
+            name = original.relative_to(pictures).with_suffix("").as_posix()
             parts = name.split("/")
             if parts[0] not in folders or set(parts) & set(exclude) or _pixels(original) > max_pixels:
                 continue
@@ -103,6 +107,7 @@ def read_drawings(
 
 def _pixels(path: Path) -> int:
     """Width times height, from the header of a PNG file."""
+    ImageFile(str(path)).check()
     with path.open("rb") as file:
         header = file.read(24)
     if len(header) < 24 or not header.startswith(b"\x89PNG"):
@@ -115,17 +120,16 @@ def read_tags(path: Path) -> set[str]:
     """The tags in the metadata of an SVG file.
 
     Raises:
-        DataError: If the file is missing.
+        DataError: If the file is missing or broken.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")  # some files are Latin-1; their tags are ASCII
-    except OSError as error:
-        raise DataError(f"cannot read the tags in {path} ({error.strerror}): fetch both packages again") from error
-    subject = _SUBJECT.search(text)
-    if subject is None:
-        return set()
-    tags = {re.sub(r"[\s_-]+", " ", html.unescape(tag)).casefold().strip() for tag in _ITEM.findall(subject[1])}
-    return tags - {""}
+        text = read_bounded(path, _MAX_SVG).decode("utf-8", "replace")  # some files are Latin-1; their tags are ASCII
+        _, _, rest = text.partition("<dc:subject>")
+        subject, closed, _ = rest.partition("</dc:subject>")
+        tags = [html.unescape(tag) for tag in _ITEM.findall(subject)] if closed else []
+    except (OSError, ValueError) as error:  # a character reference of thousands of digits is a ValueError
+        raise DataError(f"cannot read the tags in {path} ({error}): fetch both packages again") from error
+    return {re.sub(r"[\s_-]+", " ", tag).casefold().strip() for tag in tags} - {""}
 
 
 class OpenClipartTasks:

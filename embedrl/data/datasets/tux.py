@@ -19,6 +19,7 @@ from embedrl.data.images import ImageFile
 from embedrl.data.local_copy import LocalCopy
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, RetrievalTask, Side
+from embedrl.utils.input_files import visible_below
 
 STAMPS = LocalCopy("tuxpaint-stamps", "2022.06.04-1", "usr/share/tuxpaint/stamps", "scripts/fetch_tux.py")
 
@@ -71,7 +72,7 @@ def read_stamps(root: Path, exclude: Sequence[str] = ()) -> list[Stamp]:
         DataError: If there are none, or a caption is empty.
     """
     stamps = []
-    for path in sorted(root.rglob("*.png")):
+    for path in visible_below(root, "*.png"):
         name = path.relative_to(root).with_suffix("").as_posix().split("stamps/")[-1]
         caption_file = path.with_suffix(".txt")
         if not caption_file.is_file() or set(name.split("/")[:-1]) & set(exclude):

@@ -18,6 +18,7 @@ from embedrl.data.video import list_frames, natural_key, sample_frames
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.build import UnusableError
 from embedrl.evaluation.table import SetRow
+from embedrl.utils.input_files import visible
 
 NUM_FRAMES = 8
 _SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -113,7 +114,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    files = [file for file in path.iterdir() if file.suffix in _SUFFIXES] if path.is_dir() else []
+    files = [file for file in visible(path) if file.suffix in _SUFFIXES] if path.is_dir() else []
     if not files:
         raise DataError(f"{path} holds no rows ({', '.join(_SUFFIXES)}): put the local copy of the data set there")
     files.sort(key=lambda file: natural_key(file.name))
@@ -152,9 +153,12 @@ def picture(root: Path, folder: str, name: str) -> ImageFile:
         UnusableError: If it is not there, or its path leaves the folder.
     """
     path, relative = _resolve(root, folder, name)
-    if not Path(path).is_file():
-        raise UnusableError("missing picture", f"picture {path} does not exist: put it there")
-    return ImageFile(path, relative)
+    source = ImageFile(path, relative)
+    try:
+        source.check()
+    except DataError as error:
+        raise UnusableError("missing picture", str(error)) from error
+    return source
 
 
 def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -> tuple[ImageFile, ...]:
@@ -175,7 +179,7 @@ def frames(root: Path, folder: str, name: str, limit: int | None = NUM_FRAMES) -
     try:
         names = list_frames(path)
     except DataError as error:
-        cause = "frame folder without frames" if Path(path).is_dir() else "missing frame folder"
+        cause = "frame folder without frames" if "holds no pictures" in str(error) else "missing frame folder"
         raise UnusableError(cause, str(error)) from error
     if limit is not None and len(names) > limit:
         names = [names[place] for place in sample_frames(len(names), limit)]

@@ -9,6 +9,7 @@ from embedrl.data.video import natural_key
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import folder_of, frames, joined, read_rows
 from embedrl.types import Side
+from embedrl.utils.input_files import visible
 
 
 def read(build: TaskBuilder, root: Path) -> None:
@@ -29,7 +30,7 @@ def read(build: TaskBuilder, root: Path) -> None:
             text = joined(build.row.instruction, row.text("query"))
             query = Side(text, frames=frames(root, build.row.paths["frames"], f"{video}/query"))
             folder = folder_of(root, build.row.paths["frames"]) / video
-            clips = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=natural_key)
+            clips = sorted((path.name for path in visible(folder) if path.is_dir()), key=natural_key)
             clips = [clip for clip in clips if clip != "query"]
             if not any(clip.startswith("positive") for clip in clips):
                 raise UnusableError(

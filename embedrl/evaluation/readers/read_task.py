@@ -21,6 +21,7 @@ from embedrl.evaluation.readers.build import TaskBuilder
 from embedrl.evaluation.readers.files import required_paths
 from embedrl.evaluation.table import SetRow
 from embedrl.types import RetrievalTask
+from embedrl.utils.input_files import visible
 
 
 class Reader(NamedTuple):
@@ -90,5 +91,5 @@ def missing_files(row: SetRow, root: Path) -> list[str]:
         The files that do not exist, and the folders that do not or are empty, below the root; none if all is there.
     """
     places = READERS[row.reader].required_paths(row, root)
-    absent = [path for path in places if not (path.is_file() or (path.is_dir() and any(path.iterdir())))]
+    absent = [path for path in places if not (path.is_file() or (path.is_dir() and visible(path)))]
     return [path.relative_to(root).as_posix() for path in absent]

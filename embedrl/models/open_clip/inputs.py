@@ -9,6 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from embedrl.data.images import check_size
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.render import SUMMARIZE
 from embedrl.errors import DataError
@@ -56,7 +57,7 @@ class OpenClipPreprocessor:
         """Process one micro-batch.
 
         Raises:
-            DataError: If a chat holds neither a text nor a picture.
+            DataError: If a chat holds neither a text nor a picture, or a picture is too large or too narrow.
         """
         texts, text_row = [], []
         pixels, pixel_row, pixel_group = [], [], []
@@ -68,6 +69,8 @@ class OpenClipPreprocessor:
                 texts.append(text)
                 text_row.append(row)
             for picture, group in pictures:
+                # The short side becomes `size`: without a bound the long one becomes as long as memory lasts.
+                check_size(*picture.size, f"a picture of row {row} of the micro-batch", cure="shrink it")
                 pixels.append(self.transform(picture))
                 pixel_row.append(row)
                 pixel_group.append(group)

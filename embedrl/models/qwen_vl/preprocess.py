@@ -140,7 +140,7 @@ class QwenVLPreprocessor:
             if part["type"] == "image":
                 return part | {"image": tvf.to_pil_image(self._pixels(part["image"], self._budget(part)))}
             if part["type"] == "video":
-                return part | {"video": [tvf.to_pil_image(self._pixels(f, self.frames)) for f in part["video"]]}
+                return part | {"video": [tvf.to_pil_image(frame) for frame in self._frames(part["video"])]}
             return part
 
         return [message | {"content": [resized(part) for part in _parts([message])]} for message in chat]
@@ -172,11 +172,14 @@ class QwenVLPreprocessor:
         return int(target[0]), int(target[1])
 
     def _pixels(self, image: Any, budget: PixelBudget) -> Tensor:
-        """One picture as `[3, height, width]` uint8 at its budget.
+        """One picture as `[3, height, width]` uint8 at its budget."""
+        return self._resized(image, self._target(image.size, budget))
+
+    def _resized(self, image: Any, target: tuple[int, int]) -> Tensor:
+        """One picture as `[3, height, width]` uint8 of a height and width.
 
         The processor would resize as well, but knows one budget a call; this is the same operation.
         """
-        target = self._target(image.size, budget)
         pixels: Tensor = tvf.pil_to_tensor(image)
         if tuple(pixels.shape[-2:]) != target:
             pixels = tvf.resize(pixels, list(target), interpolation=tvf.InterpolationMode.BICUBIC, antialias=True)
@@ -242,7 +245,9 @@ class QwenVLPreprocessor:
         return visuals
 
     def _frames(self, frames: Sequence[Any]) -> Tensor:
-        return torch.stack([self._pixels(frame, self.frames) for frame in frames])
+        """The frames of a video as `[frames, 3, height, width]`, all at the size of the first, as FFmpeg does."""
+        target = self._target(frames[0].size, self.frames)
+        return torch.stack([self._resized(frame, target) for frame in frames])
 
 
 def mrope_positions(inputs: ModelInputs, merge: int) -> Tensor:
