@@ -10,7 +10,7 @@ import embedrl
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(embedrl.__file__).parent
-NO_MIRROR = {"integration", "benchmarks", "helpers", "scripts"}  # the command line, scripts, what tests share
+NO_MIRROR = {"integration", "benchmarks", "helpers", "scripts", "faults"}  # the command line, what tests share, faults
 TESTS = [
     path.relative_to(ROOT / "tests")
     for path in sorted((ROOT / "tests").rglob("test_*.py"))

@@ -11,6 +11,9 @@ from embedrl.tcot.schema import Box, TCoT
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+MAX_RATIO = 200
+"""The longest picture, as length over width, that models of the Qwen-VL family read."""
+
 
 def crop_box(image: Image, box: Box, margin: float = 0.0, min_size: int = 1) -> Image:
     """Cut a box out of a picture at its native resolution.
