@@ -15,6 +15,10 @@ class DataError(EmbedRLError):
     """A file, a row or a sample is broken. The message names the file or `dataset/id`."""
 
 
+class TooLongError(DataError):
+    """A sample is longer than the model reads. The message names the sample and the limit."""
+
+
 class StorageError(EmbedRLError):
     """A disk refuses what must be kept. The message names the file; nothing goes on without it."""
 

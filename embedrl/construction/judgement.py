@@ -13,6 +13,7 @@ from embedrl.tcot.schema import clean_text
 from embedrl.tcot.store import content_hash
 from embedrl.types import Chat, Pair, Side
 from embedrl.utils.record_store import RecordStore
+from embedrl.utils.reserved_words import escape
 
 PROMPT = """\
 A retrieval pair has a query and its target. Each has a note: a description of what it shows or asks for, and why.
@@ -68,6 +69,7 @@ def question(pair: Pair) -> Chat:
         target=_said(pair.target),
         target_tcot=clean_text(pair.target.tcot),
     )
+    words = escape(words)
     return [{"role": "user", "content": [{"type": "text", "text": words}]}]
 
 

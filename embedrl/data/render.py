@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import random
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.data.images import MAX_RATIO
 from embedrl.errors import ConfigError, DataError
+from embedrl.tcot.cue_removal import without_cues
 from embedrl.tcot.evidence import crop_box, jitter_box, split_at_evidence
 from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import Box, ParseResult, TCoT
 from embedrl.types import Chat, Modality, Side
+from embedrl.utils.reserved_words import COMMON, EMB_TOKEN, QWEN, escape
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-EMB_TOKEN = "<emb>"
-"""The embedding is read at this token; `render` puts it, alone, into the assistant turn."""
-
 SUMMARIZE = "Summarize the above content in one word:"
 """The last line of the user turn."""
 
 _MIN_CROP = 8  # pixels: a thinner crop has no room for one patch
-_RESERVED = re.compile(
-    r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
-)
-_CUE_OBJECT = re.compile(r"""\s*\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}""")
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,7 @@ def render(
     *,
     where: str = "",
     parsed: ParseResult | None = None,
+    repairs: Counter[str] | None = None,
 ) -> Chat:
     """Turn a side into the chat that the Embedder reads.
 
@@ -103,6 +99,8 @@ def render(
         rng: Source of the training-time noise on the evidence; None renders without noise.
         where: `dataset/id`, put in front of every error.
         parsed: What the parser says about the side's T-CoT, if that is known.
+        repairs: Where to count what was repaired: `reserved_words`, a T-CoT that spells tokens of a model, which are
+            escaped; `evidence_grown`, crops too thin for a model to read, which were made wider.
 
     Returns:
         The chat: one user and one assistant message.
@@ -114,15 +112,21 @@ def render(
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
     try:
-        return _render(side, options, rng, parsed)
+        return _render(side, options, rng, parsed, Counter() if repairs is None else repairs)
     except DataError as error:
         raise DataError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _render(side: Side, options: RenderOptions, rng: random.Random | None, parsed: ParseResult | None) -> Chat:
+def _render(
+    side: Side,
+    options: RenderOptions,
+    rng: random.Random | None,
+    parsed: ParseResult | None,
+    repairs: Counter[str],
+) -> Chat:
     if side.is_empty:
         raise DataError("the side is empty: give it a text, an image or frames")
-    if reserved := _RESERVED.search(side.text):
+    if reserved := QWEN.search(side.text):
         raise DataError(f"the text holds {reserved.group()!r}, a token reserved for the model: remove it from the text")
     images = [source.load() for source in side.images]
     frames = [source.load() for source in side.frames]
@@ -132,7 +136,7 @@ def _render(side: Side, options: RenderOptions, rng: random.Random | None, parse
     if side.text.strip():
         _add_text(content, side.text)
     if options.tcot != "none":
-        _add_tcot(content, side, options, images, frames, rng, parsed)
+        _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
     _add_text(content, SUMMARIZE)
     return [
         {"role": "user", "content": content},
@@ -153,31 +157,34 @@ def _add_tcot(
     frames: list[Image],
     rng: random.Random | None,
     parsed: ParseResult | None,
+    repairs: Counter[str],
 ) -> None:
     if not side.tcot.strip():
         if options.on_missing_tcot == "raise":
             raise DataError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
-    tcot = _read(side, options, parsed)
+    tcot = _read(side, options, parsed, repairs)
     if options.tcot == "answer_only":
-        _add_text(content, f"<answer>{tcot.answer}</answer>")
+        _add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>")
         return
     before, after = split_at_evidence(tcot)
     if options.cues == "off":
-        before = _CUE_OBJECT.sub("", before)
+        before, after = without_cues(before, objects=True), without_cues(after)
     _add_text(content, before)
     if options.cues == "on":
-        for picture in _evidence(tcot, side.modality, options, images, frames, rng):
+        for picture in _evidence(tcot, side.modality, options, images, frames, rng, repairs):
             content.append({"type": "image", "image": picture, "evidence": True})
     _add_text(content, after)
 
 
-def _read(side: Side, options: RenderOptions, parsed: ParseResult | None) -> TCoT:
+def _read(side: Side, options: RenderOptions, parsed: ParseResult | None, repairs: Counter[str]) -> TCoT:
     text = side.tcot
-    if reserved := _RESERVED.search(text):
-        if options.on_bad_tcot == "raise":
+    if options.on_bad_tcot == "raise":
+        if reserved := QWEN.search(text):
             raise DataError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
-        text, parsed = _RESERVED.sub(lambda match: match.group().replace("<", "< "), text), None
+    elif COMMON.search(text):
+        text, parsed = escape(text), None
+        repairs["reserved_words"] += 1
     result = parse(text, side.modality, len(side.frames) or None) if parsed is None else parsed
     if result.problems and options.on_bad_tcot == "raise":
         problems = "; ".join(problem.message for problem in result.problems)
@@ -192,11 +199,19 @@ def _evidence(
     images: list[Image],
     frames: list[Image],
     rng: random.Random | None,
+    repairs: Counter[str],
 ) -> list[Image]:
     """The crops of a picture, or the key frames of a video; nothing for a text."""
     if modality is Modality.IMAGE:
         boxes = _noisy_boxes(tcot.cues.boxes[: options.max_evidence], options, rng)
-        return [crop_box(images[0], box, options.crop_margin, _MIN_CROP, MAX_RATIO) for box in boxes]
+        crops = []
+        for box in boxes:
+            crop = crop_box(images[0], box, options.crop_margin, _MIN_CROP)
+            if max(crop.size) > MAX_RATIO * min(crop.size):
+                crop = crop_box(images[0], box, options.crop_margin, _MIN_CROP, MAX_RATIO)
+                repairs["evidence_grown"] += 1
+            crops.append(crop)
+        return crops
     if modality is Modality.VIDEO:
         indices = [i for i in tcot.cues.key_frames if 1 <= i <= len(frames)][: options.max_evidence]
         return [frames[i - 1] for i in _noisy_frames(indices, len(frames), options, rng)]

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from embedrl.data.collate import EncodeSample, Place
-from embedrl.data.render import RenderOptions, render
+from embedrl.data.inputs import Preprocessor
+from embedrl.data.lenient_render import encode_chat
+from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError
 from embedrl.types import RetrievalTask, Side
 
@@ -23,6 +25,8 @@ class EncodeDataset:
         batch_size: At most this many sides per batch.
         rank: This process.
         world_size: Number of processes.
+        fitting: The preprocessor of the model whose length T-CoTs are made to fit, as those of a Reasoner: see
+            `fitting_chat`; None leaves the sides as they are.
 
     Attributes:
         largest: Number of sides in the largest batch of any rank.
@@ -38,10 +42,11 @@ class EncodeDataset:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        fitting: Preprocessor | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"data.encode_batch_size is {batch_size}: give 1 or more")
-        self.options = options
+        self.options, self.fitting = options, fitting
         self._names = [task.name for task in tasks]
         sides: dict[tuple[str, str], tuple[Side, list[Place]]] = {}
         for place, side in _sides(tasks):
@@ -71,7 +76,7 @@ class EncodeDataset:
         for side, places in self._batches[index]:
             task, kind, position = places[0]
             where = f"{self._names[task]}/{kind} {position}"
-            samples.append(EncodeSample(render(side, self.options, where=where), places, where))
+            samples.append(EncodeSample(encode_chat(side, self.options, where, self.fitting), places, where))
         return samples
 
 

@@ -20,8 +20,10 @@ from safetensors.torch import save
 from torch import Tensor, distributed
 
 from embedrl.data.collate import EncodeCollator, EncodeSample
+from embedrl.data.inputs import Preprocessor
+from embedrl.data.lenient_render import encode_chat
 from embedrl.data.loader import Loader
-from embedrl.data.render import RenderOptions, render
+from embedrl.data.render import RenderOptions
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
@@ -150,10 +152,11 @@ class VectorCache:
         batches = [shard.sides[i : i + size] for shard in shards for i in range(0, len(shard.sides), size)]
         if not batches:
             return
+        preprocessor = self.backbone.preprocessor()
         loader: Loader[object] = Loader(
-            _Rendered(sides, batches, self.options, where),  # type: ignore[arg-type]
+            _Rendered(sides, batches, self.options, where, preprocessor),  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=EncodeCollator(self.backbone.preprocessor(), self.encode_options.micro_batch_size),
+            collate_fn=EncodeCollator(preprocessor, self.encode_options.micro_batch_size),
             generator=torch.Generator(),
             num_workers=self.encode_options.num_workers,
         )
@@ -181,8 +184,17 @@ class VectorCache:
 class _Rendered:
     """Batches of rendered sides, for `Loader(batch_size=None)`."""
 
-    def __init__(self, sides: Sequence[Side], batches: Sequence[range], options: RenderOptions, where: str) -> None:
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        batches: Sequence[range],
+        options: RenderOptions,
+        where: str,
+        preprocessor: Preprocessor,
+    ) -> None:
         self.sides, self.batches, self.options, self.where = sides, batches, options, where
+        # T-CoTs that need not follow the format need not fit either.
+        self.fitting = preprocessor if options.on_bad_tcot == "lenient" else None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -191,7 +203,7 @@ class _Rendered:
         samples = []
         for position in self.batches[index]:
             name = f"{self.where} {position}"
-            samples.append(EncodeSample(render(self.sides[position], self.options, where=name), [], name))
+            samples.append(EncodeSample(encode_chat(self.sides[position], self.options, name, self.fitting), [], name))
         return samples
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.lenient_render import as_lenient, fitting_chat
 from embedrl.data.opened import open_side
-from embedrl.data.render import RenderOptions, render
+from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.distributed.collectives import world_size
 from embedrl.errors import NonFiniteError
@@ -30,7 +32,7 @@ class FrozenEmbedder:
 
     Args:
         backbone: The Embedder, such as a `QwenVLBackbone` on an exported folder.
-        render: What it reads of a side and its T-CoT.
+        render: What it reads of a side and its T-CoT; always leniently, as a Reasoner writes the T-CoTs.
         micro_batch_size: Sides that go through it at once.
         shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
             on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
@@ -59,33 +61,42 @@ class FrozenEmbedder:
         where: Sequence[str],
         device: torch.device,
         parsed: Sequence[ParseResult] | None = None,
+        repairs: Counter[str] | None = None,
     ) -> Tensor:
         """Unit vectors of sides with their T-CoTs, `[sides, dim]`.
 
-        Equal ones are embedded once, and sides that differ in their T-CoTs alone have their pictures opened once.
+        What a Reasoner writes is never an error: see `fitting_chat`. Equal sides are embedded once, and sides that
+        differ in their T-CoTs alone have their pictures opened once.
 
         Args:
             sides: What to embed, at least one.
             where: A name of each for errors.
             device: Where to embed.
             parsed: What the parser says about each T-CoT; None parses them.
+            repairs: Where to count, over the sides, what was repaired in T-CoTs: see `fitting_chat`.
 
         Raises:
-            DataError: If a side cannot be shown, naming it.
+            DataError: If a side cannot be shown even without its T-CoT, naming it.
             NonFiniteError: Naming a side whose vector is NaN or infinite.
         """
         backbone = self.build(device)
         contents = [(side.key, side.tcot) for side in sides]
         unique = {content: i for i, content in reversed(list(enumerate(contents)))}
         rows = {content: row for row, content in enumerate(unique)}
+        preprocessor, options = backbone.preprocessor(), as_lenient(self.render)
+        copies = Counter(contents)
         opened: dict[str, Side] = {}
         chats = []
         for (key, tcot), i in unique.items():
             if key not in opened:
                 opened[key] = open_side(sides[i], where[i])
             known = None if parsed is None else parsed[i]
-            chats.append(render(opened[key].with_tcot(tcot), self.render, where=where[i], parsed=known))
-        names, preprocessor = [where[i] for i in unique.values()], backbone.preprocessor()
+            repaired: Counter[str] = Counter()
+            side = opened[key].with_tcot(tcot)
+            chats.append(fitting_chat(side, options, preprocessor, where[i], known, repaired))
+            if repairs is not None:
+                repairs.update(list(repaired) * copies[key, tcot])
+        names = [where[i] for i in unique.values()]
         if self.shared_prefix and backbone.shares_prefix:
             keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
             batches, order = group_micro_batches(chats, keys, names, grouping, self.micro_batch_size)
@@ -116,8 +127,9 @@ class FrozenEmbedder:
             metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
         """
         backbone = self.build(device)
-        sides = EncodeDataset(tasks, self.render, self.micro_batch_size, rank, world_size())
-        collate = EncodeCollator(backbone.preprocessor(), self.micro_batch_size)
+        options, preprocessor = as_lenient(self.render), backbone.preprocessor()
+        sides = EncodeDataset(tasks, options, self.micro_batch_size, rank, world_size(), preprocessor)
+        collate = EncodeCollator(preprocessor, self.micro_batch_size)
         scorer = TaskScorer(tasks, metrics)
         for index in range(len(sides)):
             batch = collate(sides[index])

@@ -107,3 +107,28 @@ def token_logprobs(
         for h, t in zip(torch.split(hidden, size), torch.split(tokens, size), strict=True)
     ]
     return torch.cat([p for p, _ in parts]), torch.cat([e for _, e in parts])
+
+
+def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut rows into batches of rows of like length; rows that fit into one batch stay in their order.
+
+    Args:
+        lengths: Tokens of each row.
+        max_tokens: Most tokens of a batch, padding included; a longer row is a batch of its own.
+
+    Returns:
+        The positions of the rows of each batch.
+
+    >>> cut_by_tokens([3, 9, 4, 3], 9), cut_by_tokens([3, 2], 9)
+    ([[0, 3], [2], [1]], [[0, 1]])
+    """
+    if not lengths or len(lengths) * max(lengths) <= max_tokens:
+        return [list(range(len(lengths)))] if lengths else []
+    parts: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # Sorted, so this row is the longest of its batch so far.
+        if parts and (len(parts[-1]) + 1) * lengths[i] <= max_tokens:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts

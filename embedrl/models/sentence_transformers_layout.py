@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from embedrl.data.render import EMB_TOKEN, SUMMARIZE
+from embedrl.data.render import SUMMARIZE
 from embedrl.errors import CheckpointError
+from embedrl.utils.reserved_words import EMB_TOKEN
 
 _CLOSE = """\
 {%- if not add_generation_prompt and messages[-1].role != 'assistant' -%}

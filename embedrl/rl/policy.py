@@ -194,7 +194,11 @@ class ReferenceScorer:
     def score_choices(self, prompts: list[Chat], choices: list[list[str]]) -> list[Tensor]:
         """See `ChoiceScorer`."""
         with self.policy.reference() as generator, without_dropout(generator):
-            return generator.score_choices(prompts, choices)
+            return generator.score_choices(prompts, choices, self.policy.options.max_tokens)
+
+    def fits(self, prompt: Chat) -> bool:
+        """See `KnowsItsLimit`."""
+        return self.policy.generator.preprocessor().fits(prompt, prompt=True)
 
 
 def _split(replies: Sequence[Sequence[int]], room: int, shared: bool) -> Iterator[tuple[list[int], int]]:

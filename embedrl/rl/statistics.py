@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 
+from embedrl.data.lenient_render import REPAIRS
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.chat import side_of
 from embedrl.types import Modality
@@ -20,8 +21,9 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
         group_size: Rollouts per prompt.
 
     Returns:
-        `rollout/length` in tokens, `rollout/truncated`, `rollout/unique` (different texts in a group, as a share) and
-        `rollout/evidence_<modality>` (keywords, boxes or key frames a T-CoT) of the modalities there are.
+        `rollout/length` in tokens, `rollout/truncated`, `rollout/unique` (different texts in a group, as a share),
+        `rollout/evidence_<modality>` (keywords, boxes or key frames a T-CoT) of the modalities there are, and the share
+        of rollouts with each of the `REPAIRS`, such as `rollout/evidence_dropped`.
     """
     if not rollouts:
         return {}
@@ -36,6 +38,7 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
         "rollout/truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
         "rollout/unique": sum(len(entries) for entries in texts.values()) / (len(texts) * group_size),
     }
+    figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in REPAIRS}
     return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +132,8 @@ def make_step(
     sides = [side_by_group[r.group].with_tcot(r.text) for r in rollouts]
     where = [f"{pairs[r.pair].dataset}/{pairs[r.pair].id} rollout {r.id}" for r in rollouts]
     parsed = [parse(side.tcot, side.modality, len(side.frames) or None) for side in sides]
-    vectors = embedder.embed(sides, where, device, parsed).cpu()
+    repairs: Counter[str] = Counter()
+    vectors = embedder.embed(sides, where, device, parsed, repairs).cpu()
     own: list[tuple[Rollout, Tensor, ParseResult]] = list(zip(rollouts, vectors, parsed, strict=True))
     everything = gather_objects(own)
     return RolloutStep(
@@ -142,6 +143,7 @@ def make_step(
         {rollout.id: result for rollout, _, result in everything},
         frozenset(rollout.id for rollout in rollouts),
         seed,
+        repairs,
     )
 
 

@@ -56,6 +56,8 @@ class RolloutStep:
         parsed: The parse result of each rollout, by id.
         mine: Ids of the rollouts that this process scores; a costly reward may leave the others out.
         seed: Seed of what a reward draws; the same on all processes, another one each step.
+        repairs: How many rollouts of this process had to be repaired before the Embedder could read them, by kind: see
+            `data.lenient_render`.
     """
 
     pairs: Sequence[Pair]
@@ -64,6 +66,7 @@ class RolloutStep:
     parsed: Mapping[str, ParseResult]
     mine: frozenset[str]
     seed: int = 0
+    repairs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def _judge_objects(objects: list[_CueObject], misplaced: list[_CueObject], expec
 def _find_objects(text: str) -> Iterator[_CueObject]:
     """Every JSON object of a text, and broken ones that name a cue key or begin like JSON."""
     end_of_last = 0
-    groups = _groups(text)
+    groups = find_groups(text)
     for start, end in groups[:MAX_ENTRIES]:
         yield from _salvage(text[end_of_last:start], "a cue that is not in a closed {...}")
         end_of_last = end
@@ -143,7 +143,7 @@ def _find_objects(text: str) -> Iterator[_CueObject]:
         yield from _salvage(text[end_of_last:], "a cue that is not in a closed {...}")
 
 
-def _groups(text: str) -> list[tuple[int, int]]:
+def find_groups(text: str) -> list[tuple[int, int]]:
     """Start and end of the outermost balanced `{...}`, skipping braces inside JSON strings; one pass."""
     stack: list[int] = []
     done: list[tuple[int, int]] = []

@@ -6,9 +6,10 @@ from fake_data import IMAGE_TCOT, TEXT_TCOT, VIDEO_TCOT, Broken, Frame, Quarters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedrl.data.render import EMB_TOKEN, SUMMARIZE, RenderOptions, render, renders_raw
+from embedrl.data.render import SUMMARIZE, RenderOptions, render, renders_raw
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Side
+from embedrl.utils.reserved_words import EMB_TOKEN
 
 IMAGE = Side(text="what is this", images=(Quarters(),), tcot=IMAGE_TCOT)
 VIDEO = Side(text="what happens", frames=tuple(Frame(60 * i) for i in range(1, 5)), tcot=VIDEO_TCOT, fps=1.0)

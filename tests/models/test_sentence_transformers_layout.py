@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from embedrl.data.render import EMB_TOKEN, SUMMARIZE, RenderOptions, render
+from embedrl.data.render import SUMMARIZE, RenderOptions, render
 from embedrl.errors import CheckpointError
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.sentence_transformers_layout import closing_template, write_layout
 from embedrl.types import Side
+from embedrl.utils.reserved_words import EMB_TOKEN
 
 
 class Picture:

@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.weight_files import package_path
+from embedrl.utils.reserved_words import EscapedCleaning
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -130,14 +131,25 @@ def find_weights(name: str, pretrained: str | None) -> str | None:
 
 
 def make_tokenizer(config: ClipConfig) -> Any:
-    """open_clip's tokenizer of a model: texts → token ids `[texts, context_length]`, padded and cut to that length."""
+    """open_clip's tokenizer of a model: texts → token ids `[texts, context_length]`, padded and cut to that length.
+
+    A special token of the tokenizer that a text spells is read as text.
+    """
     text = config.model["text_cfg"]
     if config.tokenizer:
-        return open_clip.get_tokenizer(config.tokenizer)
+        return _with_text_as_text(open_clip.get_tokenizer(config.tokenizer))
     options = {"context_length": text.get("context_length", 77), **(text.get("tokenizer_kwargs") or {})}
     if text.get("hf_tokenizer_name"):
-        return HFTokenizer(text["hf_tokenizer_name"], tokenizer_mode=text.get("tokenizer_mode"), **options)
-    return SimpleTokenizer(**options)
+        name, mode = text["hf_tokenizer_name"], text.get("tokenizer_mode")
+        return _with_text_as_text(HFTokenizer(name, tokenizer_mode=mode, **options))
+    return _with_text_as_text(SimpleTokenizer(**options))
+
+
+def _with_text_as_text(tokenizer: Any) -> Any:
+    """The tokenizer, which then reads its own special tokens in a text as text."""
+    if hasattr(tokenizer, "clean_fn"):  # SigLipTokenizer has none and takes all punctuation away
+        tokenizer.clean_fn = EscapedCleaning(tokenizer)
+    return tokenizer
 
 
 def make_transform(config: ClipConfig) -> Any:

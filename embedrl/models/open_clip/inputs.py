@@ -62,7 +62,8 @@ class OpenClipPreprocessor:
         texts, text_row = [], []
         pixels, pixel_row, pixel_group = [], [], []
         for row, chat in enumerate(chats):
-            text, pictures = read_text(chat), read_pictures(chat)
+            # Far more than the tower reads: some tokenizers take hours for a word of a million letters.
+            text, pictures = read_text(chat)[: self.context_length * 64], read_pictures(chat)
             if not text and not pictures:
                 raise DataError(f"row {row} of the micro-batch holds neither a text nor a picture: give it one")
             if text:

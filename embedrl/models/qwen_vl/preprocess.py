@@ -15,12 +15,12 @@ from torchvision.transforms.v2 import functional as tvf
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from embedrl.data.inputs import ModelInputs
-from embedrl.data.render import EMB_TOKEN
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, TooLongError
 from embedrl.models.grouping import group_inputs
 from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Patches, Visuals, visual_inputs
 from embedrl.models.prompt_rows import join, split
 from embedrl.types import Chat, Lesson
+from embedrl.utils.reserved_words import EMB_TOKEN, escape_message, own_words
 
 IGNORE = -100  # the label of a token that carries no loss
 
@@ -72,6 +72,7 @@ class QwenVLPreprocessor:
         self.balance = balance
         self.factor = processor.image_processor.patch_size * processor.image_processor.merge_size
         self.placeholders = (processor.image_token, processor.video_token)
+        self.reserved = own_words(processor.tokenizer)
 
     def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process one micro-batch for embedding: one chat a row.
@@ -159,6 +160,30 @@ class QwenVLPreprocessor:
                 tokens += len(part["text"]) // 4 + 1
         return tokens
 
+    def fits(self, chat: Chat, prompt: bool = False) -> bool:
+        """Whether the chat has at most `max_length` tokens; pictures are processed only where it is a close thing.
+
+        Args:
+            chat: The chat.
+            prompt: Whether it is read as by `prompts`.
+
+        Raises:
+            DataError: If it cannot be read, whatever its length.
+        """
+        text = self._text(chat, prompt)
+        visual = [part for part in _parts(chat) if part["type"] != "text"]
+        most = self.length([{"content": visual}]) + 16 * sum(len(part.get("video", ())) for part in visual)
+        if most + len(text.encode("utf-8", "replace")) <= self.max_length:
+            return True
+        tokens = len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if tokens > self.max_length or most + tokens <= self.max_length:
+            return tokens <= self.max_length
+        try:
+            self._read([chat], [text], "right")
+        except TooLongError:
+            return False
+        return True
+
     def _budget(self, part: dict[str, Any]) -> PixelBudget:
         return self.evidence if part.get("evidence") else self.images
 
@@ -196,6 +221,7 @@ class QwenVLPreprocessor:
                         raise DataError(
                             f"the text {_excerpt(part['text'])} holds {token}, which marks pixels: remove it"
                         )
+        chat = [escape_message(message, self.reserved) for message in chat]
         return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
 
     def _process(self, chats: Sequence[Chat], texts: list[str], side: str) -> ModelInputs:
@@ -223,7 +249,7 @@ class QwenVLPreprocessor:
         )
         for text, length in zip(texts, inputs["attention_mask"].sum(1).tolist(), strict=True):
             if length > self.max_length:
-                raise DataError(
+                raise TooLongError(
                     f"the chat {_excerpt(text)} has {length} tokens, more than max_length={self.max_length}: "
                     "shorten it, lower the pixel budgets or raise max_length"
                 )

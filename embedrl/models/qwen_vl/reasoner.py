@@ -14,7 +14,7 @@ from transformers.generation import StopStringCriteria
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import is_whole
 from embedrl.models.generator import Generator
-from embedrl.models.packing import pack, token_logprobs
+from embedrl.models.packing import cut_by_tokens, pack, token_logprobs
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.models.sampling import SampledReply, SamplingOptions, draw
@@ -141,12 +141,15 @@ class QwenVLReasoner(QwenVL, Generator):
         return logprobs, entropies
 
     @torch.no_grad()
-    def score_choices(self, prompts: Sequence[Chat], choices: Sequence[Sequence[str]]) -> list[Tensor]:
+    def score_choices(
+        self, prompts: Sequence[Chat], choices: Sequence[Sequence[str]], max_tokens: int = 8192
+    ) -> list[Tensor]:
         """Log-probability of each choice as the whole reply, with the end of turn, so that 1 is no part of 10.
 
         Args:
-            prompts: The prompts, one micro-batch.
+            prompts: The prompts.
             choices: The possible replies to each; none is empty.
+            max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
 
         Returns:
             For each prompt the log-probabilities of its choices, float32.
@@ -158,9 +161,18 @@ class QwenVLReasoner(QwenVL, Generator):
             for group in ([texts] if self.takes_blocks else [[text] for text in texts])
         ]
         replies = [tokenizer(group, add_special_tokens=False)["input_ids"] for _, group in rows]
-        inputs = pack(self.preprocessor().prompts([chat for chat, _ in rows]), replies)
-        logprobs, _ = self.reply_logprobs({name: value.to(device) for name, value in inputs.items()})
-        return list(torch.split(logprobs.sum(1), [len(texts) for texts in choices]))
+        preprocessor = self.preprocessor()
+        read = preprocessor.prompt_rows([chat for chat, _ in rows])
+        lengths = [row["input_ids"].shape[1] + sum(map(len, reply)) for row, reply in zip(read, replies, strict=True)]
+        scores: list[Tensor] = [torch.empty(0)] * len(rows)
+        for part in cut_by_tokens(lengths, max_tokens):
+            inputs = pack(preprocessor.join([read[i] for i in part]), [replies[i] for i in part])
+            logprobs, _ = self.reply_logprobs({name: value.to(device) for name, value in inputs.items()})
+            for i, values in zip(part, torch.split(logprobs.sum(1), [len(replies[i]) for i in part]), strict=True):
+                scores[i] = values
+        if not scores:
+            return []
+        return list(torch.split(torch.cat(scores), [len(texts) for texts in choices]))
 
     def reply_text(self, row: Sequence[int]) -> str:
         """The text of a reply up to its end of turn."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from embedrl.errors import ConfigError
-from embedrl.rl.rewards.judge import Question, Verdict, read_index
+from embedrl.rl.rewards.judge import TOO_LONG, Question, Verdict, read_index
 from embedrl.utils.chat_client import ChatClient, Endpoint, NoAnswer, run
+
+_LENGTH = re.compile(r"context[ _]length|context window|max_model_len|too long|maximum (?:input|sequence) length", re.I)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,13 @@ class EndpointJudge:
                 except TimeoutError:
                     return Verdict(None, "timeout")
                 except NoAnswer as failure:
-                    return Verdict(None, failure.cause, detail=failure.detail)
+                    cause = TOO_LONG if _is_too_long(failure) else failure.cause
+                    return Verdict(None, cause, detail=failure.detail)
                 return read_index(answer.text, question.choices)
 
             return await asyncio.gather(*map(ask, questions))
+
+
+def _is_too_long(failure: NoAnswer) -> bool:
+    """Whether the server refused the prompt for its length, as vLLM, SGLang and OpenAI say it."""
+    return failure.cause == "http_413" or (failure.cause == "http_400" and bool(_LENGTH.search(failure.detail)))

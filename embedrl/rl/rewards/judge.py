@@ -15,6 +15,9 @@ from embedrl.types import Chat
 
 _INDEX = re.compile(r"""[\s"'`*\[(#]*([0-9]{1,6})[\s"'`*\]).]*""")
 
+TOO_LONG = "too_long"
+"""Cause of no verdict: the policy wrote more than the judge reads, which says nothing about the judge."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -43,7 +46,8 @@ class Verdict:
     Attributes:
         index: Position of the chosen candidate, from 0; None is no verdict.
         cause: Why there is no verdict: `timeout`, `unreachable`, `http_500` (and other statuses), `malformed` (no chat
-            completion), `unreadable` (no number) or `out_of_range`; a judge may have more. Empty if there is a verdict.
+            completion), `unreadable` (no number), `out_of_range` or `too_long` (the notes, for the judge; no failure of
+            its own); a judge may have more. Empty if there is a verdict.
         probabilities: Probability of each candidate, if the judge knows it.
         detail: What else is known about the cause, in one line; verdicts that differ in it alone are equal.
     """
@@ -85,6 +89,15 @@ class ChoiceScorer(Protocol):
         Returns:
             `[choices]` for each prompt.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsItsLimit(Protocol):
+    """A scorer that says whether a prompt is short enough for it."""
+
+    def fits(self, prompt: Chat) -> bool:
+        """Whether the model reads a prompt of this length."""
         ...
 
 
@@ -144,7 +157,17 @@ class ReferenceJudge:
         """
         if self.scorer is None:
             raise ConfigError("process.judge: ReferenceJudge has no model: give `scorer`, or train with EGRLModule")
+        readable = [self._fits(question) for question in questions]
+        asked = [question for question, fits in zip(questions, readable, strict=True) if fits]
+        answers = iter(self._choose(asked) if asked else [])
+        return [next(answers) if fits else Verdict(None, TOO_LONG) for fits in readable]
+
+    def _fits(self, question: Question) -> bool:
+        return not isinstance(self.scorer, KnowsItsLimit) or self.scorer.fits(question.chat)
+
+    def _choose(self, questions: Sequence[Question]) -> list[Verdict]:
         choices = [[str(number + 1) for number in range(question.choices)] for question in questions]
+        assert self.scorer is not None
         scores = self.scorer.score_choices([question.chat for question in questions], choices)
         if [tuple(s.shape) for s in scores] != [(question.choices,) for question in questions]:
             raise RewardError("process.judge: score_choices must return one log-probability for each choice")

@@ -9,10 +9,11 @@ from typing import Literal
 
 from embedrl.errors import ConfigError, RewardError
 from embedrl.rl.rewards.comparison import Comparison, compare_roles, margins
-from embedrl.rl.rewards.judge import ChoiceScorer, Judge, NeedsScorer, Question, Verdict
+from embedrl.rl.rewards.judge import TOO_LONG, ChoiceScorer, Judge, NeedsScorer, Question, Verdict
 from embedrl.rl.types import RewardResult, Rollout, RolloutStep
 from embedrl.tcot.schema import clean_text
 from embedrl.types import Role
+from embedrl.utils.reserved_words import escape
 
 Form = Literal["hit", "margin"]
 
@@ -32,7 +33,7 @@ class ProcessReward:
 
     No verdict is no reward: a rollout whose question fails, or which has no negatives, takes no part in the advantage.
     Failures are logged by cause. When more than `max_failures` of the questions fail in `patience` steps in a row, the
-    run stops.
+    run stops; notes that are too long for the discriminator (`too_long`) do not count for that.
 
     Args:
         judge: The discriminator: `ReferenceJudge`, `EndpointJudge`, or your own.
@@ -164,7 +165,8 @@ class ProcessReward:
                 )
         causes = Counter(verdict.cause for verdict in verdicts if verdict.index is None)
         failed = sum(causes.values())
-        self._failed_steps = self._failed_steps + 1 if failed > self.max_failures * len(questions) else 0
+        broken = failed - causes[TOO_LONG]
+        self._failed_steps = self._failed_steps + 1 if broken > self.max_failures * len(questions) else 0
         told = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
         told += next((f"; one says: {verdict.detail}" for verdict in verdicts if verdict.detail), "")
         if self._failed_steps >= self.patience:
@@ -190,4 +192,4 @@ def _prompt(step: RolloutStep, anchor: Rollout, candidates: list[Rollout]) -> st
         *(f"[{number}] {candidate.text}" for number, candidate in enumerate(candidates, start=1)),
         f"Which notes describe the {counterpart} best? Reply with its number only, from 1 to {len(candidates)}.",
     ]
-    return clean_text("\n\n".join(parts))
+    return escape(clean_text("\n\n".join(parts)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from embedrl.data.lenient_render import as_lenient
 from embedrl.errors import ConfigError
 from embedrl.tcot.parser import parse
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
@@ -64,7 +65,7 @@ class ReasoningSamples(Callback):
         step = trainer.global_step
         for index, row in choose_queries([result.task for result in results], self.num_samples, self.seed):
             result = results[index]
-            picture = draw_sample(result, row, embedder.render)
+            picture = draw_sample(result, row, as_lenient(embedder.render))
             name = f"{result.task.name}/{row}"
             if writer is not None:
                 writer.add_image(f"reasoning/{name}", np.asarray(picture), step, dataformats="HWC")
