@@ -21,6 +21,7 @@ from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style, correction, situation
 from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import Chat, Modality, Pair, Role, Side
+from embedrl.utils.reserved_words import escape
 
 
 def annotate(
@@ -229,7 +230,7 @@ async def request_tcot(vlm: VLM, chat: Chat, side: Side, key: str, before: Recor
     if before is not None and before.tcot:
         messages = [message for _, message in problems(before.tcot, "truncated" in before.problems)]
         turns = (("assistant", before.tcot), ("user", correction(messages)))
-        chat = [*chat, *({"role": role, "content": [{"type": "text", "text": words}]} for role, words in turns)]
+        chat = [*chat, *({"role": role, "content": [{"type": "text", "text": escape(words)}]} for role, words in turns)]
     answer = await vlm.write(chat)
     text = answer.text.strip()
     codes = tuple(code for code, _ in problems(text, answer.truncated))

@@ -151,6 +151,11 @@ class Policy:
         with self.reference() as generator:
             return self._pass(generator, batch)
 
+    @property
+    def reference_model(self) -> QwenVLReasoner:
+        """The model that `reference` yields, its adapter perhaps on."""
+        return self._reference or self.generator
+
     @contextmanager
     def reference(self) -> Iterator[QwenVLReasoner]:
         """The model before this training: another one if it was given, else the policy with its adapter off.
@@ -198,7 +203,7 @@ class ReferenceScorer:
 
     def fits(self, prompt: Chat) -> bool:
         """See `KnowsItsLimit`."""
-        return self.policy.generator.preprocessor().fits(prompt, prompt=True)
+        return self.policy.reference_model.fits(prompt)
 
 
 def _split(replies: Sequence[Sequence[int]], room: int, shared: bool) -> Iterator[tuple[list[int], int]]:

@@ -29,7 +29,7 @@ from embedrl.rl.policy import Policy, PolicyOptions, ReferenceScorer
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, total_rewards
 from embedrl.rl.rewards.endpoint import _is_too_long
 from embedrl.rl.rewards.format import FormatReward
-from embedrl.rl.rewards.judge import ReferenceJudge, Verdict
+from embedrl.rl.rewards.judge import Question, ReferenceJudge, Verdict
 from embedrl.rl.rewards.outcome import OutcomeReward
 from embedrl.rl.rewards.process import ProcessReward
 from embedrl.rl.statistics import rollout_figures
@@ -262,6 +262,16 @@ def test_notes_that_are_too_long_have_no_verdict_and_are_counted(policy):
     mine = {q for q, value in result.values.items() if value is None}
     assert "0/query/0" in mine
     assert result.metrics["failed/too_long"] == len(mine) / 6
+
+
+def test_a_reasoner_given_by_name_as_judge_says_too_long(policy):
+    other = policy_model(lora=False, max_length=40).eval()
+    questions = [Question("a", "short", 2), Question("b", "word " * 50, 2), Question("c", "short", 2)]
+    verdicts = ReferenceJudge(other).choose(questions)
+    assert [verdict.cause for verdict in verdicts] == ["", "too_long", ""]
+    assert verdicts[0] == verdicts[2]
+    scorer = ReferenceScorer(Policy(policy, reference=other))  # its own limit counts, not the policy's
+    assert [scorer.fits(question.chat) for question in questions] == [True, False, True]
 
 
 def test_questions_go_through_the_model_in_pieces_with_equal_scores(policy):

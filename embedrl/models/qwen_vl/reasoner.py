@@ -174,6 +174,10 @@ class QwenVLReasoner(QwenVL, Generator):
             return []
         return list(torch.split(torch.cat(scores), [len(texts) for texts in choices]))
 
+    def fits(self, prompt: Chat) -> bool:
+        """Whether a prompt is short enough for `score_choices`."""
+        return self.preprocessor().fits(prompt, prompt=True)
+
     def reply_text(self, row: Sequence[int]) -> str:
         """The text of a reply up to its end of turn."""
         tokenizer = self.processor.tokenizer
