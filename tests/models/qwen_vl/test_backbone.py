@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.models.lora import SCOPES, LoRAOptions
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
-from embedrl.models.qwen_vl.preprocess import PixelBudget, mrope_positions
+from embedrl.models.qwen_vl.positions import mrope_positions
+from embedrl.models.qwen_vl.preprocess import PixelBudget
 
 CHATS = [
     [user(image(0), text("the red star")), EMB],
