@@ -8,7 +8,7 @@ import embedrl
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(embedrl.__file__).parent
-NO_MIRROR = {"integration", "benchmarks", "helpers"}  # the command line, scripts, what tests share
+NO_MIRROR = {"integration", "benchmarks", "helpers", "faults"}  # the command line, scripts, what tests share
 TESTS = [
     path.relative_to(ROOT / "tests")
     for path in sorted((ROOT / "tests").rglob("test_*.py"))

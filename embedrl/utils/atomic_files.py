@@ -34,5 +34,8 @@ def replacing(path: Path, sync: bool = False, shared: bool = False) -> Iterator[
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:  # `write` does not say where
+        error.filename = error.filename or str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
