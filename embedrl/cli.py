@@ -162,8 +162,10 @@ def _run(name: str, rest: list[str]) -> None:
     from jsonargparse import auto_cli, set_parsing_settings
 
     from embedrl.commands.parsing import OneLineErrors, mending, with_class_paths
+    from embedrl.utils.secrets import watch_environment
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    watch_environment()
     command = COMMANDS[name]
     with mending(rest):
         auto_cli(

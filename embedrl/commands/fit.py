@@ -25,14 +25,18 @@ from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
 from embedrl.training.stopping import StopOnSignal, stop_of
+from embedrl.utils.secrets import has_secrets, watch_environment, without_secrets
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """Lightning's parser with errors of one line, which writes a configuration without parsing it once more."""
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """The configuration as YAML; it was validated when it was parsed, which takes up to a second for a long mix."""
-        return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+        """The configuration as YAML without secrets; it was validated when parsed, which takes long for a long mix."""
+        text = str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+        if not has_secrets(text):
+            return text
+        return yaml.safe_dump(without_secrets(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Write the configuration as YAML; see `dump`."""
@@ -155,6 +159,7 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
         EmbedRLError: If something a user can mend is wrong.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    watch_environment()
     try:
         return cli(
             args=list(args),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from datasets.arrow_writer import ArrowWriter
 
@@ -19,6 +20,7 @@ from embedrl.errors import DataError
 from embedrl.tcot.schema import clean_text
 from embedrl.types import Modality, Pair, Side
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.console import tell
 
 Record = dict[str, Any]
 
@@ -81,7 +83,7 @@ class RecordTable(ABC):
                 f"{self.name}: root folder {root} does not exist: give the folder of its pictures or frames"
             )
         folder = Path(cache_dir) if cache_dir else Path(datasets.config.HF_DATASETS_CACHE) / "embedrl"
-        self.table = datasets.Dataset.from_file(str(self._convert(folder)))
+        self.table = self._read(folder)
         if not len(self):
             raise DataError(f"{self.path} holds no rows: check the path of the data set")
         errors = self.table.data.column("error")
@@ -143,6 +145,16 @@ class RecordTable(ABC):
                 if pc.any(pc.greater(pc.list_value_length(lists), 0)).as_py():
                     return modality
         return Modality.TEXT
+
+    def _read(self, folder: Path) -> datasets.Dataset:
+        """The rows; an Arrow file that is cut short or spoilt is made again, which is said."""
+        path = self._convert(folder)
+        try:
+            return datasets.Dataset.from_file(str(path))
+        except (pa.ArrowException, OSError) as error:
+            tell(f"{path}: broken ({error}): made again")
+            path.unlink(missing_ok=True)
+            return datasets.Dataset.from_file(str(self._convert(folder)))
 
     def _convert(self, folder: Path) -> Path:
         """The Arrow file of this JSON file, made if it is not there yet."""

@@ -1,4 +1,4 @@
-"""Folders of runs: a new one belongs to one run alone, and one process at a time writes there."""
+"""Folders of runs: a new one belongs to one run alone, and one process at a time writes to a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def lock_run(folder: Path) -> None:
     except OSError as error:
         os.close(file)
         raise ConfigError(
-            f"{folder}: another process trains there: wait for it or stop it; without --ckpt_path a run gets a folder "
-            "of its own"
+            f"{folder}: another process writes there: wait for it or stop it; a training without --ckpt_path, and an "
+            "evaluation with another --out, get folders of their own"
         ) from error
     _held[folder.resolve()] = file
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import embedrl
 from embedrl.errors import DataError
+from embedrl.utils.secrets import without_secrets
 
 PACKAGE = Path(embedrl.__file__).parent
 """The folder of the package."""
@@ -25,7 +26,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "transformers", "peft", "torch
 def environment() -> dict[str, Any]:
     """The command, when it began, and what it ran on."""
     return {
-        "command": sys.argv,
+        "command": without_secrets(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "embedrl": embedrl.__version__,
         "git": git_state(),

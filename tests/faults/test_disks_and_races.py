@@ -1,6 +1,10 @@
 """Disks that are full or flip bits, runs that start at once, names of other tools: nothing is lost or mixed up."""
 
+import json
 import multiprocessing
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,15 +14,18 @@ from safetensors.torch import load_file, save_file
 from toy_embedder import ToyBackbone
 
 from embedrl.cli import main
+from embedrl.data.formats import JsonlSource
 from embedrl.data.render import RenderOptions
 from embedrl.errors import CheckpointError, ConfigError, DataError, StorageError
 from embedrl.evaluation.compare import load
 from embedrl.evaluation.output_dir import check_same_model
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
+from embedrl.models.qwen_vl.loading import load_config
+from embedrl.training.callbacks.export_model import ExportModel
 from embedrl.training.run_dir import AtomicCheckpointIO, find_checkpoint
 from embedrl.training.run_folder import claim_version, lock_run, next_version, unlock_run, version_of
 from embedrl.types import Side
-from embedrl.utils.atomic_files import replacing
+from embedrl.utils.atomic_files import replacing, replacing_folder
 from embedrl.utils.versions import read_starts
 
 SPAWNED = multiprocessing.get_context("fork")
@@ -59,7 +66,7 @@ def locked_elsewhere(folder: Path) -> str:
 
 def test_one_process_at_a_time_writes_to_a_run(tmp_path):
     lock_run(tmp_path)
-    assert f"{tmp_path}: another process trains there" in locked_elsewhere(tmp_path)
+    assert f"{tmp_path}: another process writes there" in locked_elsewhere(tmp_path)
     unlock_run(tmp_path)
     assert locked_elsewhere(tmp_path) == "locked"
     assert locked_elsewhere(tmp_path) == "locked"  # the process before has ended, and its lock with it
@@ -225,3 +232,102 @@ def test_a_dollar_in_a_name_is_told_apart(capsys, name):
     told = capsys.readouterr().err
     assert told.startswith("embedrl: error: --mix")
     assert told.count("\n") == 1
+
+
+def test_an_export_that_is_killed_leaves_no_half_folder(tmp_path):
+    out = tmp_path / "out"
+    process = SPAWNED.Process(target=_killed_in_the_middle, args=(out,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not out.exists()
+    half = tmp_path / "out.part"
+    assert (half / "config.json").is_file()
+    with pytest.raises(CheckpointError, match=rf"{half}: half a folder, left by an export that was stopped"):
+        load_config(str(half))
+    with replacing_folder(out) as part:
+        (part / "model.safetensors").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "model.safetensors"]
+
+
+def _killed_in_the_middle(out: Path) -> None:
+    with replacing_folder(out) as part:
+        (part / "config.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_folder_is_replaced_when_the_new_one_is_whole(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    with suppress(KeyError), replacing_folder(out) as part:
+        (part / "config.json").write_text("half")
+        raise KeyError
+    assert (out / "config.json").read_text() == "old"
+    with replacing_folder(out) as part:
+        (part / "new.json").write_text("new")
+        assert (out / "config.json").read_text() == "old"
+        answers = SPAWNED.Queue()
+        process = SPAWNED.Process(target=_replaces, args=(out, answers))
+        process.start()
+        assert "another process writes it" in answers.get(timeout=60)
+        process.join()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new.json"]
+
+
+def _replaces(out: Path, answers) -> None:
+    try:
+        with replacing_folder(out):
+            answers.put("both")
+    except ConfigError as error:
+        answers.put(str(error))
+
+
+def test_a_full_disk_in_an_export_is_told(tmp_path):
+    def fill() -> None:
+        with replacing_folder(tmp_path / "out") as part:
+            save_file({"w": torch.zeros(99_999)}, part / "model.safetensors")
+
+    with files_up_to(100_000), pytest.raises((StorageError, OSError), match="out"):
+        fill()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "ours"),
+    [
+        ([], True),
+        (["config.json", "model.safetensors"], True),
+        (["open_clip_config.json"], True),
+        (["config.json", "1_Pooling/config.json", "2_Normalize/config.json", "recipe.yaml"], True),
+        (["thesis.tex"], False),
+        (["config.json", "version_0/config.yaml"], False),
+        (["version_0/config.yaml"], False),
+    ],
+)
+def test_only_a_model_is_replaced_by_a_model(tmp_path, files, ours):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    if ours:
+        ExportModel(str(tmp_path)).on_fit_start(None, None)
+    else:
+        with pytest.raises(ConfigError, match=f"ExportModel.out {tmp_path}: holds something else"):
+            ExportModel(str(tmp_path)).on_fit_start(None, None)
+
+
+@pytest.mark.parametrize("harm", [cut, empty, in_the_middle, text], ids=lambda harm: harm.__name__)
+def test_rows_that_are_not_what_was_converted_are_converted_again(tmp_path, capsys, harm):
+    rows = [{"id": str(i), "query": {"text": f"q{i}"}, "target": {"text": f"t{i}"}} for i in range(50)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def texts() -> list[str]:
+        source = JsonlSource(path=str(tmp_path / "pairs.jsonl"), root=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+        return [source[i].query.text for i in range(len(source))]
+
+    before = texts()
+    [path] = (tmp_path / "cache").glob("*.arrow")
+    assert capsys.readouterr().err == ""
+    harm(path)
+    assert texts() == before
+    assert f"{path}: broken" in capsys.readouterr().err

@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
-from processes import command, start
+from processes import command, launch, start
 from small_sources import world
+
+import embedrl
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
@@ -96,6 +98,26 @@ def _in_a_group(arguments: list[str]) -> None:
 
     os.setpgid(0, 0)
     sys.exit(main(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGTERM, [1]), (signal.SIGTERM, [0]), (signal.SIGINT, [0, 1])])
+def test_a_signal_to_any_process_stops_all_of_them(tmp_path, number, ranks):
+    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    main = Path(embedrl.__file__).parent / "__main__.py"
+    processes = launch(main, *words(tmp_path, *more), log=tmp_path)
+    run = tmp_path / "runs/version_0"
+    until_step(processes[0], run, 2)
+    for rank in ranks:
+        os.kill(processes[rank].pid, number)
+    codes = [exit_code(process) for process in processes]
+    told = (tmp_path / "__main__.0.log").read_text()
+    assert codes[0] == 128 + (number if 0 in ranks else signal.SIGTERM), told[-3000:]
+    assert all(code > 128 for code in codes)
+    steps = sorted(logged(run, "train/loss"))
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == len(steps)
+    assert told.count("stopped by") == 1
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.weight_files import locate
+from embedrl.utils.atomic_files import check_whole
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -48,6 +49,7 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
     Raises:
         ConfigError: If there is no such model, or it is of a kind that has no two towers.
     """
+    check_whole(name)
     found, folder = _find(name)
     if "model_cfg" not in found:
         found = {"model_cfg": found, "preprocess_cfg": {}}

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from embedrl.training.callbacks.export_model import ExportModel
+from embedrl.utils.console import escaped
 
 
 class RunSummary(Callback):
@@ -23,7 +24,7 @@ class RunSummary(Callback):
         """Print."""
         log_dir = trainer.log_dir  # every process asks: rank 0 tells the others
         if trainer.is_global_zero and log_dir and not trainer.barebones:
-            sys.stdout.write(self.text(trainer, Path(log_dir)) + "\n")
+            sys.stdout.write(escaped(self.text(trainer, Path(log_dir)) + "\n"))
             sys.stdout.flush()
 
     def text(self, trainer: Trainer, log_dir: Path) -> str:
