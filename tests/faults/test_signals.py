@@ -1,5 +1,6 @@
 """Signals: a run that is told to stop saves a whole step and says so by its exit code; no traceback."""
 
+import json
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from processes import command, launch, start
 from small_sources import world
 
 import embedrl
+from embedrl.training.stopping import StopOnSignal
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240
@@ -151,6 +153,46 @@ def test_the_second_signal_stops_at_once_and_spoils_nothing(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     assert exit_code(process) == 143
     assert not list(run.rglob("*.ckpt*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", ["on_validation_start", "on_test_start", "on_predict_start", "on_sanity_check_start"])
+def test_where_nothing_is_trained_a_signal_stops_at_once(capsys, number, code, stage):
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        getattr(StopOnSignal(), stage)(None, None)
+        with pytest.raises(SystemExit) as stopped:
+            signal.raise_signal(number)
+        assert stopped.value.code == code
+        assert capsys.readouterr().err == f"embedrl: stopped by {number.name}\n"
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@pytest.mark.slow
+def test_runs_at_once_in_one_folder_do_not_meet(tmp_path):
+    processes = [command(words(tmp_path, "--trainer.max_steps", "3"), tmp_path / f"log{i}") for i in range(3)]
+    assert [exit_code(process) for process in processes] == [0, 0, 0]
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert [run.name for run in runs] == ["version_0", "version_1", "version_2"]
+    for run in runs:
+        assert sorted(logged(run, "train/loss")) == [0, 1, 2]
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+        [begun] = json.loads((run / "provenance.json").read_text())["starts"]
+        assert begun["finished"]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_elsewhere_is_not_resumed(tmp_path):
+    process = command(words(tmp_path, "--checkpoint.every_n_steps", "2"), tmp_path / "log")
+    until_step(process, tmp_path / "runs/version_0", 4)
+    second = command(words(tmp_path, "--ckpt_path", "last"), tmp_path / "second")
+    assert exit_code(second) == 2
+    assert "version_0: another process writes there" in (tmp_path / "second").read_text()
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGTERM)
+    assert exit_code(process) == 143
 
 
 INTERRUPTED = [
