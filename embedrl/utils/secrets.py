@@ -31,7 +31,7 @@ def watch_environment() -> None:
             _read[name] = os.environ[name]
         return env(*arguments)
 
-    OmegaConf.register_new_resolver("oc.env", noted, replace=True)
+    OmegaConf.register_resolver("oc.env", noted, replace=True, annotation_validation="off")
 
 
 def without_secrets(value: Any, again: bool = True) -> Any:
