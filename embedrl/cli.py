@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from embedrl import __version__
 from embedrl.commands.recipes import find_recipes
-from embedrl.errors import ConfigError, EmbedRLError
+from embedrl.errors import ConfigError, EmbedRLError, disk_error
+from embedrl.utils.console import tell
 from embedrl.utils.quiet import silence_bars, silence_messages
 
 
@@ -23,16 +24,22 @@ class Command(NamedTuple):
         target: `module:callable`. Its typed signature and docstring become the command's options and help.
         composes: Whether its YAML files may name further files and hold `${oc.env:...}`, as those of training may.
         positional: Whether its required arguments are given without flags.
+        kept: What is kept when it is interrupted, and how to go on.
     """
 
     help: str
     target: str
     composes: bool = False
     positional: bool = False
+    kept: str = "nothing was written; start it again"
 
+
+_CHECKPOINT = "what a last.ckpt holds is kept; --ckpt_path last goes on from there"
+_JOURNAL = "the answers so far are kept in the journal; the same command goes on from there"
+_VECTORS = "the vectors and T-CoTs so far are kept in --out; the same command goes on from there"
 
 COMMANDS: dict[str, Command] = {
-    "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.commands.fit:run"),
+    "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.commands.fit:run", kept=_CHECKPOINT),
     "validate": Command("Score a checkpoint on the validation tasks", "embedrl.commands.fit:run"),
     "test": Command("Score a checkpoint on the test tasks", "embedrl.commands.fit:run"),
     "predict": Command("Embed the test tasks with a checkpoint", "embedrl.commands.fit:run"),
@@ -41,11 +48,13 @@ COMMANDS: dict[str, Command] = {
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.commands.reason:reason"),
     "recipes": Command("List or copy the recipes that come with the package", "embedrl.commands.recipes:recipes"),
     "annotate": Command(
-        "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True
+        "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True, kept=_JOURNAL
     ),
-    "filter": Command("Leave out pairs whose T-CoTs conflict", "embedrl.construction.filter:filter_pairs", True),
+    "filter": Command(
+        "Leave out pairs whose T-CoTs conflict", "embedrl.construction.filter:filter_pairs", True, kept=_JOURNAL
+    ),
     "split": Command("Split pairs into the Embedder's and EG-RL's", "embedrl.construction.split:split", True),
-    "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True),
+    "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
@@ -70,10 +79,11 @@ def main(args: Sequence[str] | None = None) -> int:
     and keeps its traceback.
 
     Args:
-        args: The words after `embedrl`; None means them from `sys.argv`.
+        args: The words after `embedrl`; None means those of `sys.argv`.
 
     Returns:
-        The exit code: 0; 2 for a wrong flag or YAML value; 1 for anything else that went wrong on purpose.
+        The exit code: 0; 2 for a wrong flag or YAML value; 130 after Ctrl-C; 1 for anything else that went wrong on
+        purpose.
     """
     # On a shared CPU, threads must sleep while they wait for one another: those that spin take the core from the one
     # they wait for. OpenMP reads this once, when torch is imported; processes started from here inherit it.
@@ -81,18 +91,26 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(find_recipes(words))
-    except (EmbedRLError, ValueError) as raised:
+    except (EmbedRLError, ValueError, OSError) as raised:
         error = _ours(raised)
         if error is None or os.environ.get("EMBEDRL_DEBUG") == "1":
             raise
-        sys.stderr.write(f"embedrl: error: {' '.join(str(error).split())}\n")
+        tell(f"error: {error}")
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        if os.environ.get("EMBEDRL_DEBUG") == "1":
+            raise
+        command = COMMANDS.get(_split(words)[0])
+        sys.stderr.write(f"\nembedrl: interrupted: {command.kept if command else 'nothing was begun'}\n")
+        return 130
     return 0
 
 
 def _ours(error: BaseException | None) -> EmbedRLError | None:
     """The error of ours behind an exception: jsonargparse wraps what a constructor raises, more than once."""
     while error is not None and not isinstance(error, EmbedRLError):
+        if isinstance(error, OSError) and (refused := disk_error(error)):
+            return refused
         error = error.__cause__
     return error
 
@@ -150,15 +168,18 @@ def _run(name: str, rest: list[str]) -> None:
         return
     from jsonargparse import auto_cli, set_parsing_settings
 
-    from embedrl.commands.parsing import OneLineErrors, with_class_paths
+    from embedrl.commands.parsing import OneLineErrors, mending, with_class_paths
+    from embedrl.utils.secrets import watch_environment
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    watch_environment()
     command = COMMANDS[name]
-    auto_cli(
-        function,
-        args=with_class_paths(rest),
-        as_positional=command.positional,
-        prog=f"embedrl {name}",
-        parser_class=OneLineErrors,
-        parser_mode="omegaconf+" if command.composes else "yaml",  # in a `--text`, `${...}` is nothing but text
-    )
+    with mending(rest):
+        auto_cli(
+            function,
+            args=with_class_paths(rest),
+            as_positional=command.positional,
+            prog=f"embedrl {name}",
+            parser_class=OneLineErrors,
+            parser_mode="omegaconf+" if command.composes else "yaml",  # in a `--text`, `${...}` is nothing but text
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class EmbedRLError(Exception):
     """Base of every error that embedrl raises on purpose; the command line prints it in one line."""
@@ -46,3 +48,23 @@ def listed(names: list[str]) -> str:
     'a, b, c, d, e and 2 more'
     """
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+"""What an operating system refuses for reasons of its own: no bug, and no fault of the data."""
+
+
+def disk_error(error: OSError) -> StorageError | None:
+    """An error of ours for a disk that refuses; None if it is something else.
+
+    Args:
+        error: What was raised.
+    """
+    if error.errno not in DISK:
+        return None
+    room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    cure = "make room on that disk" if room else "mend that, or give another place"
+    return StorageError(f"{error.filename or 'a file'}: {error.strerror}: {cure}, then start again")

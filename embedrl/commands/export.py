@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import instantiate_module
 
-from embedrl.distributed.sharded_checkpoint import is_sharded, read_rest, read_weights
+from embedrl.distributed.sharded_checkpoint import is_sharded, read_rest, read_weights, reading
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.rl.module import EGRLModule
 from embedrl.training.base import TrainingModule
+from embedrl.training.checkpoints import check_classes
 from embedrl.training.embedder import EmbedderModule
 from embedrl.training.reasoner import ReasonerModule
+from embedrl.utils.atomic_files import replacing_folder
+from embedrl.utils.console import escaped
 
 
 def load_module(checkpoint: Path) -> TrainingModule:
@@ -31,12 +33,13 @@ def load_module(checkpoint: Path) -> TrainingModule:
         raise CheckpointError(f"--checkpoint {checkpoint}: no such file; give the .ckpt that `embedrl fit` wrote")
     if not is_sharded(checkpoint) and not zipfile.is_zipfile(checkpoint):
         raise CheckpointError(f"--checkpoint {checkpoint}: not a checkpoint, or cut short; give another one")
-    try:
+    with reading(checkpoint, "--checkpoint "):
         if is_sharded(checkpoint):
             saved = read_rest(checkpoint)
         else:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         arguments = saved["hyper_parameters"]
+        check_classes(arguments, f"--checkpoint {checkpoint}")
         # The argument that only one of the modules has identifies it.
         kinds: dict[str, type[TrainingModule]] = {
             "rewards": EGRLModule, "generator": ReasonerModule, "backbone": EmbedderModule
@@ -52,8 +55,6 @@ def load_module(checkpoint: Path) -> TrainingModule:
             module.load_state_dict(read_weights(checkpoint))
         else:
             module = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"--checkpoint {checkpoint}: not a checkpoint of embedrl ({error})") from error
     return module.eval()
 
 
@@ -66,7 +67,7 @@ def export(checkpoint: Path, out: Path, adapter: bool = False) -> None:
 
     Args:
         checkpoint: The `.ckpt` that `embedrl fit` wrote: a file, or a folder with shards.
-        out: The folder to write; must be new or empty.
+        out: The folder to write; must be new or empty. It is there when it is whole.
         adapter: Write the LoRA adapter alone, in peft's layout, instead of merging it into the weights.
 
     Raises:
@@ -76,6 +77,6 @@ def export(checkpoint: Path, out: Path, adapter: bool = False) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: already there; give a new folder")
     module = load_module(checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
-    module.trained_model.export(out, merge=not adapter)
-    sys.stdout.write(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n")
+    with replacing_folder(out) as part:
+        module.trained_model.export(part, merge=not adapter)
+    sys.stdout.write(escaped(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n"))

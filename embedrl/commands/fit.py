@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +12,24 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf.errors import OmegaConfBaseException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from embedrl.commands.parsing import OneLineErrors, with_class_paths
+from embedrl.commands.parsing import OneLineErrors, mending, with_class_paths
 from embedrl.errors import ConfigError
 from embedrl.training.callbacks.fail_fast import FailFast
 from embedrl.training.callbacks.progress_lines import ProgressLines
 from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
-from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
+from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
+from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
+from embedrl.training.stopping import StopOnSignal, stop_of
+from embedrl.utils.secrets import has_secrets, watch_environment, without_secrets
 from embedrl.utils.yaml_aliases import check_yaml
 
 
@@ -32,8 +37,11 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
     """Lightning's parser with errors of one line, which writes a configuration without parsing it once more."""
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """The configuration as YAML; it was validated when it was parsed, which takes up to a second for a long mix."""
-        return str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+        """The configuration as YAML without secrets; it was validated when parsed, which takes long for a long mix."""
+        text = str(super().dump(*args, **{"skip_validation": True, **kwargs}))
+        if not has_secrets(text):
+            return text
+        return yaml.safe_dump(without_secrets(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Write the configuration as YAML; see `dump`."""
@@ -70,13 +78,8 @@ class TrainingCLI(LightningCLI):
             ConfigError: If a file or a flag is wrong.
         """
         words = with_class_paths(pick_overlays([str(word) for word in args or ()]))
-        try:
+        with mending(words):
             self.config = parser.parse_args(words)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_interpolation_problem(error)) from error
-        except ConfigError as error:
-            broken = _broken_yaml(words) if "parsing config" in str(error) else None
-            raise ConfigError(broken or str(error)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would lay the checkpoint's hyperparameters over it, silently."""
@@ -85,7 +88,8 @@ class TrainingCLI(LightningCLI):
         """Replace `last` by a path before anything is built."""
         config = self.config[self.config.subcommand]
         self._root = Path(config.trainer.default_root_dir)
-        self._version = None
+        self._version: str | None = None
+        self._folder: Path | None = None
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
             self.save_config_kwargs["resumed_from"] = config.ckpt_path
@@ -97,8 +101,7 @@ class TrainingCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         if trainer.get("logger") in (None, True):
             prefix = "version" if self.subcommand == "fit" else str(self.subcommand)
-            version = self._version or next_version(prefix, self._root)
-            kwargs["logger"] = TensorBoardLogger(self._root, name="", version=version)
+            kwargs["logger"] = TensorBoardLogger(self._root, name="", version=self._claim(prefix))
         plugins = _as_list(trainer.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
@@ -108,10 +111,53 @@ class TrainingCLI(LightningCLI):
             callbacks.insert(0, progress_bar())
         callbacks.append(RunSummary(self._get(self.config_init, "next_command")))
         if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
+            if trainer["logger"] is False:
+                self._lock_root()
             callbacks += self._get(self.config_init, "checkpoint").callbacks()
         trainer["callbacks"] = callbacks
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
-        return super().instantiate_trainer(plugins=plugins, **kwargs)
+        try:
+            return super().instantiate_trainer(plugins=plugins, **kwargs)
+        except BaseException:
+            self._give_up_claim()
+            raise
+
+    def _claim(self, prefix: str) -> str:
+        """The name of the run's folder, which the first process makes and locks; the others hear of it from there."""
+        first = not _get_rank()
+        if first and not self._get(self.config_init, "trainer").get("fast_dev_run"):
+            version = self._version or claim_version(prefix, self._root)
+            lock_run(self._root / version)
+            self._folder = self._root / version
+            return version
+        return self._version or next_version(prefix, self._root)
+
+    def _lock_root(self) -> None:
+        """Without a logger the checkpoints go there, of every run."""
+        if not _get_rank():
+            self._root.mkdir(parents=True, exist_ok=True)
+            lock_run(self._root)
+            self._folder = self._root
+
+    def _give_up_claim(self) -> None:
+        """Remove the folder of a run that does not begin."""
+        if self._folder is not None and self._folder != self._root and self._version is None:
+            discard_version(self._folder)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; Lightning's own exit codes say that a run which a signal stopped is finished, or broken."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException as raised:
+            stop = stop_of(self.trainer)
+            raise SystemExit(stop.exit_code(self.trainer) if stop else 128 + signal.SIGTERM) from raised
+        except SystemExit as raised:
+            if isinstance(raised.__context__, KeyboardInterrupt):  # before training took the signals over
+                raise raised.__context__ from None
+            raise
+        finally:
+            if self._folder is not None:
+                unlock_run(self._folder)
 
 
 def run(args: Sequence[str]) -> None:
@@ -133,6 +179,7 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
         EmbedRLError: If something a user can mend is wrong.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    watch_environment()
     try:
         return cli(
             args=list(args),
@@ -146,7 +193,7 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
                 "enable_model_summary": False,  # `RunSummary` names the sizes
-                "callbacks": [FailFast()],
+                "callbacks": [FailFast(), StopOnSignal()],
             },
         )
     except MisconfigurationException as error:
@@ -198,20 +245,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _interpolation_problem(error: OmegaConfBaseException) -> str:
-    key = (error.full_key or "").partition(".")[2]  # the first word is the command
-    return f"--{key}: {str(error).splitlines()[0]}; define it or correct the ${{...}}"
-
-
-def _broken_yaml(words: Sequence[str]) -> str | None:
-    """The first YAML file among the arguments that cannot be read, with the place; jsonargparse does not name it."""
-    for word in words:
-        path = Path(word.rpartition("=")[2])
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            try:
-                yaml.safe_load(path.read_text())
-            except yaml.YAMLError as error:
-                return f"{path}: not valid YAML: {' '.join(str(error).split())}"
-    return None

@@ -6,14 +6,18 @@ import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
+from omegaconf.errors import OmegaConfBaseException
 
 from embedrl.errors import ConfigError
 from embedrl.utils.public_names import import_all, public_names
-from embedrl.utils.yaml_aliases import check_yaml_files
+from embedrl.utils.yaml_aliases import check_yaml, check_yaml_files
 
 _KEY = re.compile(r'^(?:- )?Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)$')
 _FRAME = re.compile(
@@ -87,6 +91,65 @@ def with_class_paths(words: Sequence[str]) -> list[str]:
         else:
             whole.append(names.get(word, word) if before.startswith("--") and "=" not in before else word)
     return whole
+
+
+@contextmanager
+def mending(words: Sequence[str]) -> Iterator[None]:
+    """Tell what is wrong with a configuration by its cause: a YAML file that is broken, a `${...}` without a value.
+
+    Args:
+        words: The words of the command line, which name the files.
+
+    Raises:
+        ConfigError: What the parser raised, by its cause.
+    """
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        flag = f"--{key.partition('.')[2] or key}: " if key else ""  # the first word may be the command
+        cure = "define it, or write \\${...} where it is nothing but text"
+        raise ConfigError(f"{flag}{str(error).splitlines()[0]}; {cure}") from error
+    except ConfigError as error:
+        if broken := broken_yaml(words):
+            raise ConfigError(broken) from error
+        raise
+
+
+def broken_yaml(words: Sequence[str]) -> str | None:
+    """The first YAML file that cannot be read, with the place, which jsonargparse does not tell.
+
+    Args:
+        words: The words of the command line: each may be a file, which may name further ones, relative to itself.
+
+    Raises:
+        ConfigError: If a file's aliases stand for too many values.
+    """
+    left, seen = [Path(word.rpartition("=")[2]) for word in words], set()
+    while left:
+        path = left.pop(0)
+        if path.suffix not in (".yaml", ".yml") or path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        check_yaml(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+            return f"{path}: not valid YAML: {' '.join(str(error).split())}"
+        left += [path.parent / text for text in _texts(content)]
+    return None
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """The file names in what a YAML file holds."""
+    inside, seen = [content], set()
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str) and value.endswith((".yaml", ".yml")) and len(value) < 4096:
+            yield value
+        elif isinstance(value, dict | list) and id(value) not in seen:
+            seen.add(id(value))  # an alias may be there a million times
+            inside += value.values() if isinstance(value, dict) else value
 
 
 def explain(message: str, options: list[str], prog: str) -> str:

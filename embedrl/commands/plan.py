@@ -8,12 +8,12 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
-from rich.console import Console
 
 from embedrl.commands.fit import TrainingCLI, start
 from embedrl.planning.rows import Assumptions
 from embedrl.planning.table import show
 from embedrl.planning.trainings import Plan, make_plan
+from embedrl.utils.console import make_console
 
 
 class PlanCLI(TrainingCLI):
@@ -73,4 +73,4 @@ def run(args: Sequence[str]) -> None:
     Args:
         args: The command and its options: those of `embedrl fit`, and `--assume.*`.
     """
-    Console().print(show(*plan(args[1:])))
+    make_console().print(show(*plan(args[1:])))

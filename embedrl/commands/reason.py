@@ -19,6 +19,7 @@ from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.training.run_dir import find_checkpoint
 from embedrl.types import Modality, Role, Side
+from embedrl.utils.console import escaped
 from embedrl.visualization.evidence import draw_evidence
 
 
@@ -76,7 +77,7 @@ def reason(
         out.parent.mkdir(parents=True, exist_ok=True)
         draw_evidence(side, [f"{role}, written by {checkpoint}"]).save(out)
         lines.append(f"evidence: {out}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(escaped("\n".join(lines) + "\n"))
 
 
 def read_side(text: str, image: Path | None, frames: Path | None, num_frames: int) -> Side:

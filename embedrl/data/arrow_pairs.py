@@ -25,6 +25,7 @@ from embedrl.errors import DataError
 from embedrl.tcot.schema import clean_text
 from embedrl.types import Modality, Pair, Side
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.console import tell
 
 Record = dict[str, Any]
 
@@ -88,7 +89,7 @@ class RecordTable(ABC):
                 f"{self.name}: root folder {root} does not exist: give the folder of its pictures or frames"
             )
         folder = Path(cache_dir) if cache_dir else Path(datasets.config.HF_DATASETS_CACHE) / "embedrl"
-        self.table = _open_table(self._convert(folder))
+        self.table = self._read(folder)
         if not len(self):
             raise DataError(f"{self.path} holds no rows: check the path of the data set")
         errors = self.table.data.column("error")
@@ -151,6 +152,16 @@ class RecordTable(ABC):
                     return modality
         return Modality.TEXT
 
+    def _read(self, folder: Path) -> datasets.Dataset:
+        """The rows; an Arrow file that is cut short or spoilt is made again, which is said."""
+        path = self._convert(folder)
+        try:
+            return datasets.Dataset.from_file(str(path))
+        except (pa.ArrowException, OSError) as error:
+            tell(f"{path}: broken ({error}): made again")
+            path.unlink(missing_ok=True)
+            return datasets.Dataset.from_file(str(self._convert(folder)))
+
     def _convert(self, folder: Path) -> Path:
         """The Arrow file of this JSON file, made if it is not there yet."""
         try:
@@ -199,13 +210,6 @@ class RecordTable(ABC):
             broken = f"row {index} (line {line}): {error}"
             record = {"id": str(index), "error": broken, "query": make_side(), "target": make_side(), "negatives": []}
         return record
-
-
-def _open_table(path: Path) -> datasets.Dataset:
-    try:
-        return datasets.Dataset.from_file(str(path))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"the table {path} is broken ({error}): delete it, it is made again") from error
 
 
 def make_side(text: str = "", images: Sequence[str] = (), frames: Sequence[str] = (), tcot: str = "") -> Record:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,7 +17,11 @@ T = TypeVar("T", covariant=True)
 
 
 class Loader(DataLoader[T]):
-    """A `DataLoader` that passes on a worker's error as the one line it was raised with."""
+    """A `DataLoader` that passes on a worker's error as the one line it was raised with.
+
+    Its workers leave Ctrl-C and SIGTERM, which a terminal or a service sends to a whole process group, to the main
+    process, which still needs their batches to stop after a whole step.
+    """
 
     def __iter__(self) -> Iterator[T]:  # type: ignore[override]
         """Yield the batches.
@@ -22,10 +29,39 @@ class Loader(DataLoader[T]):
         Raises:
             EmbedRLError: What a worker raised, without the worker's traceback in its message.
         """
+        if self.num_workers and not isinstance(self.worker_init_fn, Steadfast):
+            self.worker_init_fn = Steadfast(self.worker_init_fn)  # Lightning has put its own there, or none
         try:
             yield from super().__iter__()
         except EmbedRLError as error:
             raise type(error)(_last_line(error)) from error
+
+
+@dataclass(frozen=True)
+class Steadfast:
+    """Lets a worker live on when a signal reaches the whole process group; it ends when the main process has.
+
+    Attributes:
+        then: What else to do when a worker starts.
+    """
+
+    then: Callable[[int], None] | None = None
+
+    def __call__(self, worker: int) -> None:
+        """Set up the worker.
+
+        Args:
+            worker: Its number.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _second_ends)
+        if self.then is not None:
+            self.then(worker)
+
+
+def _second_ends(number: int, frame: FrameType | None) -> None:
+    """Let pass the first SIGTERM; torch and Python send further ones to a worker that does not end by itself."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _last_line(error: EmbedRLError) -> str:

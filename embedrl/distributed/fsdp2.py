@@ -23,9 +23,11 @@ from embedrl.distributed.sharded_checkpoint import (
     is_sharded,
     load_shards,
     read_rest,
+    reading,
     remove,
     replace_checkpoint,
     saved_keys,
+    writing,
 )
 from embedrl.distributed.trained_keys import check_keys
 from embedrl.errors import ConfigError
@@ -152,7 +154,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             remove(part)
         self.barrier()
-        super().save_checkpoint(checkpoint, part, storage_options)
+        with writing(path):
+            super().save_checkpoint(checkpoint, part, storage_options)
         self.barrier()
         if self.is_global_zero:
             replace_checkpoint(part, path)
@@ -171,9 +174,11 @@ class FSDP2Strategy(ModelParallelStrategy):
             load_shards(path, module, self.optimizers)
             return read_rest(path)
         weights_only = weights_only is not False
-        saved = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
-        check_keys(module, saved["state_dict"])
-        del saved
+        with reading(path, "--ckpt_path "):
+            saved = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+            keys = saved["state_dict"]
+        check_keys(module, keys)
+        del saved, keys
         return super().load_checkpoint(path, weights_only)
 
 

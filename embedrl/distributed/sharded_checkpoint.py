@@ -7,12 +7,16 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
@@ -26,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
 
-from embedrl.errors import CheckpointError
+from embedrl.errors import CheckpointError, StorageError
 
 REST = "meta.pt"
 """The file of everything but the tensors of model and optimizer, as Lightning writes it."""
@@ -56,16 +60,54 @@ def replace_checkpoint(part: Path, path: Path) -> None:
     remove(aside)
 
 
+@contextmanager
+def reading(path: Path, flag: str = "") -> Iterator[None]:
+    """Say in one line that a checkpoint cannot be read.
+
+    Args:
+        path: The checkpoint.
+        flag: What names it on the command line, with a space behind.
+
+    Raises:
+        CheckpointError: If what is inside raises.
+    """
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        whole = zipfile.is_zipfile(path) if path.is_file() else path.is_dir()
+        what = "not a checkpoint of embedrl" if whole else "not a checkpoint, or cut short"
+        raise CheckpointError(f"{flag}{path}: {what} ({_first_line(error)}); give another one") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint cannot be written, and what is left.
+
+    Args:
+        path: The checkpoint.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch's writers tell of a full disk in their ways
+        left = "; the checkpoint before is kept, --ckpt_path last goes on from there" if path.exists() else ""
+        raise StorageError(f"{path}: cannot be written ({_first_line(error)}): make room on that disk{left}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def read_rest(path: Path) -> dict[str, Any]:
     """Steps, schedules, hyperparameters, callbacks: everything but tensors.
 
     Raises:
         CheckpointError: If it cannot be read.
     """
-    try:
+    with reading(path / REST):
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path / REST}: cannot be read ({error}); give another checkpoint") from error
     return rest
 
 

@@ -106,7 +106,7 @@ def load(folder: Path) -> Report:
         )
     try:
         return read_report(folder)
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / REPORT}: broken ({error}); run `embedrl eval` again") from error
 
 

@@ -17,6 +17,7 @@ from embedrl.evaluation.published import Published, published
 from embedrl.evaluation.readers.read_task import missing_files, read_task
 from embedrl.evaluation.table import BENCHMARKS, load_table
 from embedrl.types import RetrievalTask
+from embedrl.utils.console import escaped
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def split_by_presence(
     here = [job for job in jobs if job.name not in why]
     if why and list_absent:
         rows = "".join(f"  {name}: {what}\n" for name, what in why.items())
-        sys.stderr.write(f"{len(here)} of {len(jobs)} data sets are below --root; these are not:\n{rows}")
+        sys.stderr.write(escaped(f"{len(here)} of {len(jobs)} data sets are below --root; these are not:\n{rows}"))
     if why and (on_bad == "raise" or not here):
         name, first = next(iter(why.items()))
         cure = ", name those that are there with --sets, or leave these out with --on_bad skip" if here else ""

@@ -21,11 +21,11 @@ import torch
 import yaml
 
 from embedrl.distributed.collectives import world_size
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.report import QUERIES, REPORT
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.utils.atomic_files import replacing
-from embedrl.utils.versions import environment
+from embedrl.utils.versions import environment, read_starts
 
 CONFIG, PROVENANCE = "config.yaml", "provenance.json"
 _LEAVES_FIGURES_ALONE = ("out", "beside", "encode", "device", "submission", "keep", "metrics")
@@ -36,11 +36,12 @@ def prepare_output_dir(out: Path, settings: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: If it does.
+        DataError: If one of its files is broken.
     """
     path = out / CONFIG
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: a file; give a folder")
-    before: dict[str, Any] = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    before = _read_config(path)
     ours = "benchmark" in before  # a training run has a config.yaml, too
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise ConfigError(f"--out {out}: not empty, and holds no evaluation; give a new folder")
@@ -52,7 +53,9 @@ def prepare_output_dir(out: Path, settings: Mapping[str, Any]) -> None:
                     f"{_short(value)}); give a new folder (--encode.cache may stay the same)"
                 )
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    read_starts(out / PROVENANCE)  # broken: told now, not after hours
+    with replacing(path) as part:
+        part.write_text(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def check_same_model(out: Path, identity: Mapping[str, Any]) -> None:
@@ -60,11 +63,15 @@ def check_same_model(out: Path, identity: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: If a finished evaluation in the folder was another model's.
+        DataError: If its report is broken.
     """
     path = out / REPORT
     if not path.is_file():
         return
-    before = json.loads(path.read_text())["model"]["model"]["weights"]
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["model"]["model"]["weights"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: broken ({error}): delete it, and it is written again") from error
     if before != identity["model"]["weights"]:
         raise ConfigError(f"--out {out}: holds an evaluation of other weights; give a new folder")
 
@@ -79,7 +86,7 @@ def write_provenance(
 ) -> None:
     """Add this start to `provenance.json`."""
     path = out / PROVENANCE
-    starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+    starts = read_starts(path)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     start = {
         **environment(),
@@ -95,6 +102,15 @@ def write_provenance(
     }
     with replacing(path) as part:
         part.write_text(json.dumps({"starts": [*starts, start]}, indent=1))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What a `config.yaml` holds; nothing if there is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: broken ({' '.join(str(error).split())}): give a new folder") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _short(value: Any) -> str:

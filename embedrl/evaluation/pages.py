@@ -10,6 +10,7 @@ from embedrl.evaluation.readers.beir import page_file, table_path
 from embedrl.evaluation.readers.files import folder_of, read_rows
 from embedrl.evaluation.table import SetRow, load_table
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.console import escaped
 
 
 def write_pages(root: Path, sets: list[str] | None = None) -> None:
@@ -32,7 +33,7 @@ def write_pages(root: Path, sets: list[str] | None = None) -> None:
         raise DataError(f"{root} holds no local copy of {asked}: check --root and --sets")
     for row in local_rows:
         written = _write(row, root)
-        sys.stdout.write(f"{row.name}: wrote {written} pages to {folder_of(root, row.paths['images'])}\n")
+        sys.stdout.write(escaped(f"{row.name}: wrote {written} pages to {folder_of(root, row.paths['images'])}\n"))
 
 
 def _write(row: SetRow, root: Path) -> int:

@@ -29,7 +29,10 @@ from embedrl.metrics.retrieval import KS, RankingMetric, check_metrics
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
+from embedrl.training.run_folder import lock_run, unlock_run
 from embedrl.types import RetrievalTask
+from embedrl.utils.console import escaped
+from embedrl.utils.secrets import without_secrets
 
 
 def evaluate(
@@ -93,13 +96,14 @@ def evaluate(
         raise ConfigError(f"--keep {keep}: the metrics need the best {needed}")
     if reasoner is not None and render.tcot == "none":
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
-    settings = {name: config_form(value) for name, value in given.items()}
+    settings = without_secrets({name: config_form(value) for name, value in given.items()})
     with _processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}
         jobs, unavailable = split_by_presence(jobs, on_bad, list_absent=rank == 0)
         absent |= unavailable
         if rank == 0:
             prepare_output_dir(out, settings)
+            lock_run(out)
         if world_size() > 1:
             distributed.barrier()  # no process writes before rank 0 has checked the folder
         lightning.seed_everything(seed, verbose=False)
@@ -121,10 +125,8 @@ def evaluate(
             result, dimension = _score(job, task, skipped, vectors, writer, keep, metrics or [], out, rank)
             if rank == 0 and result is not None:
                 results.append(result)
-                sys.stderr.write(
-                    f"[{number}/{len(jobs)}] {job.name}: {result.main_metric} {100 * result.score:.1f} "
-                    f"({time.monotonic() - started:.0f} s)\n"
-                )
+                figure = f"{result.main_metric} {100 * result.score:.1f} ({time.monotonic() - started:.0f} s)"
+                sys.stderr.write(escaped(f"[{number}/{len(jobs)}] {job.name}: {figure}\n"))
         writer.close()
         computed = sum(gather_objects([vectors.computed]))
         if rank == 0:
@@ -135,7 +137,8 @@ def evaluate(
             write_report(out, report, submission, dimension, limit if isinstance(limit, int) else None)
             write_provenance(out, settings, vectors, place, computed, time.monotonic() - started)
             print_report(report, others)
-            sys.stdout.write(f"Wrote {out}\n")
+            sys.stdout.write(escaped(f"Wrote {out}\n"))
+            unlock_run(out)
 
 
 def _score(

@@ -4,12 +4,15 @@
 <cache>/<key of the model>/model.json                what the key stands for
 <cache>/<key of the model>/<key of the sides>.safetensors   the vectors of up to `shard_size` sides, in order
 ```
+
+A file holds a checksum of its vectors: one whose disk has changed a bit is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,9 @@ from embedrl.models.backbone import Backbone
 from embedrl.tcot.store import content_hash
 from embedrl.types import Side
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.console import tell
+
+CHECKSUM = "crc32"
 
 
 @dataclass(frozen=True)
@@ -128,17 +134,34 @@ class VectorCache:
             The vectors, to be read block by block.
 
         Raises:
-            DataError: If a side cannot be rendered, or a file of the cache is broken.
+            DataError: If a side cannot be rendered.
             NonFiniteError: Naming a side whose vector is NaN or infinite.
         """
         shards = list(self._shards(sides, hashes))
-        absent = {shard.path.name for shard in shards if not shard.path.is_file()} if self.rank == 0 else set()
+        absent = self._absent(shards) if self.rank == 0 else set()
         absent = set(gather_objects(sorted(absent)))  # rank 0's: others may already be writing
         todo = list({shard.path.name: shard for shard in shards if shard.path.name in absent}.values())
         self._compute(todo[self.rank :: world_size()], sides, where)
         if world_size() > 1:
             distributed.barrier()
         return Blocks(len(sides), lambda: (read_shard(shard.path, len(shard.sides)) for shard in shards))
+
+    @staticmethod
+    def _absent(shards: Sequence[_Shard]) -> set[str]:
+        """The names of files that are not there, or do not hold what was written to them, which is said."""
+        absent, broken = set(), []
+        for shard in {shard.path: shard for shard in shards}.values():
+            if shard.path.is_file():
+                try:
+                    read_shard(shard.path, len(shard.sides))
+                    continue
+                except DataError as error:
+                    broken.append(str(error))
+            absent.add(shard.path.name)
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            tell(f"{broken[0]}{more}: computed again")
+        return absent
 
     def _shards(self, sides: Sequence[Side], hashes: Sequence[str]) -> Iterator[_Shard]:
         for start in range(0, len(sides), self.encode_options.shard_size):
@@ -165,7 +188,8 @@ class VectorCache:
             vectors: list[Tensor] = []
             while sum(map(len, vectors)) < len(shard.sides):
                 vectors.append(self._vectors(next(loaded), where, shard.sides[sum(map(len, vectors)) :]))
-            _write(shard.path, save({"vectors": torch.cat(vectors)}))
+            whole = torch.cat(vectors)
+            _write(shard.path, save({"vectors": whole}, {CHECKSUM: checksum(whole)}))
 
     @torch.no_grad()
     def _vectors(self, batch: object, where: str, positions: range) -> Tensor:
@@ -211,16 +235,25 @@ def read_shard(path: Path, rows: int) -> Tensor:
     """The vectors of one file, `[rows, dim]`.
 
     Raises:
-        DataError: If the file is broken, or holds another number of vectors.
+        DataError: If the file is broken, or holds other vectors than were written to it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             vectors: Tensor = file.get_tensor("vectors")
+            written = (file.metadata() or {}).get(CHECKSUM)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: broken vectors ({error}): delete the file, it is computed again") from error
-    if len(vectors) != rows:
-        raise DataError(f"{path}: {len(vectors)} vectors, not {rows}: delete the file, it is computed again")
+        raise DataError(f"{path}: broken vectors ({error})") from error
+    if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows:
+        kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
+        raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows}, ...])")
+    if written != checksum(vectors):
+        raise DataError(f"{path}: broken vectors ({'without a' if written is None else 'another'} checksum)")
     return vectors
+
+
+def checksum(vectors: Tensor) -> str:
+    """The CRC-32 of a tensor's bytes; it finds every change of a few bits."""
+    return f"{zlib.crc32(vectors.contiguous().numpy().data):08x}"
 
 
 def _write(path: Path, content: bytes) -> None:

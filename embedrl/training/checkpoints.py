@@ -7,15 +7,23 @@ Config form means plain values and `{"class_path": ..., "init_args": ...}`: it l
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
+import os
+import site
+import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
-from embedrl.errors import ConfigError
+import embedrl
+from embedrl.errors import CheckpointError, ConfigError
 from embedrl.utils.public_names import public_path
+from embedrl.utils.secrets import without_secrets
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -72,4 +80,52 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: If one of them cannot be written as text.
     """
-    return {**{name: config_form(value) for name, value in arguments.items()}, "_instantiator": INSTANTIATOR}
+    plain = without_secrets({name: config_form(value) for name, value in arguments.items()}, again=False)
+    return {**plain, "_instantiator": INSTANTIATOR}
+
+
+def check_classes(arguments: Any, where: str) -> None:
+    """Refuse to import what a checkpoint names from anywhere: it may be a stranger's, and importing runs code.
+
+    Args:
+        arguments: Its hyperparameters.
+        where: Its name in errors.
+
+    Raises:
+        CheckpointError: If a class is neither of embedrl nor of an installed package, nor of a folder on PYTHONPATH.
+    """
+    if isinstance(arguments, Mapping):
+        path = arguments.get("class_path")
+        if isinstance(path, str) and not _is_installed(path.partition(".")[0]):
+            raise CheckpointError(
+                f"{where}: names {path}, which is of no installed package: install it, or put its folder on PYTHONPATH "
+                "if you trust the checkpoint"
+            )
+        arguments = list(arguments.values())
+    if isinstance(arguments, list | tuple):
+        for value in arguments:
+            check_classes(value, where)
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    """Whether a package is embedrl or lies where packages are installed; the current folder is no such place."""
+    if package == embedrl.__name__:
+        return True
+    if package in sys.stdlib_module_names or package == "__main__":
+        return False
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return False
+    places = [Path(place).resolve() for place in spec.submodule_search_locations or [spec.origin or ""]]
+    given = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    roots = [Path(root).resolve() for root in (*sysconfig.get_paths().values(), site.getusersitepackages(), *given)]
+    return all(any(place.is_relative_to(root) for root in roots) for place in places) or _is_editable(package)
+
+
+def _is_editable(package: str) -> bool:
+    """Whether somebody has installed it from a folder of theirs (`pip install -e`)."""
+    return package in packages_distributions()

@@ -14,20 +14,18 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
-from embedrl.distributed.sharded_checkpoint import ASIDE, is_sharded
+from embedrl.distributed.sharded_checkpoint import ASIDE, is_sharded, reading, writing
 from embedrl.errors import CheckpointError
+from embedrl.training.run_folder import is_backup
+from embedrl.training.stopping import LastCheckpoint
 from embedrl.utils.atomic_files import replacing
 
 _NAMES = ("last", "best")
@@ -41,14 +39,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write one checkpoint; an object store's paths (`s3://...`) are left to Lightning, they are atomic."""
+        """Write one checkpoint; an object store's paths (`s3://...`) are left to Lightning, they are atomic.
+
+        Raises:
+            StorageError: If the disk refuses; the checkpoint before is kept.
+        """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target, sync=True) as part:
-            torch.save(checkpoint, part)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target, sync=True) as part:
+                torch.save(checkpoint, part)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -64,60 +67,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"--ckpt_path {path}: a sharded checkpoint: resume with trainer.strategy.class_path "
                 "embedrl.distributed.FSDP2Strategy (on any number of processes), or `embedrl export` it"
             )
-        try:
-            return super().load_checkpoint(path, map_location, weights_only is not False)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(f"--ckpt_path {path}: not a checkpoint of embedrl ({error})") from error
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Writes `last.ckpt` every few steps, after every validation, and when training ends."""
-
-    def __init__(self, every_n_steps: int) -> None:
-        super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Write a due checkpoint, unless a validation follows: that writes one, and must be repeated if killed."""
-        if not _validation_follows(trainer, batch_idx):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint that a resumed run continues from, including the scores.
-
-        Not before the first step: a run that has done nothing starts anew.
-        """
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step:
-            self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last steps, which need not be a multiple.
-
-        Not if they have been: a checkpoint from here would make Lightning count the step of a validation twice.
-        """
-        if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer)
-
-    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        # Flush the curves first: a run that resumes from here does not log earlier steps again.
-        for logger in trainer.loggers:
-            logger.save()
-        super()._save_last_checkpoint(trainer, monitor_candidates)
-
-    def _write(self, trainer: Trainer) -> None:
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-
-def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a validation is due after this batch, by the number of batches."""
-    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
-    if not trainer.enable_validation or not isinstance(every, int):
-        return False
-    if epochs is None:
-        return (trainer.fit_loop.total_batch_idx + 1) % every == 0
-    return (trainer.current_epoch + 1) % epochs == 0 and (batch_idx + 1) % every == 0
+        with reading(Path(path), "--ckpt_path "):
+            saved = super().load_checkpoint(path, map_location, weights_only is not False)
+            if not isinstance(saved, dict) or "state_dict" not in saved:
+                raise ValueError("it holds no state_dict")
+        return saved
 
 
 @dataclass(frozen=True)
@@ -157,9 +111,9 @@ def find_checkpoint(name: str, root: Path) -> str:
         CheckpointError: If there is none.
     """
     if name in _NAMES:
-        checkpoints = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path)]
+        checkpoints = [path for path in root.rglob(f"{name}.ckpt") if _is_whole(path) and not is_backup(path, root)]
         # A checkpoint that was put aside by a run killed while replacing it.
-        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path))
+        aside = (path for path in root.rglob(f"{name}.ckpt{ASIDE}") if _is_whole(path) and not is_backup(path, root))
         checkpoints += [path for path in aside if not path.with_suffix("").exists()]
         if not checkpoints:
             raise CheckpointError(
@@ -170,18 +124,6 @@ def find_checkpoint(name: str, root: Path) -> str:
     if "://" not in name and not Path(name).exists():
         raise CheckpointError(f"--ckpt_path: no such file: {name}; give a path, `last` or `best`")
     return name
-
-
-def version_of(checkpoint: str, root: Path) -> str | None:
-    """The `version_N` folder under `root` that a checkpoint lies in; None if it lies elsewhere."""
-    folder = Path(checkpoint).resolve().parent.parent
-    return folder.name if folder.parent == root.resolve() and folder.name.startswith("version_") else None
-
-
-def next_version(prefix: str, root: Path) -> str:
-    """`prefix_N` with the lowest N above all those under `root`."""
-    numbers = [int(path.name.rpartition("_")[2]) for path in root.glob(f"{prefix}_*") if path.name[-1].isdigit()]
-    return f"{prefix}_{max(numbers, default=-1) + 1}"
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -19,6 +19,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from embedrl.errors import ConfigError, EndpointError
 
 T = TypeVar("T")
+LONGEST = 64 << 20  # bytes of an answer, unpacked
 
 
 class NoAnswer(Exception):  # noqa: N818  # not an EmbedRLError: the caller decides what it means
@@ -261,11 +262,20 @@ class _BoundedClient(httpx2.AsyncClient):
 
         Raises:
             ReadTimeout: If the answer is not there in time.
-            NoAnswer: If it cannot be unpacked; the next one could not be either.
+            NoAnswer: If it cannot be unpacked, or is too long; the next one would be, too.
         """
         try:
             async with asyncio.timeout(self._bound):
-                response = await super().send(request, **options)
+                response = await super().send(request, **{**options, "stream": True})
+                content = bytearray()
+                try:
+                    async for piece in response.aiter_bytes():
+                        content += piece
+                        if len(content) > LONGEST:  # some kilobytes can unpack to gigabytes
+                            raise NoAnswer("malformed", f"the answer is longer than {LONGEST >> 20} MiB")
+                finally:
+                    await response.aclose()
+                response._content = bytes(content)  # as httpx's own `aread` does
         except TimeoutError as error:
             raise httpx2.ReadTimeout(str(error), request=request) from error
         except httpx2.DecodingError as error:

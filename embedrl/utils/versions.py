@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import embedrl
+from embedrl.errors import DataError
+from embedrl.utils.secrets import without_secrets
 
 PACKAGE = Path(embedrl.__file__).parent
 """The folder of the package."""
@@ -23,7 +26,7 @@ _PACKAGES = ("torch", "torchvision", "lightning", "transformers", "peft", "torch
 def environment() -> dict[str, Any]:
     """The command, when it began, and what it ran on."""
     return {
-        "command": sys.argv,
+        "command": without_secrets(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "embedrl": embedrl.__version__,
         "git": git_state(),
@@ -31,6 +34,23 @@ def environment() -> dict[str, Any]:
         "packages": package_versions(),
         "platform": platform.platform(),
     }
+
+
+def read_starts(path: Path) -> list[dict[str, Any]]:
+    """The starts that a `provenance.json` holds; none if there is no such file.
+
+    Raises:
+        DataError: If it is broken.
+    """
+    if not path.is_file():
+        return []
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        if not isinstance(starts, list):
+            raise TypeError("its starts are no list")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: broken ({error}): move it away, and a new one is written") from error
+    return starts
 
 
 def git_state() -> dict[str, Any] | None:

@@ -123,19 +123,10 @@ def test_a_picture_with_other_pixels_under_the_same_name_is_another_side(tmp_pat
     assert vectors.hashes(sides) != before
 
 
-def test_a_broken_file_of_the_cache_is_named(tmp_path):
-    vectors = cache(tmp_path)
-    embed(vectors)
-    path = sorted(tmp_path.rglob("*.safetensors"))[0]
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match=rf"{path.name}: broken vectors .*delete the file"):
-        embed(cache(tmp_path))
-
-
 def test_a_file_with_too_few_rows_is_refused(tmp_path):
     embed(cache(tmp_path))
     path = sorted(tmp_path.rglob("*.safetensors"), key=lambda p: p.stat().st_size)[0]
-    with pytest.raises(DataError, match="5 vectors, not 10"):
+    with pytest.raises(DataError, match=rf"{path.name}: broken vectors \(float32 \[5, 16\], not float32 \[10,"):
         read_shard(path, 10)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from embedrl.errors import CheckpointError
-from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint, next_version, version_of
+from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
+from embedrl.training.run_folder import next_version, version_of
 
 
 def checkpoint(root: Path, version: str, age: int, name: str = "last") -> Path:

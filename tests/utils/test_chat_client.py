@@ -265,3 +265,21 @@ def test_the_words_of_the_server_are_shown(reply, cause, shown):
     assert (error.cause, attempts) == (cause, 1)
     assert shown in error.detail
     assert len(error.detail) < 300
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_unpacks_to_gigabytes_is_not_unpacked(status):
+    import gzip
+
+    body = gzip.compress(b"0" * (256 << 20), 9)  # 256 KB
+    peak = []
+
+    async def ask(server):
+        async with ChatClient(Endpoint(base_url=server.url, retries=2, backoff=0)) as client:
+            with pytest.raises(NoAnswer, match="malformed: the answer is longer than 64 MiB"):
+                await client.complete("m", CHAT)
+            peak.append(len(server.asked))
+
+    with serving(lambda *_: (status, {"Content-Encoding": "gzip"}, body)) as server:
+        asyncio.run(ask(server))
+    assert peak == [1]  # the next answer would be no shorter

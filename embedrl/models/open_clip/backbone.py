@@ -30,6 +30,7 @@ from embedrl.models.open_clip.config import (
 )
 from embedrl.models.open_clip.inputs import OpenClipPreprocessor
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights, add_tower_lora, load_tower, projections
+from embedrl.utils.atomic_files import final_place
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,8 @@ class OpenClipBackbone(Backbone):
             tokenizer.save_pretrained(str(out))
         if "hf_model_name" in config.model["text_cfg"]:
             clip.text.config.save_pretrained(out)
-            config.model["text_cfg"].update(hf_model_name=str(out.resolve()), hf_tokenizer_name=str(out.resolve()))
+            place = str(final_place(out.resolve()))
+            config.model["text_cfg"].update(hf_model_name=place, hf_tokenizer_name=place)
         written = {"model_cfg": config.model, "preprocess_cfg": config.preprocess}
         (out / CONFIG_FILE).write_text(json.dumps(written, indent=2), encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, str(out / WEIGHTS_FILE))

@@ -16,6 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.weight_files import package_path
+from embedrl.utils.atomic_files import check_whole
 from embedrl.utils.reserved_words import EscapedCleaning
 
 CONFIG_FILE = "open_clip_config.json"
@@ -49,6 +50,7 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
     Raises:
         ConfigError: If there is no such model, or it is of a kind that has no two towers.
     """
+    check_whole(name)
     content, folder = _find(name)
     if "model_cfg" not in content:
         content = {"model_cfg": content, "preprocess_cfg": {}}

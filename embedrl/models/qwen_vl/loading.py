@@ -27,6 +27,7 @@ from transformers import (
 import embedrl
 from embedrl.errors import CheckpointError, listed
 from embedrl.models.adapters import adapter_base, merge_adapter
+from embedrl.utils.atomic_files import check_whole
 
 EMB_TOKEN = "<emb>"
 ASSETS = Path(embedrl.__file__).parent / "assets"
@@ -182,6 +183,7 @@ def _place(path: str) -> str:
         return str(SHIPPED[path])
     if path.startswith("embedrl:"):
         raise CheckpointError(f"{path} is no shipped checkpoint; {CURE}")
+    check_whole(path)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise CheckpointError(f"{path}: no such folder; {CURE}")
     return str(Path(path).expanduser()) if path.startswith("~") else path

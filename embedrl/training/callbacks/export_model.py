@@ -15,6 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 
 from embedrl.distributed.fsdp2 import whole_copy
+from embedrl.errors import ConfigError
+from embedrl.utils.atomic_files import replacing_folder
+
+_FOLDERS = {"1_Pooling", "2_Normalize"}  # those of sentence-transformers
 
 
 class ExportModel(Callback):
@@ -23,7 +27,7 @@ class ExportModel(Callback):
     The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner.
 
     Args:
-        out: The folder to write; existing files are overwritten.
+        out: The folder to write; a model that is there is replaced when the new one is whole.
         half: Store the weights in half precision (half the size); they load as float32, which `config.json` names.
     """
 
@@ -31,7 +35,12 @@ class ExportModel(Callback):
         self.out, self.half = Path(out), half
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the start time."""
+        """Record the start time.
+
+        Raises:
+            ConfigError: If the folder holds something else than a model.
+        """
+        _check_replaceable(self.out)
         self._clock = time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,13 +52,17 @@ class ExportModel(Callback):
             model = whole_copy(model)  # type: ignore[arg-type]  # by all ranks together
         if not trainer.is_global_zero:
             return
-        model.export(self.out)
-        for file in self.out.glob("*.safetensors") if self.half else ():
+        with replacing_folder(self.out) as part:
+            self._write(part, model, trainer, Path(log_dir or "") / "config.yaml")
+
+    def _write(self, out: Path, model: Any, trainer: Trainer, config: Path) -> None:
+        module: Any = trainer.lightning_module
+        model.export(out)
+        for file in out.glob("*.safetensors") if self.half else ():
             halves = {name: tensor.half() for name, tensor in load_file(file).items()}
             save_file(halves, file, metadata={"format": "pt"})
-        config = Path(log_dir or "") / "config.yaml"
-        if log_dir and config.is_file():
-            shutil.copyfile(config, self.out / "recipe.yaml")
+        if config.is_file():
+            shutil.copyfile(config, out / "recipe.yaml")
         scores: dict[str, dict[str, float]] = defaultdict(dict)
         for name, value in sorted(trainer.callback_metrics.items()):
             stage, _, rest = name.partition("/")
@@ -64,4 +77,15 @@ class ExportModel(Callback):
             "threads": torch.get_num_threads(),
             "held_out": dict(scores),
         }
-        (self.out / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (out / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse a folder whose content must not go: that of runs, or anything but a model."""
+    names = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    folders = {entry.name for entry in out.iterdir() if entry.is_dir()} if names else set()
+    model = names & {"config.json", "open_clip_config.json", "adapter_config.json", "scores.json"}
+    if (out.exists() and not out.is_dir()) or (names and not model) or folders - _FOLDERS:
+        raise ConfigError(
+            f"ExportModel.out {out}: holds something else than a model, which would be lost; give a new one"
+        )

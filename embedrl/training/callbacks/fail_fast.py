@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from embedrl.errors import EmbedRLError
+from embedrl.utils.console import tell
 
 POLL = 0.5
 """Seconds between two reads of the store."""
@@ -61,7 +62,7 @@ class FailFast(Callback):
         try:
             first = store.compare_set(self._key, "", own).decode()
         except (DistError, RuntimeError) as error:
-            sys.stderr.write(f"embedrl: process {self._rank} cannot tell the others that it failed ({error})\n")
+            tell(f"process {self._rank} cannot tell the others that it failed ({error})")
             return
         if first != own:  # this failure is a consequence of another process's
             self._end(store, first)
@@ -82,8 +83,7 @@ class FailFast(Callback):
     def _end(self, store: TCPStore, message: str) -> None:
         failed, _, what = message.partition(" ")
         sys.stdout.flush()
-        sys.stderr.write(f"embedrl: error: {what} (in process {failed}; process {self._rank} ends with it)\n")
-        sys.stderr.flush()
+        tell(f"error: {what} (in process {failed}; process {self._rank} ends with it)")
         if self._rank == 0:  # it may host the store: it ends last
             self._await(store, self._ranks - 2)
         with suppress(DistError, RuntimeError):

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from embedrl.utils.atomic_files import replacing
-from embedrl.utils.versions import environment
+from embedrl.utils.versions import environment, read_starts
 
 
 class SaveRun(SaveConfigCallback):
@@ -40,9 +40,7 @@ class SaveRun(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add this start to `provenance.json`."""
         self._clock = time.monotonic()
-        self._starts: list[dict[str, Any]] = []
-        if self._path.is_file():
-            self._starts = json.loads(self._path.read_text())["starts"]
+        self._starts = read_starts(self._path)
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self._starts.append(
             {

@@ -14,6 +14,7 @@ from embedrl.training.callbacks.export_model import ExportModel
 from embedrl.training.callbacks.provenance import device_name
 from embedrl.training.progress import duration, figure
 from embedrl.training.score_tables import by_task, mean_table, task_tables
+from embedrl.utils.console import escaped
 
 
 class RunSummary(Callback):
@@ -108,7 +109,7 @@ class RunSummary(Callback):
 
 
 def _say(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(escaped("\n".join(lines) + "\n"))
     sys.stdout.flush()
 
 
