@@ -12,16 +12,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from timing import Seconds
 
-from embedrl.data.datamodules import egrl as rollout_pairs
-from embedrl.inference import frozen_embedder as reasoned_retrieval
+from embedrl.data.datamodules import egrl
+from embedrl.inference import frozen_embedder
 from embedrl.models.qwen_vl.preprocess import QwenVLPreprocessor
 from embedrl.rl import policy, step
 
 PREPARES: list[tuple[Any, str]] = [
-    (rollout_pairs.PairBatch, "__post_init__"),
+    (egrl.PairBatch, "__post_init__"),
     (step, "reasoning_chat"),
     (step, "parse"),
-    (reasoned_retrieval, "render"),
+    (frozen_embedder, "fitting_chat"),
     (QwenVLPreprocessor, "prompts"),
     (QwenVLPreprocessor, "prompt_rows"),
     (QwenVLPreprocessor, "join"),
