@@ -123,14 +123,14 @@ class Bench:
         found = self._run(module, PairBatch(pairs, "noise"))
         flops, prompts = Flops.of(generator), 2 * len(pairs)
         patches = (self.side // generator.core.config.vision_config.patch_size) ** 2
-        picture = planned.Row(0, (patches,))
+        picture = planned.TokenRow(0, (patches,))
         tokens = self.prompt + self.group * self.reply
         # A reply sees the prompt and itself.
         blocks = [(self.prompt, 1 - self.group), (self.prompt + self.reply, self.group)]
         replies = self.group * self.reply
         once = flops.forward([(picture, 1)]) + flops.text.forward(tokens, blocks) + flops.head.forward(replies)
         back = flops.backward([(picture, 1)]) + flops.text.backward(tokens, blocks) + flops.head.backward(replies)
-        written = flops.forward([(planned.Row(self.prompt, (patches,)), 1)])
+        written = flops.forward([(planned.TokenRow(self.prompt, (patches,)), 1)])
         written += self.group * flops.written(self.prompt, self.reply)
         return self._row("EGRLModule", found, prompts * replies, prompts * (2 * once + back + written))
 
@@ -156,12 +156,12 @@ class Bench:
         }
 
 
-def as_rows(micro_batches: Sequence[ModelInputs]) -> list[tuple[planned.Row, float]]:
+def as_rows(micro_batches: Sequence[ModelInputs]) -> list[tuple[planned.TokenRow, float]]:
     """Texts and pictures of micro-batches as `embedrl plan` counts them."""
     lengths = [int(n) for inputs in micro_batches for n in inputs["attention_mask"].sum(1)]
     grids = [grid for inputs in micro_batches if "image_grid_thw" in inputs for grid in inputs["image_grid_thw"]]
-    pictures = planned.Row(0, tuple(int(grid.prod()) for grid in grids))
-    return [*((planned.Row(length), 1.0) for length in lengths), (pictures, 1.0)]
+    pictures = planned.TokenRow(0, tuple(int(grid.prod()) for grid in grids))
+    return [*((planned.TokenRow(length), 1.0) for length in lengths), (pictures, 1.0)]
 
 
 def device_peak() -> float | None:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from timing import peak_mib, report
 from torch import Tensor
 
-from embedrl.evaluation.vectors import read_shard
+from embedrl.evaluation.vectors import CHECKSUM, checksum, read_shard
 from embedrl.metrics.ranking import Blocks, rank
 
 
@@ -35,7 +35,8 @@ def write(folder: Path, rows: int, dim: int, shard: int) -> Blocks:
     """Random unit vectors in files, as the cache of an evaluation keeps them."""
     sizes = [min(shard, rows - start) for start in range(0, rows, shard)]
     for i, size in enumerate(sizes):
-        save_file({"vectors": unit(size, dim, i + 1)}, folder / f"{i}.safetensors")
+        vectors = unit(size, dim, i + 1)
+        save_file({"vectors": vectors}, folder / f"{i}.safetensors", {CHECKSUM: checksum(vectors)})
     return Blocks(rows, lambda: (read_shard(folder / f"{i}.safetensors", size) for i, size in enumerate(sizes)))
 
 
