@@ -14,7 +14,7 @@ from torch import Tensor
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
 from embedrl.models.dropout import without_dropout
-from embedrl.models.packing import pack
+from embedrl.models.packing import cut_by_tokens, pack
 from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.types import Chat
@@ -119,13 +119,8 @@ class Policy:
             for replies, tokens in _split(group.replies, options.max_tokens_per_row - prompt, options.shared_prefix):
                 rows.append((prompt + tokens, number, replies))
         rows.sort()
-        parts: list[list[tuple[int, int, list[int]]]] = []
-        for row in rows:
-            # Sorted, so this row is the longest of its batch so far.
-            if parts and (len(parts[-1]) + 1) * row[0] <= options.max_tokens:
-                parts[-1].append(row)
-            else:
-                parts.append([row])
+        cut = cut_by_tokens([length for length, _, _ in rows], options.max_tokens)
+        parts = [[rows[i] for i in part] for part in cut]
         return [
             PolicyBatch(
                 pack(
