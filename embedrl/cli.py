@@ -54,6 +54,9 @@ COMMANDS: dict[str, Command] = {
         "Leave out pairs whose T-CoTs conflict", "embedrl.construction.filter:filter_pairs", True, kept=_JOURNAL
     ),
     "split": Command("Split pairs into the Embedder's and EG-RL's", "embedrl.construction.split:split", True),
+    "mine": Command(
+        "Find hard negatives for the pairs of a mix with an Embedder", "embedrl.mining.mine:mine", True, kept=_VECTORS
+    ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
     "data pages": Command(
