@@ -31,7 +31,8 @@ from embedrl.data.collate import ContrastiveBatch, ContrastiveCollator
 from embedrl.data.pair_dataset import PairDataset, SampleKey
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldSource
-from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.losses.contrastive import batch_labels
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.training.embedder import EmbedderModule
 from embedrl.training.gradient_cache import GradientCache
@@ -134,9 +135,8 @@ class Setting:
         return step
 
     def _loss(self, queries: Tensor, targets: Tensor) -> Tensor:
-        none = key_hashes([])
-        keys = ([e.query_key for e in self.examples], [e.target_key for e in self.examples])
-        return self.loss(queries, targets, queries[:0], PairKeys(*map(key_hashes, keys), none))[0]
+        labels = batch_labels([e.query_key for e in self.examples], [e.target_key for e in self.examples])
+        return self.loss(queries, targets, queries[:0], labels)[0]
 
 
 def _freeze(core: Any) -> None:

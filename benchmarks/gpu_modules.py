@@ -33,7 +33,7 @@ from embedrl.data.pair_dataset import Example
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.sft_batches import LessonCollator
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget

@@ -31,7 +31,7 @@ from embedrl.data.datamodules.embedder import EmbedderDataModule
 from embedrl.data.formats import JsonlSource
 from embedrl.data.mix import MixRow
 from embedrl.data.render import RenderOptions
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.training.embedder import EmbedderModule
 

@@ -28,7 +28,8 @@ from transformers import get_scheduler
 
 from embedrl.data.datasets.tux import STAMPS, Stamp, TuxTasks, read_stamps, split_of
 from embedrl.data.render import RenderOptions, render
-from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.losses.contrastive import batch_labels
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import mean_metrics
 from embedrl.models.open_clip.backbone import OpenClipBackbone
@@ -91,9 +92,9 @@ def train(backbone: OpenClipBackbone, inputs: Inputs, stamps: list[Stamp], seed:
         batch, order = [stamps[i] for i in order[: data["batch_size"]]], order[data["batch_size"] :]
         texts = [Side(text=stamp.caption) for stamp in batch]
         pictures = [Side(images=(stamp.picture,)) for stamp in batch]
-        keys = PairKeys(*(key_hashes([side.key for side in sides]) for sides in (texts, pictures, [])))
+        labels = batch_labels([side.key for side in texts], [side.key for side in pictures])
         vectors = [backbone.encode(inputs(sides)) for sides in (texts, pictures)]
-        loss, _ = loss_of(*vectors, vectors[0][:0], keys)
+        loss, _ = loss_of(*vectors, vectors[0][:0], labels)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, trainer["gradient_clip_val"])

@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("Embed the test tasks with a checkpoint", "embedrl.commands.fit:run"),
     "plan": Command("Say what a training would take, from its YAML alone", "embedrl.commands.plan:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.commands.export:export"),
+    "merge": Command("Merge the weights of exported models", "embedrl.commands.merge:merge", True),
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.commands.reason:reason"),
     "recipes": Command("List or copy the recipes that come with the package", "embedrl.commands.recipes:recipes"),
     "annotate": Command(
@@ -54,6 +55,9 @@ COMMANDS: dict[str, Command] = {
         "Leave out pairs whose T-CoTs conflict", "embedrl.construction.filter:filter_pairs", True, kept=_JOURNAL
     ),
     "split": Command("Split pairs into the Embedder's and EG-RL's", "embedrl.construction.split:split", True),
+    "mine": Command(
+        "Find hard negatives for the pairs of a mix with an Embedder", "embedrl.mining.mine:mine", True, kept=_VECTORS
+    ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
     "data pages": Command(

@@ -103,6 +103,8 @@ class Pair:
         dataset: Name of the data set the pair comes from.
         id: Name of the pair within its data set.
         negatives: Hard negatives of the query; may be empty, and differ in number from pair to pair.
+        score: Graded label of the pair, or a teacher's score; None if the data has none.
+        negative_scores: The same of each hard negative with the query; empty if the data has none.
     """
 
     query: Side
@@ -110,6 +112,8 @@ class Pair:
     dataset: str
     id: str
     negatives: tuple[Side, ...] = ()
+    score: float | None = None
+    negative_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

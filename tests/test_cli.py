@@ -113,6 +113,8 @@ ABBREVIATED = {
     "predict": (["predict", "--return_pred", "no"], "--return_pred", "--return_predictions"),
     "plan": (["plan", "--assume.tflop", "3"], "--assume.tflop", "--assume.tflops"),
     "export": (["export", "--ou", "x"], "--ou", "--out"),
+    "merge": (["merge", "--ou", "x"], "--ou", "--out"),
+    "mine": (["mine", "--ou", "x"], "--ou", "--out"),
     "reason": (["reason", "--checkpoin", "x"], "--checkpoin", "--checkpoint"),
     "annotate": (["annotate", "--ou", "x"], "--ou", "--out"),
     "filter": (["filter", "--ou", "x"], "--ou", "--out"),

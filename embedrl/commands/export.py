@@ -79,4 +79,6 @@ def export(checkpoint: Path, out: Path, adapter: bool = False) -> None:
     module = load_module(checkpoint)
     with replacing_folder(out) as part:
         module.trained_model.export(part, merge=not adapter)
+        if not adapter:
+            module.describe_export(part)
     sys.stdout.write(escaped(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ class _Annotation:
                 return cause
             sides.append(side.with_tcot(record.tcot))
         try:
-            writer.write(Pair(sides[0], sides[1], row.label, pair.id, pair.negatives))
+            writer.write(replace(pair, query=sides[0], target=sides[1], dataset=row.label))
         except DataError as error:
             if self.on_error == "raise":
                 raise

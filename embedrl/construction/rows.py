@@ -62,6 +62,10 @@ class PairWriter:
             row: dict[str, Any] = {"id": pair.id, "query": self._side(pair.query), "target": self._side(pair.target)}
             if pair.negatives:
                 row["negatives"] = [self._side(side) for side in pair.negatives]
+            if pair.score is not None:
+                row["score"] = pair.score
+            if pair.negative_scores:
+                row["negative_scores"] = list(pair.negative_scores)
         except DataError as error:
             raise DataError(f"{self.name}/{pair.id}: {error}") from error
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")

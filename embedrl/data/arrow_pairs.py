@@ -30,7 +30,7 @@ from embedrl.utils.console import tell
 Record = dict[str, Any]
 
 # Part of the cache key: raise it when a conversion changes.
-_CONVERSION = "1"
+_CONVERSION = "2"
 _BATCH = 256  # rows written at a time
 
 SIDE: dict[str, Any] = {
@@ -47,8 +47,11 @@ _FEATURES = datasets.Features(
         "query": SIDE,
         "target": SIDE,
         "negatives": [SIDE],
+        "score": datasets.Value("float64"),
+        "negative_scores": [datasets.Value("float64")],
     }
 )
+_BLANK: Record = {"error": "", "negatives": [], "score": None, "negative_scores": []}
 
 
 class RecordTable(ABC):
@@ -101,7 +104,7 @@ class RecordTable(ABC):
 
     @abstractmethod
     def convert(self, row: Mapping[str, Any]) -> Record:
-        """A row of the file as `query`, `target`, `negatives` and, if it has one, `id`.
+        """A row of the file as `query`, `target`, `negatives` and, if it has them, `id`, `score` and `negative_scores`.
 
         Raises:
             DataError: If the row is broken; the message says what is wrong and how to fix it.
@@ -125,7 +128,8 @@ class RecordTable(ABC):
             sides = [self._side(side) for side in (row["query"], row["target"], *row["negatives"])]
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        return Pair(sides[0], sides[1], self.name, row["id"], tuple(sides[2:]))
+        scores = (row["score"], tuple(row["negative_scores"]))
+        return Pair(sides[0], sides[1], self.name, row["id"], tuple(sides[2:]), *scores)
 
     def _side(self, side: Record) -> Side:
         frames = [self._file(name) for name in self._frame_names(side["frames"])]
@@ -202,13 +206,13 @@ class RecordTable(ABC):
 
     def _record(self, row: Mapping[str, Any], index: int, line: int) -> Record:
         try:
-            record = {"id": str(index), "negatives": [], "error": "", **self.convert(row)}
+            record = {**_BLANK, "id": str(index), **self.convert(row)}
             for role in ("query", "target"):
                 if not (record[role]["text"] or record[role]["images"] or record[role]["frames"]):
                     raise DataError(f"the {role} is empty, with neither text nor pixels: fill it or drop the row")
         except DataError as error:
             broken = f"row {index} (line {line}): {error}"
-            record = {"id": str(index), "error": broken, "query": make_side(), "target": make_side(), "negatives": []}
+            record = {**_BLANK, "id": str(index), "error": broken, "query": make_side(), "target": make_side()}
         return record
 
 

@@ -16,6 +16,8 @@ from embedrl.data.pair_dataset import Example
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Chat
 
+NAN = float("nan")
+
 
 @dataclass
 class ContrastiveBatch:
@@ -32,6 +34,8 @@ class ContrastiveBatch:
         negative_keys: Content hash of each negative.
         datasets: Data set of each pair, length B.
         ids: Id of each pair, length B.
+        scores: Graded label of each pair, length B; NaN where there is none.
+        negative_scores: The same of each hard negative with its query.
         skipped: One line for each broken row that was replaced.
         raw_sides: Number of sides rendered without the T-CoT they should have had.
     """
@@ -45,6 +49,8 @@ class ContrastiveBatch:
     negative_keys: list[str]
     datasets: list[str]
     ids: list[str]
+    scores: list[float]
+    negative_scores: list[float]
     skipped: list[str]
     raw_sides: int = 0
 
@@ -203,6 +209,8 @@ class ContrastiveCollator:
             negative_keys=[key for e in examples for key in e.negative_keys],
             datasets=[e.dataset for e in examples],
             ids=[e.id for e in examples],
+            scores=[e.score for e in examples],
+            negative_scores=[score for e in examples for score in e.negative_scores or [NAN] * len(e.negatives)],
             skipped=[line for e in examples for line in e.skipped],
             raw_sides=sum(e.raw_sides for e in examples),
         )

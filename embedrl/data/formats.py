@@ -118,10 +118,11 @@ def _conversation(side: Mapping[str, Any], speaker: str, tcot: str) -> Record:
 
 
 class JsonlSource(RecordTable):
-    """The project's own format, one pair per line: `id`, `query`, `target`, `negatives`.
+    """The project's own format, one pair per line: `id`, `query`, `target`, `negatives`, `score`, `negative_scores`.
 
     A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder),
-    `tcot` and `fps`.
+    `tcot` and `fps`. `score` is a graded label of the pair, or a teacher's score; `negative_scores` holds one number
+    for each negative. Both may be absent.
 
     Args:
         path: The JSON lines.
@@ -148,15 +149,20 @@ class JsonlSource(RecordTable):
 
     def convert(self, row: Mapping[str, Any]) -> Record:
         """A row as a record; unknown keys are refused, since they may be misspelt."""
-        _known(row, {"id", "query", "target", "negatives"})
+        _known(row, {"id", "query", "target", "negatives", "score", "negative_scores"})
         negatives = row.get("negatives") or []
         if not isinstance(negatives, list):
             raise DataError(f"'negatives' is {negatives!r:.60}, not a list of sides: check the format")
+        scores = row.get("negative_scores") or []
+        if not isinstance(scores, list) or len(scores) not in (0, len(negatives)):
+            raise DataError(f"'negative_scores' is {scores!r:.60}: give a list of one number for each of the negatives")
         return {
             "id": get(row, "id", str),
             "query": _own_side(get(row, "query", Mapping)),
             "target": _own_side(get(row, "target", Mapping)),
             "negatives": [_own_side(side) for side in negatives],
+            "score": None if row.get("score") is None else _number(row["score"], "score"),
+            "negative_scores": [_number(score, "negative_scores") for score in scores],
         }
 
 
@@ -167,6 +173,12 @@ def _own_side(side: Any) -> Record:
         raise DataError(f"'fps' is {fps!r:.60}: give a number above 0")
     record = make_side(get(side, "text", str, ""), get(side, "images", list, []), get(side, "frames", list, []))
     return {**record, "tcot": get(side, "tcot", str, ""), "fps": float(fps)}
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise DataError(f"{key!r} holds {value!r:.60}: give a finite number")
+    return float(value)
 
 
 def _known(row: Any, keys: set[str]) -> None:

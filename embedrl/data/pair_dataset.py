@@ -43,6 +43,8 @@ class Example:
         negative_keys: `Side.key` of each negative.
         dataset: Name of the data set in the mix.
         id: Name of the pair within it.
+        score: `Pair.score`; NaN if there is none.
+        negative_scores: `Pair.negative_scores`, of the negatives above; empty if there are none.
         raw_sides: Sides rendered without the T-CoT they should have had (`on_missing_tcot: raw`).
         skipped: One line for each broken row that this example stands in for.
     """
@@ -55,6 +57,8 @@ class Example:
     negative_keys: list[str]
     dataset: str
     id: str
+    score: float = float("nan")
+    negative_scores: list[float] = field(default_factory=list)
     raw_sides: int = 0
     skipped: list[str] = field(default_factory=list)
 
@@ -131,5 +135,7 @@ class PairDataset:
             negative_keys=[side.key for side in negatives],
             dataset=name,
             id=pair.id,
+            score=float("nan") if pair.score is None else pair.score,
+            negative_scores=list(pair.negative_scores[: len(negatives)]),
             raw_sides=sum(renders_raw(side, self.options) for side in (pair.query, pair.target, *negatives)),
         )

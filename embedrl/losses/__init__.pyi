@@ -1,3 +1,9 @@
+from .contrastive import BatchLabels as BatchLabels
 from .contrastive import ContrastiveLoss as ContrastiveLoss
-from .contrastive import InfoNCE as InfoNCE
-from .contrastive import PairKeys as PairKeys
+from .cosent import CoSENT as CoSENT
+from .distillation import Distillation as Distillation
+from .info_nce import InfoNCE as InfoNCE
+from .matryoshka import Matryoshka as Matryoshka
+from .quantized import QuantizationAware as QuantizationAware
+from .sigmoid import SigmoidLoss as SigmoidLoss
+from .weighted_sum import WeightedSum as WeightedSum

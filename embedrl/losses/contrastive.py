@@ -1,4 +1,4 @@
-"""Contrastive losses on vectors.
+"""The contract of a contrastive loss, and what it knows of a batch beside the vectors.
 
 A loss sees the vectors of the whole contrastive batch, gathered over all ranks, and nothing of the model: the
 `EmbedderModule` gathers, and sends the gradient back. So a loss of your own is one class, exact on any number of ranks
@@ -14,24 +14,27 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from embedrl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class PairKeys:
-    """The content of the rows of a batch, so that a loss can distinguish duplicates from negatives.
+class BatchLabels:
+    """What is known of the rows of a batch: their content, whose hard negatives they are, and graded labels.
 
     Attributes:
         queries: Hash of each query's content, `[pairs]`, int64.
         targets: Hash of each target's content, `[pairs]`, int64.
         negatives: Hash of each hard negative's content, `[negatives]`, int64.
+        owners: The pair (by position) that each hard negative belongs to, `[negatives]`, int64.
+        scores: Graded label or teacher's score of each pair, `[pairs]`, float64; NaN where the data has none.
+        negative_scores: The same of each hard negative with its pair's query, `[negatives]`, float64.
     """
 
     queries: Tensor
     targets: Tensor
     negatives: Tensor
+    owners: Tensor
+    scores: Tensor
+    negative_scores: Tensor
 
 
 def key_hashes(keys: Sequence[str]) -> Tensor:
@@ -40,15 +43,49 @@ def key_hashes(keys: Sequence[str]) -> Tensor:
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.long)
 
 
+def batch_labels(
+    query_keys: Sequence[str],
+    target_keys: Sequence[str],
+    negative_keys: Sequence[str] = (),
+    negative_counts: Sequence[int] = (),
+    scores: Sequence[float] | None = None,
+    negative_scores: Sequence[float] | None = None,
+) -> BatchLabels:
+    """The labels of a batch on one process.
+
+    Args:
+        query_keys: Content key of each query.
+        target_keys: Content key of each target.
+        negative_keys: Content key of each hard negative, pair after pair.
+        negative_counts: Number of hard negatives of each pair; may be left out where there are none.
+        scores: See `BatchLabels.scores`; None: the data has none.
+        negative_scores: See `BatchLabels.negative_scores`.
+    """
+    nan = float("nan")
+    return BatchLabels(
+        key_hashes(query_keys),
+        key_hashes(target_keys),
+        key_hashes(negative_keys),
+        torch.repeat_interleave(torch.tensor(list(negative_counts), dtype=torch.long)),
+        torch.tensor([nan] * len(query_keys) if scores is None else list(scores), dtype=torch.float64),
+        torch.tensor(
+            [nan] * len(negative_keys) if negative_scores is None else list(negative_scores), dtype=torch.float64
+        ),
+    )
+
+
 class ContrastiveLoss(ABC):
     """The contract of a loss; subclass it and name the class in the YAML (`loss: {class_path: ..., init_args: ...}`).
 
     Keep every argument of `__init__` as an attribute of the same name: checkpoints rebuild the loss from them.
     """
 
+    dims: Sequence[int] = ()
+    """The shorter vectors that this loss trains, beside the whole ones (Matryoshka); validation scores them too."""
+
     @abstractmethod
     def __call__(
-        self, queries: Tensor, targets: Tensor, negatives: Tensor, keys: PairKeys
+        self, queries: Tensor, targets: Tensor, negatives: Tensor, labels: BatchLabels
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of a contrastive batch.
 
@@ -56,64 +93,33 @@ class ContrastiveLoss(ABC):
             queries: Unit vectors, `[pairs, dim]`.
             targets: Unit vectors, `[pairs, dim]`; row i belongs to query i.
             negatives: Unit vectors of the hard negatives of all pairs, `[negatives, dim]`; may have no rows.
-            keys: The content of every row.
+            labels: What is known of every row.
 
         Returns:
             The loss (a scalar: the mean over pairs) and metrics to log as `train/<name>`.
         """
 
 
-class InfoNCE(ContrastiveLoss):
-    """InfoNCE averaged over both directions (query → target, target → query). Source: Embed-RL §3.1, Eq. 1.
+@torch.no_grad()
+def known_pairs(labels: BatchLabels) -> Tensor:
+    """Whether a candidate is a known positive of a query, by content, `[pairs, pairs + negatives]`.
 
-    Every other pair of the batch is a negative; hard negatives join the candidates of all queries.
-
-    Args:
-        temperature: τ; 0.02 is a logit scale of 50.
-        mask_duplicates: Leave out a candidate with the content of a known positive: of the row's own target, or of
-            another target of the same query in the batch. False reproduces the paper, where they are false negatives.
-
-    Raises:
-        ConfigError: If `temperature` is not positive.
+    A candidate is one if some pair of the batch has this row's query and this candidate as its target.
     """
-
-    def __init__(self, temperature: float = 0.02, mask_duplicates: bool = True) -> None:
-        if temperature <= 0:
-            raise ConfigError(f"loss.temperature is {temperature}: give a positive number, such as 0.02")
-        self.temperature = temperature
-        self.mask_duplicates = mask_duplicates
-
-    def __call__(
-        self, queries: Tensor, targets: Tensor, negatives: Tensor, keys: PairKeys
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `ContrastiveLoss`; the metrics are those of the direction query → target."""
-        with torch.autocast(queries.device.type, enabled=False):
-            similarity = queries @ torch.cat([targets, negatives]).T
-        pairs = len(queries)
-        masked = self._masked(keys)
-        rows = torch.arange(pairs, device=queries.device)
-        logits = (similarity / self.temperature).masked_fill(masked, -torch.inf)
-        there = functional.cross_entropy(logits, rows)
-        back = functional.cross_entropy(logits[:, :pairs].T, rows)  # a known pair is masked in both directions
-        return (there + back) / 2, _metrics(similarity.detach(), masked)
-
-    @torch.no_grad()
-    def _masked(self, keys: PairKeys) -> Tensor:
-        """True where a candidate is a duplicate of a positive, `[pairs, pairs + negatives]`; never on the diagonal."""
-        pairs = len(keys.targets)
-        candidates = torch.cat([keys.targets, keys.negatives])
-        if not self.mask_duplicates:
-            return torch.zeros(pairs, len(candidates), dtype=torch.bool, device=candidates.device)
-        same_query = (keys.queries[:, None] == keys.queries).float()
-        same_target = (keys.targets[:, None] == candidates).float()
-        masked = same_query @ same_target > 0  # some pair has this row's query and this candidate as its target
-        masked.fill_diagonal_(False)
-        return masked
+    candidates = torch.cat([labels.targets, labels.negatives])
+    same_query = (labels.queries[:, None] == labels.queries).float()
+    same_target = (labels.targets[:, None] == candidates).float()
+    return same_query @ same_target > 0
 
 
 @torch.no_grad()
-def _metrics(similarity: Tensor, masked: Tensor) -> dict[str, Tensor]:
-    """In-batch hit@1 (a tie is a miss), mean similarities, and the share of negatives that were masked."""
+def similarity_metrics(similarity: Tensor, masked: Tensor) -> dict[str, Tensor]:
+    """In-batch hit@1 (a tie is a miss), mean similarities, and the share of negatives that were masked.
+
+    Args:
+        similarity: Of each query with every candidate, its own target on the diagonal, `[pairs, pairs + negatives]`.
+        masked: True where a candidate does not count as a negative, same shape.
+    """
     positive = similarity.diagonal()
     other = ~masked
     other.fill_diagonal_(False)

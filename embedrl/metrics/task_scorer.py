@@ -11,6 +11,7 @@ from torch import Tensor
 from embedrl.data.collate import Place
 from embedrl.distributed.collectives import gather_rows
 from embedrl.errors import NonFiniteError
+from embedrl.losses.matryoshka import check_dims, truncate
 from embedrl.metrics.ranking import Ranking, rank
 from embedrl.metrics.retrieval import KS, RankingMetric, score, training_metrics
 from embedrl.types import RetrievalTask
@@ -47,10 +48,16 @@ class TaskScorer:
     Args:
         tasks: The tasks whose sides will come.
         metrics: What to compute of every task; None: `training_metrics()`.
+        dims: Shorter vectors (Matryoshka) to score as well, as `<metric>_dim<length>`.
     """
 
-    def __init__(self, tasks: Sequence[RetrievalTask], metrics: Sequence[RankingMetric] | None = None) -> None:
-        self.tasks = tasks
+    def __init__(
+        self,
+        tasks: Sequence[RetrievalTask],
+        metrics: Sequence[RankingMetric] | None = None,
+        dims: Sequence[int] = (),
+    ) -> None:
+        self.tasks, self.dims = tasks, dims
         self.metrics = training_metrics() if metrics is None else metrics
         self._places: list[tuple[int, int, int]] = []
         self._vectors: list[Tensor] = []
@@ -83,11 +90,13 @@ class TaskScorer:
             partial: Leave out tasks whose vectors are not all there (the run was limited to fewer batches).
 
         Raises:
+            ConfigError: If one of `dims` is not below the vectors' own length.
             RuntimeError: If vectors are missing and `partial` is False.
         """
         vectors = torch.cat(self._vectors)
         places = gather_rows(torch.tensor(self._places, device=vectors.device)).cpu()
         vectors = gather_rows(vectors).cpu()
+        check_dims(self.dims, vectors.shape[1])
         keep = max([*KS, *(metric.k for metric in self.metrics)])
         out = []
         for index, task in enumerate(self.tasks):
@@ -103,5 +112,9 @@ class TaskScorer:
                 continue
             queries, candidates = sides
             ranking = rank(queries, candidates, task.qrels, task.pools, keep)
-            out.append(TaskResult(task, queries, candidates, ranking, score(ranking, self.metrics)))
+            metrics = dict(score(ranking, self.metrics))
+            for dim in self.dims:
+                short = rank(truncate(queries, dim), truncate(candidates, dim), task.qrels, task.pools, keep)
+                metrics |= {f"{name}_dim{dim}": value for name, value in score(short, self.metrics).items()}
+            out.append(TaskResult(task, queries, candidates, ranking, metrics))
         return out

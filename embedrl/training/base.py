@@ -7,6 +7,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,6 +170,13 @@ class TrainingModule(LightningModule, ABC):
         self.score("test")
 
     # ---------------------------------------------------------------- checkpoints
+
+    def describe_export(self, out: Path) -> None:
+        """Add to an exported folder what this training knows of the model; nothing by default.
+
+        Args:
+            out: The folder that `trained_model.export` wrote.
+        """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what training changes."""

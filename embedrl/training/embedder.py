@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_size
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import ConfigError, NonFiniteError, listed
-from embedrl.losses.contrastive import ContrastiveLoss, PairKeys, key_hashes
+from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss, batch_labels
 from embedrl.metrics.retrieval import RankingMetric, check_metrics
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone
@@ -107,13 +109,9 @@ class EmbedderModule(TrainingModule):
 
     def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over all ranks; `vectors` is this rank's in flat order, `[queries + targets + negatives, dim]`."""
-        sizes = [batch.num_pairs, batch.num_pairs, len(batch.negative_keys)]
-        kind = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
-        hashes = key_hashes([*batch.query_keys, *batch.target_keys, *batch.negative_keys])
-        labels = gather_rows(torch.stack([kind, hashes], dim=1).to(vectors.device))
+        kind, labels = _gather_labels(batch, self.global_rank, vectors.device)
         everyone = gather_rows(vectors)
-        queries, targets, negatives = (everyone[labels[:, 0] == i] for i in range(3))
-        return self.loss(queries, targets, negatives, PairKeys(*(labels[labels[:, 0] == i, 1] for i in range(3))))
+        return self.loss(everyone[kind == 0], everyone[kind == 1], everyone[kind == 2], labels)
 
     def _check_finite(self, order: Tensor, batch: ContrastiveBatch, loss: Tensor) -> None:
         # After the loss, so that no rank is left waiting for the one that raises.
@@ -150,7 +148,7 @@ class EmbedderModule(TrainingModule):
         tasks = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         if not tasks:
             raise ConfigError("nothing to score: give the data module tasks (data.val, data.test)")
-        self._scorer = TaskScorer(tasks, self.metrics)
+        self._scorer = TaskScorer(tasks, self.metrics, self.loss.dims)
 
     def validation_step(self, batch: EncodeBatch, batch_idx: int) -> None:
         """Embed one batch of sides."""
@@ -163,6 +161,15 @@ class EmbedderModule(TrainingModule):
         self._scorer = TaskScorer([])
         log_results(self, stage, self.validation)
 
+    def describe_export(self, out: Path) -> None:
+        """Name the lengths of a Matryoshka loss, as Hugging Face configurations do."""
+        if self.loss.dims:
+            names = ("config.json", "open_clip_config.json")
+            path = next(out / name for name in names if (out / name).is_file())
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config |= {"is_matryoshka": True, "matryoshka_dimensions": list(self.loss.dims)}
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
     def predict_step(self, batch: EncodeBatch, batch_idx: int) -> dict[str, Any]:
         """Embed one batch of sides.
 
@@ -170,3 +177,28 @@ class EmbedderModule(TrainingModule):
             `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU.
         """
         return {"items": batch.items, "vectors": self._embed(batch).cpu()}
+
+
+def _gather_labels(batch: ContrastiveBatch, rank: int, device: torch.device) -> tuple[Tensor, BatchLabels]:
+    """The labels of all ranks' rows, and of each row whether it is a query (0), a target (1) or a negative (2)."""
+    own = batch_labels(
+        batch.query_keys, batch.target_keys, batch.negative_keys, batch.negative_counts,
+        batch.scores, batch.negative_scores,
+    )  # fmt: skip
+    pairs = torch.arange(batch.num_pairs)
+    kind = torch.repeat_interleave(torch.arange(3), torch.tensor([len(pairs), len(pairs), len(own.negatives)]))
+    content = torch.cat([own.queries, own.targets, own.negatives])
+    # Pairs are numbered over all ranks; scores travel as their bits, beside the integers.
+    owners = torch.cat([pairs, pairs, own.owners]) + (rank << 32)
+    scores = torch.cat([torch.full_like(own.scores, torch.nan), own.scores, own.negative_scores]).view(torch.int64)
+    rows = gather_rows(torch.stack([kind, content, owners, scores], dim=1).to(device))
+    queries, targets, negatives = (rows[rows[:, 0] == i] for i in range(3))
+    labels = BatchLabels(
+        queries[:, 1],
+        targets[:, 1],
+        negatives[:, 1],
+        torch.searchsorted(queries[:, 2].contiguous(), negatives[:, 2].contiguous()),
+        targets[:, 3].contiguous().view(torch.float64),
+        negatives[:, 3].contiguous().view(torch.float64),
+    )
+    return rows[:, 0], labels

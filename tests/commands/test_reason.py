@@ -11,7 +11,7 @@ from PIL import Image
 from embedrl.cli import main
 from embedrl.data.world import WorldSource
 from embedrl.inference.tcot_writer import write_tcots
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.tcot.parser import build, parse

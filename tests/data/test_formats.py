@@ -114,6 +114,13 @@ def test_own_format(folder):
     assert source[0].target.images[0].path == str(folder / "root" / "a" / "x.png")
 
 
+def test_own_format_with_scores(folder):
+    scored = own(id="p2", negatives=[{"text": "n"}, {"text": "m"}], score=0.75, negative_scores=[0.5, -1])
+    source = open_rows(JsonlSource, folder, [own(), scored], "set.jsonl")
+    assert (source[0].score, source[0].negative_scores) == (None, ())
+    assert (source[1].score, source[1].negative_scores) == (0.75, (0.5, -1.0))
+
+
 def test_own_format_takes_the_folder_of_the_file_as_root(folder):
     (folder / "root" / "set.jsonl").write_text(json.dumps(own()))
     source = JsonlSource(str(folder / "root" / "set.jsonl"), cache_dir=str(folder / "cache"))
@@ -155,6 +162,16 @@ BROKEN = [
     (JsonlSource, own(negatives={}, target={}), "the target is empty"),
     (JsonlSource, own(negatives="x"), "'negatives' is 'x', not a list of sides"),
     (JsonlSource, own(negatives=[1]), "1 is not an object"),
+    (JsonlSource, own(score="high"), "'score' holds 'high': give a finite number"),
+    (JsonlSource, own(score=10**400), "'score' holds 10000.*: give a finite number"),
+    (JsonlSource, own(score=float("nan")), "'score' holds nan: give a finite number"),
+    (JsonlSource, own(negative_scores=[0.1]), r"'negative_scores' is \[0.1\]: give a list of one number for each"),
+    (
+        JsonlSource,
+        own(negatives=[{"text": "n"}], negative_scores=[True]),
+        "'negative_scores' holds True: give a finite",
+    ),
+    (JsonlSource, own(negatives=[{"text": "n"}], negative_scores=0.1), "'negative_scores' is 0.1: give a list"),
 ]
 
 

@@ -15,7 +15,11 @@ from open_clip.loss import ClipLoss
 
 from embedrl.distributed.collectives import gather_objects, gather_rows, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy
-from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.losses.contrastive import batch_labels
+from embedrl.losses.cosent import CoSENT
+from embedrl.losses.distillation import Distillation
+from embedrl.losses.info_nce import InfoNCE
+from embedrl.losses.weighted_sum import WeightedSum
 from embedrl.metrics.ranking import Ranking
 from embedrl.metrics.ranking import rank as rank_candidates
 from embedrl.metrics.retrieval import NDCG, HitRate, score
@@ -30,7 +34,9 @@ def train(
     """Train with AdamW; the schedule always ends at step `until`."""
     module = EmbedderModule(
         backbone or FakeBackbone(dropout=0.0),
-        InfoNCE(0.05),
+        WeightedSum(
+            [InfoNCE(0.05), CoSENT(0.05), Distillation(0.05)], [1.0, 0.5, 0.5]
+        ),  # owners and scores travel, too
         functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),
         schedule="constant",
         warmup_steps=0,
@@ -61,9 +67,9 @@ def clip_loss_gradients(rank, world):
         sides = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=g, dtype=torch.float64), dim=-1)
         queries, targets = (side[rank::world].clone().requires_grad_() for side in sides)
         if ours:
-            keys = [gather_rows(key_hashes([f"{side}{i}" for i in range(rank, 6, world)])) for side in "qt"]
+            labels = batch_labels(*([f"{side}{i}" for i in range(6)] for side in "qt"))
             none = torch.empty(0, 4, dtype=torch.float64)
-            loss, _ = InfoNCE(0.02)(gather_rows(queries), gather_rows(targets), none, PairKeys(*keys, keys[0][:0]))
+            loss, _ = InfoNCE(0.02)(gather_rows(queries), gather_rows(targets), none, labels)
             factor = world
         else:
             clip = ClipLoss(local_loss=False, gather_with_grad=True, rank=rank, world_size=world)

@@ -94,6 +94,8 @@ def contrastive_batch(step, pairs=12, micro_batch_size=5, rank=0, world=1, negat
         negative_keys=[f"n{i}.{j}" for i in mine for j in range(counts[i])],
         datasets=["fake"] * len(mine),
         ids=[f"id{i}" for i in mine],
+        scores=[float(i) for i in mine],
+        negative_scores=[i + j / 10 for i in mine for j in range(counts[i])],
         skipped=["one line"] if step == 2 and rank == 0 else [],
     )
 

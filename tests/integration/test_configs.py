@@ -14,16 +14,16 @@ from small_sources import MIX
 from embedrl.cli import main
 
 ON_GPUS = [path for path in RECIPES if "_vl_" in path.stem or "_vit_" in path.stem]  # test_recipes.py trains these
-FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--trainer"}
+FLAG = {"backbone": "--model.backbone", "loss": "--model.loss", "mix": "--data.mix", "trainer": "--trainer"}
 """Folder of parts → the flag they are given to."""
 
 
 def swaps(kind: str) -> list:
-    """Every part after every other; by default each short part after its neighbour: each comes first and second."""
+    """Every part after every other; by default each short part, losses left out, after its neighbour."""
     parts = [part for part in PARTS if part.parent.name == kind]
     short = [part for part in parts if part.stat().st_size < 3000]
     near = set(zip(short, short[1:] + short[:1], strict=True))
-    marks = {pair: [] if pair in near else [pytest.mark.slow] for pair in permutations(parts, 2)}
+    marks = {pair: [] if pair in near and kind != "loss" else [pytest.mark.slow] for pair in permutations(parts, 2)}
     return [pytest.param(*pair, marks=found) for pair, found in marks.items()]
 
 

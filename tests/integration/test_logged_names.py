@@ -25,6 +25,11 @@ NOT_HERE = {
     "policy/mismatch": "rollouts on a server",
     "policy/mismatch_ratio_max": "rollouts on a server",
     "reward/process/failed/<cause>": "questions without an answer",
+    "train/loss_<part>": "a loss of parts",
+    "train/in_order": "graded labels",
+    "train/teacher_agreement": "a teacher's scores",
+    "val/<task>/<metric>_dim<length>": "a Matryoshka loss",
+    "val/<metric>_dim<length>": "a Matryoshka loss",
 }
 """Rows that these runs have no reason to log, and what would."""
 

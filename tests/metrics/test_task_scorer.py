@@ -7,10 +7,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from embedrl.data.collate import Place
+from embedrl.errors import ConfigError
 from embedrl.metrics.evidence import evidence_counts
 from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import score, training_metrics
-from embedrl.metrics.task_scorer import TaskResult
+from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.tcot.parser import build
 from embedrl.training.retrieval_log import log_results
 from embedrl.types import Modality, RetrievalTask, Side
@@ -98,3 +100,26 @@ def test_evidence_is_counted_by_modality_and_equal_sides_once():
     blank = Side(text="other", images=(Picture(),), tcot="nothing that parses")
     tasks = [RetrievalTask("a", [text], [image, blank], [{0: 1}]), RetrievalTask("b", [text], [image], [{0: 1}])]
     assert evidence_counts(tasks) == {Modality.IMAGE: 0.5, Modality.TEXT: 3.0}
+
+
+def test_shorter_vectors_are_scored_as_vectors_of_their_own():
+    task = RetrievalTask("t", [Side("q0"), Side("q1")], [Side("c0"), Side("c1"), Side("c2")], [{0: 1.0}, {1: 1.0}])
+    vectors = torch.nn.functional.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), dim=1)
+    scorer = TaskScorer([task], dims=[2, 3])
+    places = [Place(0, "query", 0), Place(0, "query", 1), *(Place(0, "candidate", i) for i in range(3))]
+    scorer.add([[place] for place in places], vectors)
+    (result,) = scorer.results()
+    names = list(score(result.ranking, training_metrics()))
+    assert list(result.metrics) == [*names, *(f"{name}_dim{dim}" for dim in (2, 3) for name in names)]
+    for dim in (2, 3):
+        short = vectors[:, :dim] / vectors[:, :dim].norm(dim=1, keepdim=True)
+        best = (short[:2] @ short[2:].T).argmax(1)
+        assert result.metrics[f"hit@1_dim{dim}"] == (best == torch.tensor([0, 1])).float().mean()
+
+
+def test_refuses_a_length_above_the_models():
+    task = RetrievalTask("t", [Side("q")], [Side("c")], [{0: 1.0}])
+    scorer = TaskScorer([task], dims=[4096])
+    scorer.add([[Place(0, "query", 0)], [Place(0, "candidate", 0)]], torch.eye(2))
+    with pytest.raises(ConfigError, match=r"loss\.dims has 4096, but the model's vectors have 2 numbers"):
+        scorer.results()

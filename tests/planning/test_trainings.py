@@ -11,7 +11,7 @@ from timm.optim import Muon
 from torch.utils.flop_counter import FlopCounterMode
 
 from embedrl.errors import CheckpointError, ConfigError
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone

@@ -8,7 +8,7 @@ import torch
 
 from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.grpo_loss import GRPOLoss

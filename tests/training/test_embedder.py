@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from processes import finish, start
 
 from embedrl.errors import CheckpointError, ConfigError, NonFiniteError
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import NDCG, HitRate, mean_metrics
 from embedrl.training.checkpoints import config_form
@@ -230,7 +230,13 @@ def test_checkpoints_rebuild_the_module_in_a_fresh_process(tmp_path):
         vectors, hparams = torch.load(path + ".out", weights_only=True)
         module.eval()
         torch.testing.assert_close(vectors, module.backbone({"x": torch.ones(3, 8)}), rtol=0, atol=0)
-        loss = {"temperature": 0.05, "mask_duplicates": True}
+        loss = {
+            "temperature": 0.05,
+            "mask_duplicates": True,
+            "false_negative_margin": None,
+            "extra_negatives": [],
+            "hardness": 0.0,
+        }
         assert hparams["loss"] == {"class_path": "embedrl.losses.InfoNCE", "init_args": loss}
         assert hparams["optimizer"]["class_path"].startswith("torch.optim.")
         assert [metric["init_args"] for metric in hparams["metrics"]] == [

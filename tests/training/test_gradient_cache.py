@@ -6,7 +6,8 @@ import torch
 from fake_backbone import FakeBackbone, contrastive_batch
 from torch import nn
 
-from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.losses.contrastive import batch_labels
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.training.gradient_cache import GradientCache
 
 CPU = torch.device("cpu")
@@ -43,10 +44,10 @@ def batches(sizes, dtype, seed=1):
 
 def info_nce(vectors, pairs):
     queries, targets, negatives = vectors.split([pairs, pairs, len(vectors) - 2 * pairs])
-    keys = PairKeys(
-        *(key_hashes([f"{k}{i}" for i in range(len(v))]) for k, v in (("q", queries), ("t", targets), ("n", negatives)))
-    )
-    return InfoNCE(0.05)(queries, targets, negatives, keys)[0]
+    sides = {"q": queries, "t": targets, "n": negatives}
+    names = ([f"{kind}{i}" for i in range(len(rows))] for kind, rows in sides.items())
+    labels = batch_labels(*names, [len(negatives)])
+    return InfoNCE(0.05)(queries, targets, negatives, labels)[0]
 
 
 def cached_gradients(model, micro_batches, pairs, autocast=False, **options):

@@ -13,7 +13,7 @@ from embedrl.data.datamodules.embedder import EmbedderDataModule
 from embedrl.data.mix import MixRow
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldSource
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.training.embedder import EmbedderModule

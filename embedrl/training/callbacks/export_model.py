@@ -58,6 +58,7 @@ class ExportModel(Callback):
     def _write(self, out: Path, model: Any, trainer: Trainer, config: Path) -> None:
         module: Any = trainer.lightning_module
         model.export(out)
+        module.describe_export(out)
         for file in out.glob("*.safetensors") if self.half else ():
             halves = {name: tensor.half() for name, tensor in load_file(file).items()}
             save_file(halves, file, metadata={"format": "pt"})

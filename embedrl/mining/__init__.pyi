@@ -1,0 +1,1 @@
+from .neighbours import MiningOptions as MiningOptions

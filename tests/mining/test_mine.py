@@ -1,0 +1,107 @@
+"""`embedrl mine` through the command line, on texts and pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from embedrl.cli import main
+from embedrl.data.formats import JsonlSource
+from embedrl.data.render import RenderOptions, render
+from embedrl.models.backbone import Backbone
+
+TINY = Path(__file__).parents[2] / "configs/parts/backbone/tiny.yaml"
+COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 160, 0), "white": (240, 240, 240)}
+
+
+@pytest.fixture
+def mix(tmp_path):
+    """Nine pairs: two queries a colour ask for its picture, one also for another; a row has a negative of its own."""
+    (tmp_path / "images").mkdir()
+    rows = []
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        Image.new("RGB", (48, 48), colour).save(tmp_path / f"images/{name}.png")
+        for j, text in enumerate((f"a {name} star", f"{name} top left")):
+            rows.append({"id": f"{i}{j}", "query": {"text": text}, "target": {"images": [f"images/{name}.png"]}})
+    rows.append({"id": "twin", "query": {"text": "a red star"}, "target": {"images": ["images/blue.png"]}})
+    rows[0]["negatives"] = [{"text": "a note"}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"class_path": "embedrl.data.JsonlSource", "init_args": {"path": str(tmp_path / "set.jsonl")}}
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump([{"source": source, "weight": 2.0, "name": "col/ours"}]))
+    return tmp_path / "mix.yaml"
+
+
+def run(mix, out, *words):
+    return main(
+        ["mine", "--mix", str(mix), "--backbone", str(TINY), "--out", str(out), "--render.tcot", "none", *words]
+    )
+
+
+def mined(out):
+    (row,) = yaml.safe_load((out / "mix.yaml").read_text())
+    assert row["weight"] == 2.0
+    return JsonlSource(**row["source"]["init_args"])
+
+
+def test_writes_a_mix_with_negatives_and_scores_and_resumes(mix, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(mix, out, "--options.share", "null") == 0, capsys.readouterr().err
+    source, before = mined(out), JsonlSource(str(tmp_path / "set.jsonl"))
+    for i in range(len(before)):
+        pair, old = source[i], before[i]
+        assert (pair.id, pair.query.text, pair.target.key) == (old.id, old.query.text, old.target.key)
+        assert len(pair.negatives) == len(pair.negative_scores) <= 4
+        assert all(score < pair.score for score in pair.negative_scores)
+        assert sorted(pair.negative_scores, reverse=True) == list(pair.negative_scores)
+        keys = {side.key for side in pair.negatives}
+        assert old.target.key not in keys
+        if old.query.text == "a red star":  # red and blue are both known answers
+            assert not keys & {before[0].target.key, before[2].target.key}
+    report = json.loads((out / "report.json").read_text())
+    figures = report["data_sets"]["col/ours"]
+    assert (figures["pairs"], figures["candidates"]) == (9, 5)
+    assert figures["negatives"] == sum(len(source[i].negatives) for i in range(9)) > 0
+    assert report["sides_embedded"] > 0
+    assert Image.open(out / "samples/col_ours.png").width > 600
+    # The cosines are the Embedder's.
+    parser = ArgumentParser()
+    parser.add_argument("--backbone", type=Backbone, enable_path=True)
+    torch.manual_seed(0)
+    backbone = parser.instantiate(parser.parse_args([f"--backbone={TINY}"])).backbone
+    backbone.build()
+    backbone.eval()
+    chats = [render(side, RenderOptions(tcot="none")) for side in (source[3].query, source[3].target)]
+    with torch.no_grad():
+        query, target = backbone.encode(backbone.preprocessor()(chats))
+    assert source[3].score == pytest.approx((query @ target).item(), abs=1e-5)
+    # Again: nothing is embedded twice, and the same is written.
+    written = (out / "col_ours.jsonl").read_bytes()
+    assert run(mix, out, "--options.share", "null") == 0
+    assert json.loads((out / "report.json").read_text())["sides_embedded"] == 0
+    assert (out / "col_ours.jsonl").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--options.share", "2"), "--options.share is 2"),
+        pytest.param(
+            ("--device", "cuda"), "--device cuda: torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)  # fmt: skip
+def test_bad_flags_are_one_line(mix, tmp_path, capsys, words, message):
+    assert run(mix, tmp_path / "out", *words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_a_broken_picture_is_named(mix, tmp_path, capsys):
+    (tmp_path / "images/blue.png").write_bytes(b"no picture")
+    assert run(mix, tmp_path / "out") == 1
+    assert "blue.png" in capsys.readouterr().err
