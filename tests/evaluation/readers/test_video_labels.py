@@ -27,6 +27,19 @@ def test_labels_are_ranked_globally_against_the_full_list(tmp_path):
     assert frame_numbers(task.queries[1]) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("label", ["Bowlin", "bowling", "Bowling ", "", "NotASport", "Rock Climbing"])
+def test_a_label_outside_the_list_never_widens_the_pool(tmp_path, label):
+    write_frames(tmp_path / CLS / "UCF101/v1", 2)
+    rows = [{"video_id": "v1", "pos_text": text} for text in (label, "Bowling", "Swing", label)]
+    write_lines(tmp_path / "video-tasks/data/ucf101.jsonl", rows)
+    with pytest.raises(DataError, match=r"UCF101: ucf101\.jsonl, row 0: 'pos_text' is .*none of UCF101's 101 labels"):
+        read_task(set_row("mmeb_v2", "UCF101"), tmp_path)
+    task, skipped = read_task(set_row("mmeb_v2", "UCF101"), tmp_path, "skip")
+    assert len(task.candidates) == len(set(task.candidate_ids)) == 101
+    assert [judged(task, 0), judged(task, 1)] == [{"Bowling": 1}, {"Swing": 1}]
+    assert skipped == {"unknown label": 2}
+
+
 @pytest.mark.parametrize(("name", "labels"), [("K700", 700), ("UCF101", 101), ("HMDB51", 51), ("Breakfast", 10)])
 def test_number_of_labels(name, labels):
     from embedrl.evaluation.readers.video_labels import labels_of
