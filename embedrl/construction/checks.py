@@ -34,8 +34,8 @@ _EVIDENCE = {
     ProblemCode.BAD_FRAME,
 }
 _DULL = 2.0
-_GLYPHS = str.maketrans({**dict.fromkeys("‘’‛", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑–—−", "-")})  # noqa: RUF001
-_STOP = re.compile(r"(?<=[^\W\d_][^\s\d_.,;:!…]) ?[.,;:!…。！，、।॥]+\Z")  # noqa: RUF001  # not of `5!`, `n!`, `U.S.`
+_GLYPHS = str.maketrans({**dict.fromkeys("‘’‛", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑–—−", "-")})
+_STOP = re.compile(r"(?<=[^\W\d_][^\s\d_.,;:!…]) ?[.,;:!…。！，、।॥]+\Z")  # not of `5!`, `n!`, `U.S.`
 
 
 class Checks:
@@ -46,7 +46,7 @@ class Checks:
       colour, every key frame exists. Opens the pictures that have boxes; the files of all others must be there.
     - `keywords`: a text's keywords stand in the text.
     - `duplicate`: the pair has the same query and target as an earlier one.
-    - `near_duplicate_text`: the target's text is that of an earlier target but for case, spaces and the stop at its end.
+    - `near_duplicate_text`: the target's text is that of an earlier one but for case, spaces and the stop at its end.
     - `near_duplicate_picture`: the target's first picture looks like that of an earlier target with the same text (at
       most 7 of 16 x 16 gradients differ), though it is not the same. Opens the pictures.
 

@@ -87,9 +87,7 @@ def test_duplicates_are_equal_in_query_and_target():
 def near(*texts):
     """What the check says about targets with these texts, one after the other."""
     check = Checks(["near_duplicate_text"])
-    return [
-        check(pair(Side(str(i), tcot=QUERY.tcot), Side(t or "x", tcot=QUERY.tcot)))[0] for i, t in enumerate(texts)
-    ]
+    return [check(pair(Side(str(i), tcot=QUERY.tcot), Side(t or "x", tcot=QUERY.tcot)))[0] for i, t in enumerate(texts)]
 
 
 def test_near_duplicate_texts_are_refused_but_equal_ones_pass():

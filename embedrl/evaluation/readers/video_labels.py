@@ -53,7 +53,9 @@ def _check(label: str, known: Collection[str], name: str) -> None:
     if label not in known:
         close = difflib.get_close_matches(label, known, n=1)
         cure = f"did you mean {close[0]}?" if close else "correct the row"
-        raise UnusableError("unknown label", f"'pos_text' is {label!r:.60}, none of {name}'s {len(known)} labels; {cure}")
+        raise UnusableError(
+            "unknown label", f"'pos_text' is {label!r:.60}, none of {name}'s {len(known)} labels; {cure}"
+        )
 
 
 def labels_of(name: str) -> list[str]:
