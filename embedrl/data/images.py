@@ -190,26 +190,6 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((pixels.clip(0) * (255 / full)).round().astype(np.uint8), "L")
 
 
-def resolve(root: str | Path, name: str) -> tuple[str, str]:
-    """Where a file named in a row is.
-
-    Args:
-        root: The folder that rows are relative to.
-        name: The path in the row.
-
-    Returns:
-        The path to open, and the normalised path relative to the root.
-
-    Raises:
-        DataError: If the path is absolute or leaves the root.
-    """
-    relative = os.path.normpath(name.replace("\\", "/"))
-    parts = PurePosixPath(relative).parts
-    if not name.strip() or "\0" in name or relative.startswith("/") or ".." in parts:
-        raise DataError(f"path {name!r} leaves the root folder {root}: give a path inside it")
-    return str(Path(root) / relative), relative
-
-
 def is_picture(name: str) -> bool:
     """Whether a file name ends like a picture's."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
