@@ -15,6 +15,7 @@ from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.sources import PairSource
 from embedrl.errors import DataError
+from embedrl.tcot.store import picture_content
 from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.file_names import file_name
@@ -97,7 +98,8 @@ class PairWriter:
         path = getattr(source, "path", None)
         if path is not None and self.root is not None:
             return _below(self.root, Path(path))
-        name = hashlib.sha256(source.name.encode("utf-8", "replace")).hexdigest()[:24]
+        content = source.name if path is None else picture_content(source)
+        name = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:24]
         out = self.folder / "pictures" / self.slug / f"{name}.png"
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)

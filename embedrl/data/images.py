@@ -46,8 +46,7 @@ class ImageFile:
 
     Attributes:
         path: Where it is.
-        name: Its name in errors and content keys; give the path relative to the data's root, so that keys are the
-            same on every machine. Empty means `path`.
+        name: Its name in errors; give the path relative to the data's root. Empty means `path`.
         max_pixels: Refuse a larger picture (a decompression bomb fills the memory).
     """
 

@@ -7,6 +7,7 @@ from local_copies import frame_numbers, judged, pool_of, set_row, write_frames, 
 
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.read_task import read_task
+from embedrl.tcot.store import content_hash
 
 CLS, QA = "video-tasks/frames/video_cls", "video-tasks/frames/video_qa"
 RET, MRET = "video-tasks/frames/video_ret", "video-tasks/frames/video_mret"
@@ -237,13 +238,13 @@ def test_clips_without_a_right_one(tmp_path):
 
 
 def test_archives_as_they_unpack(tmp_path):
-    """The folders of the public archives, where nobody moved them; names, hence keys, are those of the moved ones."""
+    """The folders of the public archives, where nobody moved them; names and contents are those of the moved ones."""
     rows = [{"video_id": "v1", "video": "v1.mp4", "caption": "a cat"}]
     write_lines(tmp_path / "video-tasks/data/msr-vtt.jsonl", rows)
     write_frames(tmp_path / RET / "data/ziyan/video_retrieval/MSR-VTT/frames/v1", 2)
     unpacked = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
     write_frames(tmp_path / RET / "MSR-VTT/v1", 2)
     moved = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
-    assert unpacked.key == moved.key
+    assert content_hash(unpacked) == content_hash(moved)
     assert unpacked.frames[0].path != moved.frames[0].path
     assert moved.frames[0].name == f"{RET}/MSR-VTT/v1/frame_1.jpg"
