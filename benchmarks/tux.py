@@ -35,6 +35,7 @@ from embedrl.metrics.retrieval import mean_metrics
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.towers import TowerWeights
 from embedrl.models.weight_files import package_path
+from embedrl.tcot.store import content_hash
 from embedrl.types import RetrievalTask, Side
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -92,7 +93,7 @@ def train(backbone: OpenClipBackbone, inputs: Inputs, stamps: list[Stamp], seed:
         batch, order = [stamps[i] for i in order[: data["batch_size"]]], order[data["batch_size"] :]
         texts = [Side(text=stamp.caption) for stamp in batch]
         pictures = [Side(images=(stamp.picture,)) for stamp in batch]
-        labels = batch_labels([side.key for side in texts], [side.key for side in pictures])
+        labels = batch_labels([content_hash(side) for side in texts], [content_hash(side) for side in pictures])
         vectors = [backbone.encode(inputs(sides)) for sides in (texts, pictures)]
         loss, _ = loss_of(*vectors, vectors[0][:0], labels)
         optimizer.zero_grad()

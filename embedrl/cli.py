@@ -42,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.commands.fit:run", kept=_CHECKPOINT),
     "validate": Command("Score a checkpoint on the validation tasks", "embedrl.commands.fit:run"),
     "test": Command("Score a checkpoint on the test tasks", "embedrl.commands.fit:run"),
-    "predict": Command("Embed the test tasks with a checkpoint", "embedrl.commands.fit:run"),
+    "predict": Command("Embed the test tasks with a checkpoint and write their vectors", "embedrl.commands.fit:run"),
     "plan": Command("Say what a training would take, from its YAML alone", "embedrl.commands.plan:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.commands.export:export"),
     "merge": Command("Merge the weights of exported models", "embedrl.commands.merge:merge", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -32,7 +33,9 @@ class ImageSource(Protocol):
     """A picture that is opened only when its pixels are needed.
 
     Attributes:
-        name: Stable name of the content (a path, or `world/...`): shown in errors and hashed into `Side.key`.
+        name: Stable name of the content (a path below the data's root, or `world/...`): shown in errors. A source that
+            is a file, whole and as it is, has a `path` too: files of one name below two roots are told apart by it. Of
+            sources without a `path`, equal names mean equal pixels.
     """
 
     @property
@@ -47,6 +50,27 @@ class ImageSource(Protocol):
             DataError: If it is missing, truncated, or larger than the decompression-bomb limit.
         """
         ...
+
+
+DEFAULT_FPS = 2.0
+"""Frames per second of a video, unless its row says otherwise. Source: Embed-RL B.3."""
+
+
+def picture_key(source: ImageSource) -> bytes:
+    """What tells a picture from every other one of this run: its name and, if it is a file, its path.
+
+    Args:
+        source: The picture; it is not read.
+    """
+    name, path = _bytes(source.name), getattr(source, "path", None)
+    if path is None:
+        return b"|\xfe" if name == b"|" else name  # `|` parts the pictures from the frames in `Side.key`
+    return name + b"\xfe" + _bytes(os.fspath(path))
+
+
+def _bytes(text: str) -> bytes:
+    """A text without single NULs, which end a part of `Side.key`; UTF-8 never holds the bytes FE and FF."""
+    return text.encode("utf-8", "surrogatepass").replace(b"\0", b"\0\xff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +89,7 @@ class Side:
     images: tuple[ImageSource, ...] = ()
     frames: tuple[ImageSource, ...] = ()
     tcot: str = ""
-    fps: float = 2.0
+    fps: float = DEFAULT_FPS
 
     @property
     def modality(self) -> Modality:
@@ -81,11 +105,16 @@ class Side:
 
     @property
     def key(self) -> str:
-        """Content hash of text, pictures and frames (by name), without the T-CoT."""
+        """What tells the side from every other one of this run, its T-CoT left out; no file is read for it.
+
+        It holds the text, the pictures and frames in order (by name and, of files, by path), and the frames' rate. So
+        sides of one key are alike; two copies of a file have two keys, and one `embedrl.tcot.store.content_hash`.
+        """
         digest = hashlib.sha256()
-        for part in (self.text, *(i.name for i in self.images), "|", *(f.name for f in self.frames)):
-            digest.update(part.encode("utf-8", "surrogatepass"))
-            digest.update(b"\0")
+        for part in (_bytes(self.text), *map(picture_key, self.images), b"|", *map(picture_key, self.frames)):
+            digest.update(part + b"\0")
+        if self.frames and self.fps != DEFAULT_FPS:
+            digest.update(b"\xfe" + repr(float(self.fps)).encode())
         return digest.hexdigest()[:32]
 
     def with_tcot(self, tcot: str) -> Side:

@@ -14,7 +14,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -26,6 +26,7 @@ from embedrl.training.callbacks.progress_lines import ProgressLines
 from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
+from embedrl.training.callbacks.write_vectors import WriteVectors
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
 from embedrl.training.stopping import StopOnSignal, stop_of
@@ -65,10 +66,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Leave Lightning's table of scores out unless it is asked for: `RunSummary` prints a shorter one."""
+        """Leave Lightning's table of scores out unless it is asked for (`RunSummary` prints a shorter one)."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if "verbose" in self._subcommand_method_arguments[subcommand]:
             parser.set_defaults({"verbose": False})
+        if "return_predictions" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults({"return_predictions": False})  # nobody would read them, and they fill the memory
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -114,6 +117,10 @@ class TrainingCLI(LightningCLI):
             if trainer["logger"] is False:
                 self._lock_root()
             callbacks += self._get(self.config_init, "checkpoint").callbacks()
+        if self.subcommand == "predict" and not any(
+            isinstance(c, WriteVectors | BasePredictionWriter) for c in callbacks
+        ):
+            callbacks.append(WriteVectors())
         trainer["callbacks"] = callbacks
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
-from embedrl.construction.rows import LeftOut, PairWriter, StepReport, check_slugs, write_mix, write_step_report
+from embedrl.construction.rows import JOURNALS, LeftOut, PairWriter, StepReport, write_mix, write_step_report
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
@@ -21,6 +21,7 @@ from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style, correction, situation
 from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import Chat, Modality, Pair, Role, Side
+from embedrl.utils.file_names import check_file_names
 from embedrl.utils.reserved_words import escape
 
 
@@ -66,7 +67,7 @@ def annotate(
     if attempts < 1 or patience < 1:
         raise ConfigError(f"--attempts {attempts}, --patience {patience}: give 1 or more")
     names = check_labels(mix)
-    check_slugs(names)
+    check_file_names(names, "--mix", JOURNALS)
     unknown = [name for name in caps.documents or () if name not in names]
     if unknown:
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")

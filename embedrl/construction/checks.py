@@ -34,6 +34,8 @@ _EVIDENCE = {
     ProblemCode.BAD_FRAME,
 }
 _DULL = 2.0
+_GLYPHS = str.maketrans({**dict.fromkeys("‘’‛", "'"), **dict.fromkeys("“”„‟", '"'), **dict.fromkeys("‐‑–—−", "-")})
+_STOP = re.compile(r"(?<=[^\W\d_][^\s\d_.,;:!…]) ?[.,;:!…。！，、।॥]+\Z")  # not of `5!`, `n!`, `U.S.`
 
 
 class Checks:
@@ -44,7 +46,7 @@ class Checks:
       colour, every key frame exists. Opens the pictures that have boxes; the files of all others must be there.
     - `keywords`: a text's keywords stand in the text.
     - `duplicate`: the pair has the same query and target as an earlier one.
-    - `near_duplicate_text`: the target's text is that of an earlier target but for case, accents, punctuation, spaces.
+    - `near_duplicate_text`: the target's text is that of an earlier one but for case, spaces and the stop at its end.
     - `near_duplicate_picture`: the target's first picture looks like that of an earlier target with the same text (at
       most 7 of 16 x 16 gradients differ), though it is not the same. Opens the pictures.
 
@@ -139,14 +141,15 @@ class _PictureIndex:
 
 
 def plain_text(text: str) -> str:
-    """A text without case, accents, punctuation and spare spaces.
+    """A text without case, spare spaces and the stop at its end, with plain quotes and dashes.
 
-    >>> plain_text("  Café,  au LAIT! ")
-    'cafe au lait'
+    Nothing else is removed: accents, vowel signs, operators and the punctuation inside a text can change its meaning.
+
+    >>> plain_text("  Café  au LAIT! ")
+    'café au lait'
     """
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    letters = "".join(c for c in letters if not unicodedata.combining(c))
-    return " ".join(re.sub(r"[^\w\s]|_", " ", letters).split()) or text
+    words = unicodedata.normalize("NFC", " ".join(text.lower().split()).translate(_GLYPHS))
+    return _STOP.sub("", words)
 
 
 def gradients(source: ImageSource, size: int = 16) -> bytes:

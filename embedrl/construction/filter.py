@@ -13,10 +13,10 @@ from embedrl.construction.judgement import JudgementStore, judge, verdict_key
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
 from embedrl.construction.rows import (
+    JOURNALS,
     LeftOut,
     PairWriter,
     StepReport,
-    check_slugs,
     earlier_report,
     write_mix,
     write_step_report,
@@ -25,6 +25,7 @@ from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.errors import ConfigError, DataError, EndpointError
 from embedrl.types import Pair
+from embedrl.utils.file_names import check_file_names
 
 CHECKS: tuple[CheckName, ...] = ("format", "evidence", "duplicate", "near_duplicate_text")
 _ENOUGH = 20  # answers after which a judge that is never clear is stopped
@@ -69,7 +70,7 @@ def filter_pairs(
             f"--threshold {threshold}, --max_unclear {max_unclear}, --patience {patience}: "
             "give 0 to 1, 0 to 1, and 1 or more"
         )
-    check_slugs(check_labels(mix))
+    check_file_names(check_labels(mix), "--mix", JOURNALS)
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
         raise ConfigError(f"--out {out} is the folder of --mix: give another")
     Checks(checks)

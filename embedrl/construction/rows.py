@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +14,14 @@ import yaml
 from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.sources import PairSource
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import DataError
+from embedrl.tcot.store import picture_content
 from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.file_names import file_name
+
+JOURNALS = ("tcots", "verdicts", "left_out")
+"""Files of construction beside those of the data sets, without suffix."""
 
 StepReport = dict[str, dict[str, Any]]
 """What happened to each data set: `rows`, `sampled`, `annotated`, `kept`, and `left_out` by cause."""
@@ -34,14 +38,11 @@ class PairWriter:
         name: Name of the data set.
         source: Where the pairs come from.
         weight: Its weight in the mix.
-
-    Raises:
-        ConfigError: If two data sets would have one file.
     """
 
     def __init__(self, folder: Path, name: str, source: PairSource, weight: float) -> None:
         self.folder, self.name, self.weight = folder, name, weight
-        self.slug = re.sub(r"[^\w.-]+", "_", name)
+        self.slug = file_name(name)
         self.path = folder / f"{self.slug}.jsonl"
         root = getattr(source, "root", None)
         self.root = None if root is None else Path(root).absolute()  # links are kept: they may be all that stays
@@ -101,7 +102,8 @@ class PairWriter:
         path = getattr(source, "path", None)
         if path is not None and self.root is not None:
             return _below(self.root, Path(path))
-        name = hashlib.sha256(source.name.encode("utf-8", "replace")).hexdigest()[:24]
+        content = source.name if path is None else picture_content(source)
+        name = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:24]
         out = self.folder / "pictures" / self.slug / f"{name}.png"
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,20 +122,6 @@ def _below(root: Path, path: Path) -> str:
         if file.is_relative_to(folder):
             return file.relative_to(folder).as_posix()
     raise DataError(f"picture {path} does not lie below the data set's root {root}: give the folder above it as root")
-
-
-def check_slugs(names: Iterable[str]) -> None:
-    """Check that no two data sets would be written to one file, and none over a journal.
-
-    Raises:
-        ConfigError: If two data sets would, or one has the name of a journal.
-    """
-    seen = {"tcots": "the T-CoTs", "verdicts": "the verdicts", "left_out": "the pairs left out"}
-    for name in names:
-        slug = re.sub(r"[^\w.-]+", "_", name)
-        if slug in seen:
-            raise ConfigError(f"--mix: {seen[slug]} and {name} would both be written to {slug}.jsonl: give a `name`")
-        seen[slug] = name
 
 
 def write_mix(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:

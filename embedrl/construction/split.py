@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from embedrl.construction.rows import PairWriter, check_slugs, write_mix
+from embedrl.construction.rows import JOURNALS, PairWriter, write_mix
 from embedrl.construction.sample import equal_distances
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.errors import ConfigError, DataError
 from embedrl.utils.console import data_set_column, make_console
+from embedrl.utils.file_names import check_file_names
 
 
 def split(
@@ -45,7 +46,7 @@ def split(
         DataError: If a set has fewer pairs than are to be drawn, or the scores name none of them.
     """
     names = check_labels(mix)
-    check_slugs(names)
+    check_file_names(names, "--mix", JOURNALS)
     for name, size in rl.items():
         if name not in names:
             raise ConfigError(f"--rl names {name}, which is not in the mix: {', '.join(names)}")

@@ -18,7 +18,7 @@ import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
-from embedrl.data.images import MAX_PIXELS, ImageFile, is_picture, resolve
+from embedrl.data.images import MAX_PIXELS, ImageFile, is_picture
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.video import list_frames, sample_frames
 from embedrl.errors import DataError
@@ -26,6 +26,7 @@ from embedrl.tcot.schema import clean_text
 from embedrl.types import Modality, Pair, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import tell
+from embedrl.utils.file_names import resolve
 
 Record = dict[str, Any]
 

@@ -46,8 +46,7 @@ class ImageFile:
 
     Attributes:
         path: Where it is.
-        name: Its name in errors and content keys; give the path relative to the data's root, so that keys are the
-            same on every machine. Empty means `path`.
+        name: Its name in errors; give the path relative to the data's root. Empty means `path`.
         max_pixels: Refuse a larger picture (a decompression bomb fills the memory).
     """
 
@@ -188,26 +187,6 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     else:
         full = next((f for f in (255.0, 65535.0) if largest <= f), largest)
     return Image.fromarray((pixels.clip(0) * (255 / full)).round().astype(np.uint8), "L")
-
-
-def resolve(root: str | Path, name: str) -> tuple[str, str]:
-    """Where a file named in a row is.
-
-    Args:
-        root: The folder that rows are relative to.
-        name: The path in the row.
-
-    Returns:
-        The path to open, and the normalised path relative to the root.
-
-    Raises:
-        DataError: If the path is absolute or leaves the root.
-    """
-    relative = os.path.normpath(name.replace("\\", "/"))
-    parts = PurePosixPath(relative).parts
-    if not name.strip() or "\0" in name or relative.startswith("/") or ".." in parts:
-        raise DataError(f"path {name!r} leaves the root folder {root}: give a path inside it")
-    return str(Path(root) / relative), relative
 
 
 def is_picture(name: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedrl.errors import DataError
-from embedrl.types import ImageSource, Pair, Side
+from embedrl.types import ImageSource, Pair, Side, picture_key
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,25 +18,27 @@ class OpenedImage:
     """A picture in memory; implements `ImageSource`.
 
     Attributes:
-        name: Name of the content, as that of the source it came from: `Side.key` stays the same.
+        name: Name of the content, as that of the source it came from.
         image: The picture; nobody may change it.
+        path: The file it came from; None if it was none. With the name it keeps `Side.key` the same.
     """
 
     name: str
     image: Image
+    path: str | None = None
 
     def load(self) -> Image:
         """The picture."""
         return self.image
 
 
-def open_side(side: Side, where: str, opened: dict[str, OpenedImage] | None = None) -> Side:
+def open_side(side: Side, where: str, opened: dict[bytes, OpenedImage] | None = None) -> Side:
     """The side with its pictures and frames in memory.
 
     Args:
         side: The side.
         where: Its name for errors.
-        opened: Pictures that are open already, by name; those of the side are added.
+        opened: Pictures that are open already, by `picture_key`; those of the side are added.
 
     Raises:
         DataError: If a picture is broken; the message begins with `where`.
@@ -44,10 +46,11 @@ def open_side(side: Side, where: str, opened: dict[str, OpenedImage] | None = No
     known = {} if opened is None else opened
 
     def open_all(sources: Sequence[ImageSource]) -> tuple[ImageSource, ...]:
-        for source in sources:
-            if source.name not in known:
-                known[source.name] = OpenedImage(source.name, source.load())
-        return tuple(known[source.name] for source in sources)
+        keys = [picture_key(source) for source in sources]
+        for key, source in zip(keys, sources, strict=True):
+            if key not in known:
+                known[key] = OpenedImage(source.name, source.load(), getattr(source, "path", None))
+        return tuple(known[key] for key in keys)
 
     try:
         return replace(side, images=open_all(side.images), frames=open_all(side.frames))
@@ -64,7 +67,7 @@ def open_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     Raises:
         DataError: If a picture is broken; the message begins with `dataset/id`.
     """
-    opened: dict[str, OpenedImage] = {}
+    opened: dict[bytes, OpenedImage] = {}
     return [
         replace(
             pair,

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from embedrl.data.render import RenderOptions, render, renders_raw
 from embedrl.data.sources import PairSource
 from embedrl.errors import DataError
+from embedrl.tcot.store import content_hash
 from embedrl.types import Chat, Pair, Side
 
 MAX_SKIPS = 10
@@ -38,9 +39,9 @@ class Example:
         query: The query as a chat.
         target: The target as a chat.
         negatives: Hard negatives as chats.
-        query_key: `Side.key` of the query.
-        target_key: `Side.key` of the target: equal keys are false negatives of each other.
-        negative_keys: `Side.key` of each negative.
+        query_key: `content_hash` of the query.
+        target_key: `content_hash` of the target: equal ones are false negatives of each other.
+        negative_keys: `content_hash` of each negative.
         dataset: Name of the data set in the mix.
         id: Name of the pair within it.
         score: `Pair.score`; NaN if there is none.
@@ -130,9 +131,9 @@ class PairDataset:
             query=chat(pair.query, "query"),
             target=chat(pair.target, "target"),
             negatives=[chat(side, f"negative {i}") for i, side in enumerate(negatives)],
-            query_key=pair.query.key,
-            target_key=pair.target.key,
-            negative_keys=[side.key for side in negatives],
+            query_key=content_hash(pair.query),  # its pictures have just been read: cheap now
+            target_key=content_hash(pair.target),
+            negative_keys=[content_hash(side) for side in negatives],
             dataset=name,
             id=pair.id,
             score=float("nan") if pair.score is None else pair.score,

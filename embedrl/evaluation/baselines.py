@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,9 @@ _K1, _B = 1.2, 0.75
 
 
 def word_tokens(text: str) -> list[str]:
-    """The words of a text: runs of letters or digits, without case."""
-    return re.findall(r"[^\W_]+", text.casefold())
+    """The words of a text: runs of letters, digits and the marks that belong to letters, without case."""
+    kept = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text.casefold())
+    return "".join(kept).split()
 
 
 def bm25(queries: Sequence[str], documents: Sequence[str]) -> Tensor:

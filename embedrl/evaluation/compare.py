@@ -17,6 +17,7 @@ from embedrl.evaluation.compare_plots import plot_delta_s, plot_evidence
 from embedrl.evaluation.report import QUERIES, REPORT, Report, read_report
 from embedrl.evaluation.results import SetResult
 from embedrl.utils.console import make_console
+from embedrl.utils.file_names import file_name
 
 Values = NDArray[np.float64]
 
@@ -207,7 +208,7 @@ def _column(folder: Path, name: str, column: str) -> Values:
 
 
 def _table(folder: Path, name: str, column: str) -> Any:
-    path = folder / QUERIES / f"{name.replace('/', '_')}.parquet"
+    path = folder / QUERIES / f"{file_name(name)}.parquet"
     try:
         return pq.read_table(path, columns=[column])
     except (OSError, ValueError, KeyError) as error:

@@ -18,6 +18,7 @@ from embedrl.evaluation.readers.read_task import missing_files, read_task
 from embedrl.evaluation.table import BENCHMARKS, load_table
 from embedrl.types import RetrievalTask
 from embedrl.utils.console import escaped
+from embedrl.utils.file_names import check_file_names
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def find_jobs(
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"--tasks: two tasks are named {name}")
+    check_file_names(names, "--tasks")
     if not jobs:
         raise ConfigError("--tasks: nothing to score; give at least one source with a task")
     return jobs

@@ -11,6 +11,7 @@ from embedrl.evaluation.readers.files import folder_of, read_rows
 from embedrl.evaluation.table import SetRow, load_table
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import escaped
+from embedrl.utils.file_names import resolve_new
 
 
 def write_pages(root: Path, sets: list[str] | None = None) -> None:
@@ -24,7 +25,8 @@ def write_pages(root: Path, sets: list[str] | None = None) -> None:
         sets: Write the pages of these sets only.
 
     Raises:
-        DataError: If no local copy of a set is there, or a row of a corpus holds no page.
+        DataError: If no local copy of a set is there, a row of a corpus holds no page, or its id cannot be the name of
+            a file there.
     """
     rows = [row for row in load_table("mmeb_v2") if row.reader == "beir" and (sets is None or row.name in sets)]
     local_rows = [row for row in rows if folder_of(root, row.paths["rows"]).is_dir()]
@@ -41,13 +43,17 @@ def _write(row: SetRow, root: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
     for page in read_rows(table_path(root / row.paths["rows"], "corpus"), ["corpus-id", "image"]):
-        path = folder / page_file(row, page.name("corpus-id"))
+        try:
+            path = resolve_new(folder, page_file(row, page.name("corpus-id")))
+        except DataError as error:
+            raise DataError(f"{row.name}: {page.where}: corpus-id: {error}") from error
         if path.exists():
             continue
         image = page.values.get("image")
         content = image.get("bytes") if isinstance(image, dict) else None
         if not isinstance(content, bytes):
             raise DataError(f"{row.name}: {page.where}: 'image' holds no bytes: fetch the corpus with its pictures")
+        path.parent.mkdir(parents=True, exist_ok=True)  # an id may hold `/`
         with replacing(path) as part:
             part.write_bytes(content)
         written += 1

@@ -32,6 +32,7 @@ from embedrl.training.checkpoints import config_form
 from embedrl.training.run_folder import lock_run, unlock_run
 from embedrl.types import RetrievalTask
 from embedrl.utils.console import escaped
+from embedrl.utils.file_names import file_name
 from embedrl.utils.secrets import without_secrets
 
 
@@ -168,7 +169,7 @@ def _score(
     result = set_result(task, job.group, rankings, hashes, job.expected_queries, raw, counts, skipped, metrics)
     folder = out / QUERIES
     folder.mkdir(exist_ok=True)
-    write_queries(folder / f"{job.name.replace('/', '_')}.parquet", task, rankings[0])
+    write_queries(folder / f"{file_name(job.name)}.parquet", task, rankings[0])
     return result, next(iter(queries.read())).shape[1]
 
 

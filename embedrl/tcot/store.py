@@ -71,10 +71,12 @@ def tcot_key(side: Side, situation: Situation, style: Style, model: str) -> str:
 def content_hash(side: Side) -> str:
     """Hash of a side's text, pictures and frames (with their rate), without its T-CoT.
 
+    Unlike `Side.key` it reads files: copies have one hash on every machine, and a file with new bytes another.
+
     Raises:
         DataError: If a picture file is missing.
     """
-    images, frames = ([_picture(source) for source in sources] for sources in (side.images, side.frames))
+    images, frames = ([picture_content(source) for source in sources] for sources in (side.images, side.frames))
     return _hash([clean_text(side.text), images, frames, float(side.fps) if frames else 0.0])
 
 
@@ -82,7 +84,12 @@ def _hash(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _picture(source: ImageSource) -> str:
+def picture_content(source: ImageSource) -> str:
+    """What a picture is: a hash of its bytes if it is a file, else its name.
+
+    Raises:
+        DataError: If the file is missing.
+    """
     path = getattr(source, "path", None)
     if path is None:
         return f"name:{source.name}"
@@ -90,15 +97,15 @@ def _picture(source: ImageSource) -> str:
         stat = os.stat(path)  # noqa: PTH116  # called for every picture of a data set
         if kind := not_regular(stat.st_mode):
             raise DataError(f"picture {path} cannot be read ({kind}): give a picture's file")
-        return _file_hash(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+        return _file_hash(os.fspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         raise DataError(f"picture {path} cannot be read ({what}): check the root folder and the path") from error
 
 
 @lru_cache(maxsize=1 << 17)
-def _file_hash(path: str, mtime_ns: int, size: int) -> str:
-    """Hash of a file's bytes; read again only when its time or size has changed."""
+def _file_hash(path: str, *state: int) -> str:
+    """Hash of a file's bytes; read again only when its inode, its times or its size have changed."""
     with Path(path).open("rb") as file:
         return f"bytes:{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
 

@@ -5,6 +5,7 @@ from .callbacks.reasoned_retrieval import ReasonedRetrieval as ReasonedRetrieval
 from .callbacks.reasoning_samples import ReasoningSamples as ReasoningSamples
 from .callbacks.retrieval_grid import RetrievalGrid as RetrievalGrid
 from .callbacks.validate_at_start import ValidateAtStart as ValidateAtStart
+from .callbacks.write_vectors import WriteVectors as WriteVectors
 from .embedder import EmbedderModule as EmbedderModule
 from .gradient_cache import GradientCache as GradientCache
 from .reasoner import ReasonerModule as ReasonerModule

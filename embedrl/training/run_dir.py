@@ -9,6 +9,7 @@
     retrieval_grid/*.png             the grids of the last validation
     checkpoints/{last,best}.ckpt     files, or folders with the shards of every process
   validate_0/ test_0/ predict_0/     the other commands
+    vectors/rank_*.parquet           what `predict` embedded
 ```
 """
 

@@ -314,7 +314,7 @@ def test_a_data_set_is_never_written_over_a_journal(tmp_path, name, capsys):
     rows.write_text(json.dumps({"id": "1", "query": {"text": "q"}, "target": {"text": "t"}}) + "\n")
     mix = write_mix(tmp_path / "mix.yaml", [source("embedrl.data.JsonlSource", path=str(rows), dataset=name)])
     assert annotate(mix, "http://127.0.0.1:1/v1", tmp_path / "out") in (1, 2)
-    assert f"{name}.jsonl: give a `name`" in capsys.readouterr().err
+    assert f"would both be written to {name}: rename one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -84,13 +84,100 @@ def test_duplicates_are_equal_in_query_and_target():
     assert check(pair(Side("another", tcot=QUERY.tcot)))[0] == ""
 
 
-def test_near_duplicate_texts_are_refused_but_equal_ones_pass():
+def near(*texts):
+    """What the check says about targets with these texts, one after the other."""
     check = Checks(["near_duplicate_text"])
-    texts = ["a red star", "a red star", "A red star.", "a  RED-star", "a red stár", "a blue star", "", "!?", "?!"]
-    found = [
-        check(pair(Side(str(i), tcot=QUERY.tcot), Side(t or "x", tcot=QUERY.tcot)))[0] for i, t in enumerate(texts)
-    ]
-    assert found == ["", "", *["near_duplicate_text"] * 3, "", "", "", ""]
+    return [check(pair(Side(str(i), tcot=QUERY.tcot), Side(t or "x", tcot=QUERY.tcot)))[0] for i, t in enumerate(texts)]
+
+
+def test_near_duplicate_texts_are_refused_but_equal_ones_pass():
+    texts = ["a red star", "a red star", "A red star.", "a  RED\nstar", "a red star !", "a blue star", "", "!?", "?!"]
+    assert near(*texts) == ["", "", *["near_duplicate_text"] * 3, "", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("it’s red", "It's red."),
+        ("“red” star", '"Red" star'),
+        ("3–5 stars", "3-5 stars"),
+        ("minus \u22125", "minus -5"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("किला", "किला।"),
+        ("红星。", "红星"),
+    ],
+)
+def test_what_says_the_same_is_a_near_duplicate(one, other):
+    assert near(one, other) == ["", "near_duplicate_text"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("C++", "C#"),
+        ("C++", "C"),
+        ("F#.", "F."),
+        (".NET", "net"),
+        ("किला", "काला"),
+        ("किला", "कला"),
+        ("กา", "กี"),
+        ("كَتَبَ", "كُتُبٌ"),
+        ("שָׁלוֹם", "שלום"),
+        ("がき", "かき"),
+        ("schön", "schon"),
+        ("Maße", "Masse"),
+        ("año", "ano"),
+        ("-5", "5"),
+        ("−5 °C", "5 °C"),
+        ("3.5 m", "35 m"),
+        ("1,5", "1.5"),
+        ("m²", "m2"),
+        ("2⁵", "25"),
+        ("½ cup", "12 cup"),
+        ("5!", "5"),
+        ("n!", "n"),
+        ("a != b", "a = b"),
+        ("¬p", "p"),
+        ("x > y", "x < y"),
+        ("10%", "10"),
+        ("$5", "€5"),
+        ("A+", "A-"),
+        ("@home", "home"),
+        ("#1", "1"),
+        ("a/b", "a b"),
+        ("a_b", "a b"),
+        ("re-sign", "resign"),
+        ("man-eating shark", "man eating shark"),
+        ("it is red?", "it is red."),
+        ("U.S.", "us"),
+        ("not red", "red"),
+        ("cannot", "can not"),
+        ("👍", "👎"),
+        ("👍🏽", "👍🏿"),
+        ("❤️", "💙"),
+        ("می‌خواهم", "میخواهم"),
+    ],
+)
+def test_signs_and_marks_that_change_the_meaning_are_kept(one, other):
+    assert near(one, other) == near(other, one) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "stands"),
+    [
+        ("it’s a red star", "IT'S a  red", True),
+        ("where is the red star?", "Red star!", True),
+        ("written in C++", "C++", True),
+        ("written in C++", "C#", False),
+        ("काला घर", "काला", True),
+        ("काला घर", "किला", False),
+        ("at 5 degrees", "-5", False),
+        ("schon da", "schön", False),
+    ],
+)
+def test_keywords_stand_in_the_text_with_their_signs(text, word, stands):
+    query = Side(text, tcot=tcot(Modality.TEXT, keywords=[word]))
+    assert Checks(["keywords"])(pair(query))[0] == ("" if stands else "keywords")
 
 
 def test_near_duplicate_pictures():

@@ -4,6 +4,7 @@ from fake_data import IMAGE_TCOT, Numbers, Quarters
 from embedrl.data.pair_dataset import MAX_SKIPS, PairDataset, SampleKey
 from embedrl.data.render import RenderOptions
 from embedrl.errors import DataError
+from embedrl.tcot.store import content_hash
 from embedrl.types import Modality, Pair, Side
 
 RAW = RenderOptions(tcot="none")
@@ -34,8 +35,8 @@ def test_an_example_holds_the_rendered_pair_and_its_keys():
     assert example.query[0]["content"][0]["text"] == "query 5 of numbers"
     assert example.target[0]["content"][0]["text"] == "target 5 of numbers"
     assert [chat[0]["content"][0]["text"] for chat in example.negatives] == ["negative 0 5", "negative 1 5"]
-    assert (example.query_key, example.target_key) == (pair.query.key, pair.target.key)
-    assert example.negative_keys == [side.key for side in pair.negatives]
+    assert (example.query_key, example.target_key) == (content_hash(pair.query), content_hash(pair.target))
+    assert example.negative_keys == [content_hash(side) for side in pair.negatives]
     assert (example.dataset, example.id, example.skipped, example.raw_sides) == ("numbers", "5", [], 0)
 
 

@@ -23,6 +23,11 @@ def test_words_are_runs_of_letters_and_digits():
     ]
 
 
+def test_marks_belong_to_their_letters():
+    assert word_tokens("किला, काला") == ["किला", "काला"]
+    assert word_tokens("cafe\u0301 au lait") == ["cafe\u0301", "au", "lait"]
+
+
 def test_bm25_equals_its_formula():
     documents = ["red apple", "green apple apple tree", "blue car", ""]
     queries = ["apple", "red red apple", "plane"]

@@ -8,7 +8,7 @@ from torch import nn
 
 from embedrl.data.render import SUMMARIZE
 from embedrl.models.backbone import Backbone
-from embedrl.types import Chat
+from embedrl.types import Chat, RetrievalTask, Side
 
 
 def counts(chat: Chat) -> torch.Tensor:
@@ -59,3 +59,11 @@ class ToyBackbone(Backbone):
 
     def export(self, out, merge=True):
         raise NotImplementedError
+
+
+class NamedTasks:
+    """A task whose sides have names and of which one side occurs twice."""
+
+    def tasks(self) -> list[RetrievalTask]:
+        sides = [Side("a"), Side("b"), Side("c")]
+        return [RetrievalTask("named", sides[:2], sides, [{0: 1.0}, {1: 1.0}], query_ids=["q/1", "../q"])]

@@ -18,6 +18,7 @@ from embedrl.data.side_dataset import EncodeDataset
 from embedrl.data.sources import TaskSource
 from embedrl.errors import ConfigError
 from embedrl.types import RetrievalTask
+from embedrl.utils.file_names import check_file_names
 
 
 class EmbedderDataModule(BaseDataModule):
@@ -84,7 +85,7 @@ class EmbedderDataModule(BaseDataModule):
         """Collect the stage's tasks in `tasks`.
 
         Raises:
-            ConfigError: If two tasks have one name, or the trainer would shard or reload the loaders.
+            ConfigError: If two tasks would have one name or one file, or the trainer would shard or reload the loaders.
             DataError: If a task cannot be read.
         """
         super().setup(stage)
@@ -93,6 +94,7 @@ class EmbedderDataModule(BaseDataModule):
         for name, count in Counter(task.name for task in self.tasks).items():
             if count > 1:
                 raise ConfigError(f"data.val / data.test: {count} tasks are named {name}")
+        check_file_names([task.name for task in self.tasks], "data.val / data.test")
 
     def train_dataloader(self) -> ResumableLoader[ContrastiveBatch]:
         """Batches of pairs.

@@ -12,12 +12,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from embedrl.data.arrow_pairs import get
-from embedrl.data.images import ImageFile, resolve
+from embedrl.data.images import ImageFile
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.video import list_frames, natural_key, sample_frames
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.build import UnusableError
 from embedrl.evaluation.table import SetRow
+from embedrl.utils.file_names import resolve
 from embedrl.utils.input_files import visible
 
 NUM_FRAMES = 8
@@ -63,13 +64,16 @@ class Row:
         return texts
 
     def name(self, key: str) -> str:
-        """A name: a text, or a whole number converted to one.
+        """A name: a text that is not blank, or a whole number converted to one.
 
         Raises:
             UnusableError: If it is missing or anything else.
         """
         value = self.values.get(key) if isinstance(self.values, dict) else None
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(key)
+        name = str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(key)
+        if not name.strip():
+            raise UnusableError("unreadable row", f"{key!r} is {name!r}: give a name")
+        return name
 
     def number(self, key: str) -> float:
         """A number, also one that is written as a text.

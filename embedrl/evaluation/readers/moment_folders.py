@@ -9,6 +9,7 @@ from embedrl.data.video import natural_key
 from embedrl.evaluation.readers.build import TaskBuilder, UnusableError
 from embedrl.evaluation.readers.files import folder_of, frames, joined, read_rows
 from embedrl.types import Side
+from embedrl.utils.file_names import resolve
 from embedrl.utils.input_files import visible
 
 
@@ -29,7 +30,7 @@ def read(build: TaskBuilder, root: Path) -> None:
             video = PurePosixPath(row.text("video_path")).stem
             text = joined(build.row.instruction, row.text("query"))
             query = Side(text, frames=frames(root, build.row.paths["frames"], f"{video}/query"))
-            folder = folder_of(root, build.row.paths["frames"]) / video
+            folder = Path(resolve(folder_of(root, build.row.paths["frames"]), video)[0])
             clips = sorted((path.name for path in visible(folder) if path.is_dir()), key=natural_key)
             clips = [clip for clip in clips if clip != "query"]
             if not any(clip.startswith("positive") for clip in clips):

@@ -17,6 +17,7 @@ from embedrl.errors import ConfigError
 from embedrl.tcot.parser import parse
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
 from embedrl.types import RetrievalTask
+from embedrl.utils.file_names import file_name
 from embedrl.utils.tensorboard import tensorboard_writer
 from embedrl.visualization.sample_card import Standing, draw_sample, standing
 
@@ -73,7 +74,7 @@ class ReasoningSamples(Callback):
             if log_dir:
                 folder = Path(log_dir) / "reasoning_samples" / f"step_{step:06d}"
                 folder.mkdir(parents=True, exist_ok=True)
-                picture.save(folder / f"{name.replace('/', '_')}.png")
+                picture.save(folder / f"{file_name(name)}.png")
 
 
 def choose_queries(tasks: Sequence[RetrievalTask], count: int, seed: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from embedrl.utils.file_names import file_name
 from embedrl.utils.tensorboard import tensorboard_writer
 from embedrl.visualization.grids import draw_grid
 
@@ -42,4 +43,4 @@ class RetrievalGrid(Callback):
             if log_dir:
                 folder = Path(log_dir) / "retrieval_grid"
                 folder.mkdir(parents=True, exist_ok=True)
-                picture.save(folder / f"{result.task.name.replace('/', '_')}.png")
+                picture.save(folder / f"{file_name(result.task.name)}.png")

@@ -128,3 +128,31 @@ def test_pages_out_of_the_corpus(tmp_path, capsys):
     write_parquet(corpus, [{"corpus-id": "r", "image": {"bytes": None, "path": "r.png"}}])
     with pytest.raises(DataError, match="row 0: 'image' holds no bytes"):
         write_pages(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escaped", "/tmp/escaped", "a/../../x", "a\\..\\..\\x", "p" * 300, "x\0y", "", "./p", "a//b"]
+)
+@pytest.mark.parametrize("folder", ["ViDoSeek-page-fixed", "VisRAG-Ret-Test-ChartQA"])
+def test_an_id_that_cannot_be_a_page_is_refused_by_name(tmp_path, folder, name):
+    """The second set's pages are named by a hash."""
+    root = tmp_path / "deep/er"
+    set_name = {"VisRAG-Ret-Test-ChartQA": "VisRAG_ChartQA"}.get(folder, folder)
+    rows = [{"corpus-id": "ok/1", "image": {"bytes": b"png"}}, {"corpus-id": name, "image": {"bytes": b"png"}}]
+    write_parquet(root / "visdoc-tasks/data" / folder / "corpus.parquet", rows)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    good = name == "x\0y" or (set_name == "VisRAG_ChartQA" and name == "p" * 300)  # `x y`; cut to 50 letters
+    if good:
+        write_pages(root, [set_name])
+    else:
+        with pytest.raises(DataError, match=f"{set_name}: corpus.parquet, row 1: corpus-id: .*: give "):
+            write_pages(root, [set_name])
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert len(written) == 1 + good
+    assert all(path.is_relative_to(root / "visdoc-tasks/images" / set_name) for path in written)
+
+
+def test_a_page_without_an_id_is_named(tmp_path):
+    write_lines(tmp_path / "visdoc-tasks/data/ViDoSeek-page-fixed/corpus.jsonl", ["no object"])
+    with pytest.raises(DataError, match=r"ViDoSeek-page-fixed: corpus\.jsonl, row 0: corpus-id: .* is not an object"):
+        write_pages(tmp_path)

@@ -7,6 +7,7 @@ from local_copies import frame_numbers, judged, pool_of, set_row, write_frames, 
 
 from embedrl.errors import DataError
 from embedrl.evaluation.readers.read_task import read_task
+from embedrl.tcot.store import content_hash
 
 CLS, QA = "video-tasks/frames/video_cls", "video-tasks/frames/video_qa"
 RET, MRET = "video-tasks/frames/video_ret", "video-tasks/frames/video_mret"
@@ -25,6 +26,19 @@ def test_labels_are_ranked_globally_against_the_full_list(tmp_path):
     # linspace(0, 19, 8) cut to whole numbers, in natural order; a short video keeps what it has
     assert frame_numbers(task.queries[0]) == [1, 3, 6, 9, 11, 14, 17, 20]
     assert frame_numbers(task.queries[1]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("label", ["Bowlin", "bowling", "Bowling ", "", "NotASport", "Rock Climbing"])
+def test_a_label_outside_the_list_never_widens_the_pool(tmp_path, label):
+    write_frames(tmp_path / CLS / "UCF101/v1", 2)
+    rows = [{"video_id": "v1", "pos_text": text} for text in (label, "Bowling", "Swing", label)]
+    write_lines(tmp_path / "video-tasks/data/ucf101.jsonl", rows)
+    with pytest.raises(DataError, match=r"UCF101: ucf101\.jsonl, row 0: 'pos_text' is .*none of UCF101's 101 labels"):
+        read_task(set_row("mmeb_v2", "UCF101"), tmp_path)
+    task, skipped = read_task(set_row("mmeb_v2", "UCF101"), tmp_path, "skip")
+    assert len(task.candidates) == len(set(task.candidate_ids)) == 101
+    assert [judged(task, 0), judged(task, 1)] == [{"Bowling": 1}, {"Swing": 1}]
+    assert skipped == {"unknown label": 2}
 
 
 @pytest.mark.parametrize(("name", "labels"), [("K700", 700), ("UCF101", 101), ("HMDB51", 51), ("Breakfast", 10)])
@@ -224,13 +238,13 @@ def test_clips_without_a_right_one(tmp_path):
 
 
 def test_archives_as_they_unpack(tmp_path):
-    """The folders of the public archives, where nobody moved them; names, hence keys, are those of the moved ones."""
+    """The folders of the public archives, where nobody moved them; names and contents are those of the moved ones."""
     rows = [{"video_id": "v1", "video": "v1.mp4", "caption": "a cat"}]
     write_lines(tmp_path / "video-tasks/data/msr-vtt.jsonl", rows)
     write_frames(tmp_path / RET / "data/ziyan/video_retrieval/MSR-VTT/frames/v1", 2)
     unpacked = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
     write_frames(tmp_path / RET / "MSR-VTT/v1", 2)
     moved = read_task(set_row("mmeb_v2", "MSR-VTT"), tmp_path)[0].candidates[0]
-    assert unpacked.key == moved.key
+    assert content_hash(unpacked) == content_hash(moved)
     assert unpacked.frames[0].path != moved.frames[0].path
     assert moved.frames[0].name == f"{RET}/MSR-VTT/v1/frame_1.jpg"
