@@ -183,4 +183,4 @@ def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str], p
     rows += [{**rows[1], "id": "third", "target": {**rows[1]["target"], "text": "one dot"}}]
     rows[0]["query"]["images"] = [picture]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run(capsys, "--data.init_args.on_error", "skip") == (0, "")
+    assert run(capsys, "--data.init_args.on_bad", "skip") == (0, "")

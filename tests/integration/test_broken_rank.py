@@ -46,7 +46,7 @@ def words(recipe: str, folder: Path, **trainer) -> list[str]:
     init_args = {"path": str(write_pairs(folder, RECIPES[recipe])), "cache_dir": str(folder / "cache")}
     source = {"class_path": "embedrl.data.JsonlSource", "init_args": init_args}
     data = {
-        "embedder": {"mix": [{"source": source}], "on_error": "raise"},
+        "embedder": {"mix": [{"source": source}], "on_bad": "raise"},
         "reasoner": {"train": {"init_args": {"sources": [source]}}},
         "egrl": {"mix": [{"source": source}]},
     }[recipe.partition("/")[0]]

@@ -21,8 +21,7 @@ class UnusableError(DataError):
     """
 
     def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause
+        super().__init__(message, cause)
 
 
 class TaskBuilder:
