@@ -65,6 +65,10 @@ class TCoTError(DataError):
     kind = "bad_tcot"
 
 
+class TooManyBadError(EmbedRLError):
+    """More samples are bad than a run may leave out. The message counts them and names the flag."""
+
+
 CAUSES = ("broken_row", "missing_file", "broken_picture", "thin_picture", "too_long", "bad_tcot")
 """The kinds of faults for which training skips samples."""
 

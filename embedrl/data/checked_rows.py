@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from embedrl.data.on_bad import BadSample, OnBadMode
-from embedrl.errors import DataError
+from embedrl.errors import DataError, TooManyBadError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -81,7 +81,8 @@ class CheckedRows(Generic[T]):
         """The sample of a key.
 
         Raises:
-            DataError: If it is bad and `on_bad` is `raise`, or ten rows in a row are bad.
+            DataError: If it is bad and `on_bad` is `raise`.
+            TooManyBadError: If ten rows in a row are bad.
         """
         return self._read(Drawn(key, None))
 
@@ -93,7 +94,8 @@ class CheckedRows(Generic[T]):
             error: What is wrong with it.
 
         Raises:
-            DataError: If `on_bad` is `raise`, or ten rows in a row are bad.
+            DataError: If `on_bad` is `raise`.
+            TooManyBadError: If ten rows in a row are bad.
         """
         if self.on_bad == "raise":
             raise error
@@ -102,7 +104,7 @@ class CheckedRows(Generic[T]):
         if not self.replace:
             return Drawn(drawn.key, None, skipped)
         if len(skipped) >= MAX_IN_A_ROW:
-            raise DataError(f"{dataset}: {MAX_IN_A_ROW} bad rows in a row, the last: {error}") from error
+            raise TooManyBadError(f"{dataset}: {MAX_IN_A_ROW} bad rows in a row, the last: {error}") from error
         return self._read(Drawn(self.rows.after(drawn.key), None, skipped))
 
     def _read(self, drawn: Drawn[T]) -> Drawn[T]:
@@ -130,7 +132,8 @@ class CheckedCollator(Generic[T, B]):
         """Collate samples.
 
         Raises:
-            DataError: If a sample is bad and `on_bad` is `raise`, or ten rows in a row are bad.
+            DataError: If a sample is bad and `on_bad` is `raise`.
+            TooManyBadError: If ten rows in a row are bad.
         """
         try:
             batch = self.collate([one.sample for one in drawn if one.sample is not None])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, TooManyBadError
 
 OnBadMode = Literal["raise", "skip"]
 """`raise` stops at the first bad sample; `skip` goes on without it."""
@@ -97,7 +97,8 @@ class OnBad:
             name: Its name there.
 
         Raises:
-            DataError: The error itself under `raise`; that of `check` if there are too many.
+            DataError: The error itself under `raise`.
+            TooManyBadError: If there are too many.
         """
         if self.mode == "raise":
             raise error
@@ -126,14 +127,14 @@ class OnBad:
             counts: Those of all processes; None means this one's.
 
         Raises:
-            DataError: If there are more than `max_bad`.
+            TooManyBadError: If there are more than `max_bad`.
         """
         counts = self.counts if counts is None else counts
         if counts.total() <= self.max_bad:
             return
         causes = ", ".join(f"{cause} {count}" for cause, count in counts.most_common() if count)
         where = f", {self.path} names them" if self.path is not None else ""
-        raise DataError(
+        raise TooManyBadError(
             f"{counts.total()} bad samples, more than {self.flag}max_bad {self.max_bad} ({causes}{where}): mend the "
             f"data, or raise {self.flag}max_bad"
         )

@@ -34,9 +34,8 @@ def list_frames(folder: str | Path) -> list[str]:
             raise overloaded from error
         raise DataError(f"frame folder {folder} cannot be read ({error.strerror}): check the row's path") from error
     if not names:
-        raise PictureError(
-            f"frame folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): extract its frames"
-        )
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise MissingFileError(f"frame folder {folder} holds no pictures ({kinds}): extract its frames")
     return sorted(names, key=natural_key)
 
 

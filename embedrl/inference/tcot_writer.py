@@ -58,24 +58,25 @@ def tcot_requests(tasks: Sequence[RetrievalTask]) -> dict[Key, TCoTRequest]:
     return dict(sorted(requests.items(), key=lambda item: (item[1].side.modality, item[0])))
 
 
-def without_sides(task: RetrievalTask, bad: Collection[Key]) -> RetrievalTask:
-    """The task without bad sides.
+def places_of(task: RetrievalTask, keys: Collection[Key]) -> tuple[dict[int, Key], dict[int, Key]]:
+    """Where sides stand in a task.
 
     Args:
         task: The task.
-        bad: The keys of bad sides, those of `tcot_requests`.
+        keys: Keys of sides, those of `tcot_requests`.
 
-    Raises:
-        DataError: If nothing is left of it.
+    Returns:
+        The keys of those among the queries, and among the candidates, by position.
     """
 
-    def places(sides: Sequence[Side], role: Role, counterpart: Modality) -> set[int]:
-        keys = ((side.key, situation(side.modality, role, counterpart)) for side in sides)
-        return {i for i, key in enumerate(keys) if key in bad}
+    def places(sides: Sequence[Side], role: Role, counterpart: Modality) -> dict[int, Key]:
+        every = ((side.key, situation(side.modality, role, counterpart)) for side in sides)
+        return {i: key for i, key in enumerate(every) if key in keys}
 
-    queries = places(task.queries, Role.QUERY, task.candidates[0].modality)
-    candidates = places(task.candidates, Role.TARGET, task.queries[0].modality)
-    return without(task, queries, candidates).task if queries or candidates else task
+    return (
+        places(task.queries, Role.QUERY, task.candidates[0].modality),
+        places(task.candidates, Role.TARGET, task.queries[0].modality),
+    )
 
 
 def with_tcots(task: RetrievalTask, tcots: Mapping[Key, str]) -> RetrievalTask:
@@ -204,4 +205,4 @@ def write_tcots(
     written = dict(gather_objects(list(zip(mine, texts, strict=True))))
     bad = {key for key, text in written.items() if isinstance(text, BadSample)}
     tcots = {key: text for key, text in written.items() if not isinstance(text, BadSample)}
-    return [with_tcots(without_sides(task, bad), tcots) for task in tasks]
+    return [with_tcots(without(task, *places_of(task, bad)).task if bad else task, tcots) for task in tasks]

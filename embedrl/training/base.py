@@ -122,7 +122,7 @@ class TrainingModule(LightningModule, ABC):
         """Make the step's randomness a function of the step alone, and count the bad samples it goes without.
 
         Raises:
-            DataError: If too many samples were bad.
+            TooManyBadError: If too many samples were bad.
         """
         self._random.seed(self)
         counts = self.skipped(getattr(batch, "skipped", ()))
@@ -140,7 +140,7 @@ class TrainingModule(LightningModule, ABC):
             Those of all processes since the start of the run, each once, by cause.
 
         Raises:
-            DataError: If there are more than the data module's `max_bad`.
+            TooManyBadError: If there are more than the data module's `max_bad`.
         """
         bad: OnBad = getattr(getattr(self.trainer, "datamodule", None), "bad", None) or self._bad
         bad.add(samples)

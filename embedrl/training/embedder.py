@@ -161,7 +161,8 @@ class EmbedderModule(TrainingModule):
         """Score the tasks and log `<stage>/<task>/hit@1` and so on, and their means; bad sides are left out and named.
 
         Raises:
-            DataError: If too many sides are bad, or nothing is left of a task.
+            TooManyBadError: If too many sides are bad.
+            DataError: If nothing is left of a task.
         """
         self.skipped(self._bad_sides)
         limit: float = getattr(self.trainer, f"limit_{stage}_batches")

@@ -241,8 +241,8 @@ def test_broken_rows_and_pictures(tmp_path, capsys):
         assert "images/1.png" in error
         assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["mmeb"]["left_out"] == {"broken_row": 2, "broken_picture": 1}
-    assert report["own"]["left_out"] == {"broken_row": 1, "broken_picture": 1}
+    assert report["mmeb"]["left_out"] == {"broken_row": 1, "missing_file": 1, "broken_picture": 1}
+    assert report["own"]["left_out"] == {"missing_file": 1, "broken_picture": 1}
     assert report["hound"]["annotated"] == 4
     told = {(row["dataset"], row["id"]): row for row in lines(tmp_path / "out" / "left_out.jsonl")}
     assert "images/2.png" in told["mmeb", "2"]["detail"]

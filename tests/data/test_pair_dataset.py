@@ -4,7 +4,7 @@ from fake_data import IMAGE_TCOT, Numbers, Quarters
 from embedrl.data.checked_rows import MAX_IN_A_ROW, CheckedRows
 from embedrl.data.pair_dataset import PairDataset, SampleKey
 from embedrl.data.render import RenderOptions
-from embedrl.errors import DataError
+from embedrl.errors import DataError, TooManyBadError
 from embedrl.types import Modality, Pair, Side
 
 RAW = RenderOptions(tcot="none")
@@ -88,7 +88,7 @@ def test_skip_takes_the_next_row_and_reports():
 def test_skip_gives_up_after_ten_in_a_row():
     good = skipping(30, *range(MAX_IN_A_ROW - 1))
     assert len(good[SampleKey(0, 0)].skipped) == MAX_IN_A_ROW - 1
-    with pytest.raises(DataError, match="numbers: 10 bad rows in a row, the last: numbers/9"):
+    with pytest.raises(TooManyBadError, match="numbers: 10 bad rows in a row, the last: numbers/9"):
         skipping(30, *range(MAX_IN_A_ROW))[SampleKey(0, 0)]
 
 
