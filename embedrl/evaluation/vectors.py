@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, distributed
 
@@ -32,16 +30,13 @@ from embedrl.data.side_dataset import encode_sample
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
+from embedrl.evaluation.shards import left_out_of, metadata_of, read_shard, write_shard
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
 from embedrl.metrics.ranking import Blocks
 from embedrl.models.backbone import Backbone
 from embedrl.tcot.store import content_hash
 from embedrl.types import Side
-from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import tell
-
-CHECKSUM = "crc32"
-LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ class VectorCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.computed = self.dimension = 0
         if rank == 0:
-            _write(self.folder / "model.json", json.dumps(self.identity, indent=1).encode())
+            write_shard(self.folder / "model.json", json.dumps(self.identity, indent=1).encode())
 
     def hashes(self, sides: Sequence[Side], where: str = "", bad: dict[int, BadSample] | None = None) -> list[str]:
         """Hash of each side's content, T-CoT left out; all processes call together.
@@ -237,7 +232,7 @@ class VectorCache:
             whole = torch.cat(vectors)
             if left_out:
                 whole = whole[[row for row in range(len(whole)) if row not in left_out]]
-            _write(shard.path, save({"vectors": whole}, _metadata(whole, left_out)))
+            write_shard(shard.path, save({"vectors": whole}, metadata_of(whole, left_out)))
 
     @torch.no_grad()
     def _vectors(self, batch: EncodeBatch, names: Sequence[str], positions: range) -> Tensor:
@@ -287,58 +282,11 @@ def _bad_side(error: DataError, name: str) -> BadSample:
     return BadSample.of(error, task, side)
 
 
-def _metadata(vectors: Tensor, left_out: Mapping[int, BadSample]) -> dict[str, str]:
-    """What stands beside the vectors of a file; a bad side's message without its name, which another task gives it."""
-    bad = {row: [one.cause, one.message.removeprefix(f"{one.dataset}/{one.id}: ")] for row, one in left_out.items()}
-    return {CHECKSUM: checksum(vectors)} | ({LEFT_OUT: json.dumps(bad)} if bad else {})
-
-
 def _bad_of(shards: Sequence[_Shard], names: Sequence[str]) -> dict[int, BadSample]:
     """The bad sides in files, by position."""
     bad = {}
     for shard in shards:
-        for row, (cause, what) in _left_out(shard.path).items():
+        for row, (cause, what) in left_out_of(shard.path).items():
             name = names[shard.sides[row]]
             bad[shard.sides[row]] = _bad_side(DataError(f"{name}: {what}", cause), name)
     return bad
-
-
-def _left_out(path: Path) -> dict[int, tuple[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        told = (file.metadata() or {}).get(LEFT_OUT, "{}")
-    return {int(row): (cause, what) for row, (cause, what) in json.loads(told).items()}
-
-
-def read_shard(path: Path, rows: int) -> Tensor:
-    """The vectors of one file, `[rows, dim]`, without those of bad sides.
-
-    Args:
-        path: The file.
-        rows: Number of its sides, bad ones included.
-
-    Raises:
-        DataError: If the file is broken, or holds other vectors than were written to it.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            vectors: Tensor = file.get_tensor("vectors")
-            metadata = file.metadata() or {}
-            written, left_out = metadata.get(CHECKSUM), len(json.loads(metadata.get(LEFT_OUT, "{}")))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: broken vectors ({error})") from error
-    if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows - left_out:
-        kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
-        raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows - left_out}, ...])")
-    if written != checksum(vectors):
-        raise DataError(f"{path}: broken vectors ({'without a' if written is None else 'another'} checksum)")
-    return vectors
-
-
-def checksum(vectors: Tensor) -> str:
-    """The CRC-32 of a tensor's bytes; it finds every change of a few bits."""
-    return f"{zlib.crc32(vectors.contiguous().numpy().data):08x}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path, sync=True, shared=True) as part:
-        part.write_bytes(content)
