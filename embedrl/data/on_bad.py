@@ -86,7 +86,8 @@ class OnBad:
             with path.open(encoding="utf-8", errors="replace") as file:
                 for dataset, name, cause in _read(file):
                     self._known.add((dataset, name))
-                    self.counts[cause] += first
+                    if first:
+                        self.counts[cause] += 1
 
     def skip(self, error: DataError, dataset: str, name: str) -> BadSample:
         """Leave out the sample that an error is about, and count it.
