@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from timing import peak_mib, report
 from torch import Tensor
 
-from embedrl.evaluation.vectors import CHECKSUM, checksum, read_shard
+from embedrl.evaluation.shards import CHECKSUM, checksum, read_shard
 from embedrl.metrics.ranking import Blocks, rank
 
 

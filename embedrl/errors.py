@@ -14,11 +14,63 @@ class ConfigError(EmbedRLError):
 
 
 class DataError(EmbedRLError):
-    """A file, a row or a sample is broken. The message names the file or `dataset/id`."""
+    """A file, a row or a sample is broken. The message names the file or `dataset/id`.
+
+    Args:
+        message: What is wrong, where, and the cure.
+        cause: The kind of fault, one word for a table of counts; empty means that of the error it is raised from.
+    """
+
+    kind = "broken_row"
+    """The cause if nobody names one."""
+
+    def __init__(self, message: str = "", cause: str = "") -> None:
+        super().__init__(message)
+        self._cause = cause
+
+    @property
+    def cause(self) -> str:
+        """The kind of fault: skipped samples are counted by it."""
+        inner = self.__cause__
+        return self._cause or (inner.cause if isinstance(inner, DataError) else self.kind)
 
 
 class TooLongError(DataError):
     """A sample is longer than the model reads. The message names the sample and the limit."""
+
+    kind = "too_long"
+
+
+class PictureError(DataError):
+    """A picture cannot be opened or decoded. The message names its file."""
+
+    kind = "broken_picture"
+
+
+class MissingFileError(DataError):
+    """A file or a folder that a row names is not there. The message names it."""
+
+    kind = "missing_file"
+
+
+class ThinPictureError(DataError):
+    """A picture is too long for its width. The message names it, or the sample, and its size."""
+
+    kind = "thin_picture"
+
+
+class TCoTError(DataError):
+    """A T-CoT is missing or breaks the format. The message says how."""
+
+    kind = "bad_tcot"
+
+
+class TooManyBadError(EmbedRLError):
+    """More samples are bad than a run may leave out. The message counts them and names the flag."""
+
+
+CAUSES = ("broken_row", "missing_file", "broken_picture", "thin_picture", "too_long", "bad_tcot")
+"""The kinds of faults for which training skips samples."""
 
 
 class StorageError(EmbedRLError):
@@ -55,6 +107,24 @@ DISK = (
     errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 """What an operating system refuses for reasons of its own: no bug, and no fault of the data."""
+
+
+OVERLOADED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""What keeps the machine from reading any file, good or bad."""
+
+
+def overload_error(error: BaseException, what: str) -> StorageError | None:
+    """An error of ours for a machine that cannot read files now, which says nothing about the file; None for another.
+
+    Args:
+        error: What was raised.
+        what: What was being read.
+    """
+    if not isinstance(error, OSError) or error.errno not in OVERLOADED:
+        return None
+    open_files = error.errno in (errno.EMFILE, errno.ENFILE)
+    cure = "raise `ulimit -n`" if open_files else "look after the machine"
+    return StorageError(f"cannot read {what} ({error.strerror}): {cure}, then start again")
 
 
 def disk_error(error: OSError) -> StorageError | None:

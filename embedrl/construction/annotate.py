@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from embedrl.construction.report_table import print_step_report
-from embedrl.construction.requests import OnError, run_requests
+from embedrl.construction.requests import run_requests
 from embedrl.construction.rows import JOURNALS, LeftOut, PairWriter, StepReport, write_mix, write_step_report
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import MAX_BAD, BadSample, OnBad, OnBadMode
+from embedrl.data.pair_dataset import pair_name
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.chat import counterpart_of, reasoning_chat, side_of
 from embedrl.tcot.parser import parse
@@ -34,7 +36,8 @@ def annotate(
     style: Style = "full",
     attempts: int = 3,
     keep_existing: bool = True,
-    on_error: OnError = "raise",
+    on_bad: OnBadMode = "raise",
+    max_bad: int = MAX_BAD,
     patience: int = 20,
     seed: int = 0,
 ) -> None:
@@ -55,17 +58,19 @@ def annotate(
         attempts: Requests for a side until its T-CoT follows the template; each retry lists the problems of the last
             answer. Restarted with more attempts, the command continues with the sides that failed.
         keep_existing: Keep T-CoTs that the pairs have already.
-        on_error: A broken row or picture, or a request without an answer: stop, or leave the pair out and count it.
-        patience: Consecutive requests without an answer after which the run stops, whatever `on_error` says.
+        on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
+        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
+        patience: Consecutive requests without an answer after which the run stops, whatever `on_bad` says.
         seed: Seed of the sample.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a row or a picture is broken and `on_error` is `raise`.
+        DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
         EndpointError: If the endpoint does not answer; its earlier answers are kept.
     """
     if attempts < 1 or patience < 1:
         raise ConfigError(f"--attempts {attempts}, --patience {patience}: give 1 or more")
+    bad = OnBad(on_bad, max_bad, "--")
     names = check_labels(mix)
     check_file_names(names, "--mix", JOURNALS)
     unknown = [name for name in caps.documents or () if name not in names]
@@ -75,7 +80,7 @@ def annotate(
     rows = []
     with TCoTJournal(journal or out / "tcots.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
-        run = _Annotation(vlm, store, style, attempts, keep_existing, on_error, patience, left_out)
+        run = _Annotation(vlm, store, style, attempts, keep_existing, bad, patience, left_out)
         for row in mix:
             picked = sample(row.source, caps.of(row.label, row.source.modality), seed, row.label)
             written, report[row.label] = run.data_set(row, picked, out)
@@ -84,6 +89,10 @@ def annotate(
         left_out.close()
     print_step_report(report, "annotated")
     write_mix(out / "mix.yaml", rows)
+
+
+_Keys = tuple[str, str]
+"""The journal's keys of a query's and a target's T-CoT; empty for one that is kept as it is."""
 
 
 @dataclass
@@ -112,7 +121,7 @@ class _Annotation:
     style: Style
     attempts: int
     keep_existing: bool
-    on_error: OnError
+    bad: OnBad
     patience: int
     left_out: LeftOut
     asked: set[str] = field(default_factory=set)
@@ -120,10 +129,11 @@ class _Annotation:
 
     def data_set(self, row: MixRow, picked: list[int], out: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Annotate the picked rows of a data set; returns its mix row and its report."""
-        keys: dict[int, tuple[str, str] | str] = {}
+        keys: dict[int, _Keys | BadSample] = {}
         run_requests(
             self.vlm, self._jobs(row, picked, keys), self._ask, self._failed,
-            title=row.label, total=2 * len(picked), on_error=self.on_error, patience=self.patience,
+            title=row.label, total=2 * len(picked), bad=self.bad, patience=self.patience,
+            named=lambda job: (row.label, job.pair.id),
         )  # fmt: skip
         causes: Counter[str] = Counter()
         writer = PairWriter(out, row.label, row.source, row.weight)
@@ -134,16 +144,14 @@ class _Annotation:
         report = {"rows": len(row.source), "sampled": len(picked), "annotated": writer.count, "left_out": dict(causes)}
         return writer.close(), report
 
-    def _jobs(self, row: MixRow, picked: list[int], keys: dict[int, tuple[str, str] | str]) -> Iterator[_Job | None]:
+    def _jobs(self, row: MixRow, picked: list[int], keys: dict[int, _Keys | BadSample]) -> Iterator[_Job | None]:
         """The sides that have no T-CoT yet; stores the keys of all in `keys`."""
         for index in picked:
             try:
                 pair = row.source[index]
                 jobs = [_Job(pair, role, self._key(pair, role)) for role in Role]
             except DataError as error:
-                if self.on_error == "raise":
-                    raise
-                keys[index] = str(error)
+                keys[index] = self.bad.skip(error, row.label, pair_name(row.source, index))
                 yield from (None, None)
                 continue
             keys[index] = (jobs[0].key, jobs[1].key)
@@ -179,11 +187,11 @@ class _Annotation:
     def _failed(self, job: _Job, cause: str, detail: str) -> None:
         self.causes[job.key] = (cause, detail)
 
-    def _write(self, row: MixRow, index: int, keys: tuple[str, str] | str, writer: PairWriter) -> str:
+    def _write(self, row: MixRow, index: int, keys: _Keys | BadSample, writer: PairWriter) -> str:
         """Write a pair if both of its T-CoTs exist; otherwise returns the cause."""
-        if isinstance(keys, str):
-            self.left_out.add(row.label, f"row {index}", "", "broken_row", keys)
-            return "broken_row"
+        if isinstance(keys, BadSample):
+            self.left_out.add(row.label, keys.id, "", keys.cause, keys.message)
+            return keys.cause
         pair = row.source[index]
         sides = []
         for role, key in zip(Role, keys, strict=True):
@@ -202,10 +210,9 @@ class _Annotation:
         try:
             writer.write(replace(pair, query=sides[0], target=sides[1], dataset=row.label))
         except DataError as error:
-            if self.on_error == "raise":
-                raise
-            self.left_out.add(row.label, pair.id, "", "broken_picture", str(error))
-            return "broken_picture"
+            bad = self.bad.skip(error, row.label, pair.id)
+            self.left_out.add(row.label, pair.id, "", bad.cause, bad.message)
+            return bad.cause
         return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from embedrl.construction.checks import CheckName, Checks
 from embedrl.construction.judgement import JudgementStore, judge, verdict_key
 from embedrl.construction.report_table import print_step_report
-from embedrl.construction.requests import OnError, run_requests
+from embedrl.construction.requests import run_requests
 from embedrl.construction.rows import (
     JOURNALS,
     LeftOut,
@@ -23,6 +23,8 @@ from embedrl.construction.rows import (
 )
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
+from embedrl.data.pair_dataset import pair_name
 from embedrl.errors import ConfigError, DataError, EndpointError
 from embedrl.types import Pair
 from embedrl.utils.file_names import check_file_names
@@ -39,7 +41,8 @@ def filter_pairs(
     checks: Sequence[CheckName] = CHECKS,
     threshold: float = 0.5,
     max_unclear: float = 0.5,
-    on_error: OnError = "raise",
+    on_bad: OnBadMode = "raise",
+    max_bad: int = MAX_BAD,
     patience: int = 20,
 ) -> None:
     """Leave out the pairs that cheap checks refuse, then those whose T-CoTs a model judges irrelevant or contradictory.
@@ -57,12 +60,13 @@ def filter_pairs(
             `near_duplicate_picture`.
         threshold: Probability of Yes above which a pair is left out.
         max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
-        on_error: A broken row or picture, or a request without an answer: stop, or leave the pair out and count it.
-        patience: Consecutive requests without an answer after which the run stops, whatever `on_error` says.
+        on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
+        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
+        patience: Consecutive requests without an answer after which the run stops, whatever `on_bad` says.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a row or a picture is broken and `on_error` is `raise`.
+        DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
         EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
     """
     if not 0 <= threshold <= 1 or not 0 <= max_unclear <= 1 or patience < 1:
@@ -70,6 +74,7 @@ def filter_pairs(
             f"--threshold {threshold}, --max_unclear {max_unclear}, --patience {patience}: "
             "give 0 to 1, 0 to 1, and 1 or more"
         )
+    bad = OnBad(on_bad, max_bad, "--")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
         raise ConfigError(f"--out {out} is the folder of --mix: give another")
@@ -79,7 +84,7 @@ def filter_pairs(
     with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
-            run = _SetFilter(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
+            run = _SetFilter(row, vlm, store, Checks(checks), threshold, max_unclear, bad, patience, left_out)
             written, report[row.label] = run.data_set(out)
             rows.append(written)
             write_step_report(out / "report.json", report)
@@ -98,7 +103,7 @@ class _SetFilter:
     checks: Checks
     threshold: float
     max_unclear: float
-    on_error: OnError
+    bad: OnBad
     patience: int
     left_out: LeftOut
     keys: dict[int, str] = field(default_factory=dict)
@@ -115,7 +120,8 @@ class _SetFilter:
         else:
             run_requests(
                 self.vlm, jobs, self._ask, self._failed,
-                title=self.row.label, total=len(self.row.source), on_error=self.on_error, patience=self.patience,
+                title=self.row.label, total=len(self.row.source), bad=self.bad, patience=self.patience,
+                named=lambda job: (self.row.label, job[1].id),
             )  # fmt: skip
         writer = PairWriter(out, self.row.label, self.row.source, self.row.weight)
         for index in range(len(self.row.source)):
@@ -136,9 +142,8 @@ class _SetFilter:
                 pair = self.row.source[index]
                 cause, detail = self.checks(pair)
             except DataError as error:
-                if self.on_error == "raise":
-                    raise
-                self.causes[index] = (f"row {index}", "broken_row", str(error))
+                bad = self.bad.skip(error, self.row.label, pair_name(self.row.source, index))
+                self.causes[index] = (bad.id, bad.cause, bad.message)
                 yield None
                 continue
             if cause:
@@ -179,9 +184,8 @@ class _SetFilter:
             try:
                 writer.write(pair)
             except DataError as error:
-                if self.on_error == "raise":
-                    raise
-                self.causes[index] = (pair.id, "broken_picture", str(error))
+                bad = self.bad.skip(error, self.row.label, pair.id)
+                self.causes[index] = (bad.id, bad.cause, bad.message)
         if index in self.causes:
             pair_id, cause, detail = self.causes[index]
             self.left_out.add(self.row.label, pair_id, "", cause, detail)

@@ -21,7 +21,7 @@ class PictureCheck:
         """Look at a pair, hard negatives included.
 
         Returns:
-            `missing_picture` or `broken_picture`, and what the first one is about; both empty if nothing is wrong.
+            The cause, such as `missing_file`, and what the first bad one is about; both empty if nothing is wrong.
         """
         for side in (pair.query, pair.target, *pair.negatives):
             for source in (*side.images, *side.frames):
@@ -36,14 +36,10 @@ class PictureCheck:
             self._known[name] = "", ""
             try:
                 check_file(source)
-            except DataError as error:
-                self._known[name] = "missing_picture", str(error)
-                return self._known[name]
-            if self.decode:
-                try:
+                if self.decode:
                     source.load()
-                except DataError as error:
-                    self._known[name] = "broken_picture", str(error)
+            except DataError as error:
+                self._known[name] = error.cause, str(error)
         return self._known[name]
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from embedrl.construction.vlm import VLM
+from embedrl.data.on_bad import OnBad
 from embedrl.errors import DataError, EmbedRLError, EndpointError
 from embedrl.utils.chat_client import NoAnswer
 
 T = TypeVar("T")
-OnError = Literal["raise", "skip"]
 
 
 def run_requests(
@@ -27,7 +27,8 @@ def run_requests(
     *,
     title: str,
     total: int,
-    on_error: OnError,
+    bad: OnBad,
+    named: Callable[[T], tuple[str, str]],
     patience: int,
 ) -> Counter[str]:
     """Send one request per job, several at a time.
@@ -36,10 +37,11 @@ def run_requests(
         vlm: The model: provides the session and the concurrency.
         jobs: The jobs; None stands for one without a request. Iterated in a thread, so that it may read files.
         ask: Sends the request of a job and stores the answer; returns the name of the outcome, for the counts.
-        failed: Called for a job without an answer, or with a broken picture: the job, the cause, the details.
+        failed: Called for a job without an answer, or of a bad pair: the job, the cause, the details.
         title: Label of the progress bar.
         total: Number of jobs.
-        on_error: What to do about a broken picture or a missing answer: stop, or call `failed`.
+        bad: What to do about a bad pair or a missing answer: stop, or call `failed`.
+        named: Names of a job's data set and pair.
         patience: Consecutive requests without an answer after which the run stops.
 
     Returns:
@@ -47,7 +49,7 @@ def run_requests(
 
     Raises:
         EndpointError: If the endpoint does not answer; earlier answers are kept.
-        DataError: If a picture is broken and `on_error` is `raise`.
+        DataError: If a pair is bad and `bad` says `raise`, or too many are.
     """
     progress = Progress(
         TextColumn("{task.description}"),
@@ -71,14 +73,12 @@ def run_requests(
                 without_answer = 0
             except NoAnswer as failure:
                 without_answer += 1
-                if on_error == "raise" or without_answer >= patience or failure.cause in _HOPELESS:
+                if bad.mode == "raise" or without_answer >= patience or failure.cause in _HOPELESS:
                     raise EndpointError(_given_up(vlm, failure, without_answer)) from failure
                 outcome = failure.cause
                 failed(job, failure.cause, failure.detail)
             except DataError as error:
-                if on_error == "raise":
-                    raise
-                outcome = "broken_picture"
+                outcome = bad.skip(error, *named(job)).cause
                 failed(job, outcome, str(error))
             outcomes[outcome] += 1
             counts = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())

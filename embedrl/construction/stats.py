@@ -79,7 +79,7 @@ def count(row: MixRow, limit: int | None = None, check: bool = False) -> Figures
         try:
             pair = row.source[index]
         except DataError as error:
-            figures.failures["broken_row"] += 1
+            figures.failures[error.cause] += 1
             figures.broken.append(str(error))
             continue
         figures.add(pair)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from embedrl.data.checked_rows import Drawn
 from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
+from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.pair_dataset import Example
+from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError
-from embedrl.types import Chat
+from embedrl.types import Chat, Side
 
 NAN = float("nan")
 
@@ -36,8 +39,8 @@ class ContrastiveBatch:
         ids: Id of each pair, length B.
         scores: Graded label of each pair, length B; NaN where there is none.
         negative_scores: The same of each hard negative with its query.
-        skipped: One line for each broken row that was replaced.
         raw_sides: Number of sides rendered without the T-CoT they should have had.
+        skipped: The bad rows that others took the place of.
     """
 
     micro_batches: list[ModelInputs]
@@ -51,8 +54,8 @@ class ContrastiveBatch:
     ids: list[str]
     scores: list[float]
     negative_scores: list[float]
-    skipped: list[str]
     raw_sides: int = 0
+    skipped: list[BadSample] = field(default_factory=list)
 
 
 class Place(NamedTuple):
@@ -77,19 +80,37 @@ class EncodeBatch:
         micro_batches: The sides, sorted by length and cut into micro-batches.
         order: Shape `[sides]`, long: row `i` of the concatenated vectors belongs to flat position `order[i]`.
         items: For each flat position, every place its vector belongs: a side that occurs twice is embedded once.
+        bad: The bad sides by flat position. Something else is embedded in their places, because sharded models must run
+            the same forward passes on every rank: those vectors mean nothing.
     """
 
     micro_batches: list[ModelInputs]
     order: Tensor
     items: list[list[Place]]
+    bad: dict[int, BadSample] = field(default_factory=dict)
 
 
 class EncodeSample(NamedTuple):
-    """A rendered side, the places its vector belongs, and its name for errors."""
+    """A rendered side, or a stand-in for a bad one.
+
+    Attributes:
+        chat: The side as a chat.
+        places: The places its vector belongs.
+        where: Its name for errors, such as `vqa/query 3`.
+        bad: What is wrong with the side if the chat only stands in for it.
+    """
 
     chat: Chat
     places: list[Place]
     where: str
+    bad: BadSample | None = None
+
+    @classmethod
+    def stand_in(cls, error: DataError, places: list[Place], where: str) -> EncodeSample:
+        """A text that any model can embed, in place of a bad side."""
+        task, _, side = where.rpartition("/")
+        chat = render(Side(text="left out"), RenderOptions(tcot="none"))
+        return cls(chat, places, where, BadSample.of(error, task, side))
 
 
 def micro_batches(
@@ -114,10 +135,11 @@ def micro_batches(
     """
     if len(chats) < count:
         raise ConfigError(f"{len(chats)} sides cannot fill {count} micro-batches: raise data.micro_batch_size")
-    lengths = [preprocessor.length(chat) for chat in chats]
-    order = sorted(range(len(chats)), key=lengths.__getitem__)
-    cuts = [len(order) * i // count for i in range(count + 1)]
-    batches = [_process([(chats[i], names[i]) for i in order[a:b]], preprocessor) for a, b in pairwise(cuts)]
+    with _naming(list(zip(chats, names, strict=True)), preprocessor):
+        lengths = [preprocessor.length(chat) for chat in chats]
+        order = sorted(range(len(chats)), key=lengths.__getitem__)
+        cuts = [len(order) * i // count for i in range(count + 1)]
+        batches = [preprocessor([chats[i] for i in order[a:b]]) for a, b in pairwise(cuts)]
     return batches, torch.tensor(order, dtype=torch.long)
 
 
@@ -142,11 +164,6 @@ def group_micro_batches(
     with _naming(list(zip(chats, names, strict=True)), preprocessor):
         batches, order = preprocessor.groups([[chats[i] for i in group] for group in groups.values()], size)
     return batches, torch.tensor([i for group in groups.values() for i in group])[order]
-
-
-def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> ModelInputs:
-    with _naming(named, preprocessor):
-        return preprocessor([chat for chat, _ in named])
 
 
 @contextmanager
@@ -192,11 +209,7 @@ class ContrastiveCollator:
         Raises:
             DataError: If a chat cannot be processed; the message names `dataset/id`.
         """
-        named = [
-            *((e.query, f"{e.dataset}/{e.id} (query)") for e in examples),
-            *((e.target, f"{e.dataset}/{e.id} (target)") for e in examples),
-            *((chat, f"{e.dataset}/{e.id} (negative {i})") for e in examples for i, chat in enumerate(e.negatives)),
-        ]
+        named = _sides(examples)
         count = self.num_micro_batches or -(-len(named) // self.micro_batch_size)
         batches, order = micro_batches([c for c, _ in named], [n for _, n in named], self.preprocessor, count)
         return ContrastiveBatch(
@@ -211,9 +224,17 @@ class ContrastiveCollator:
             ids=[e.id for e in examples],
             scores=[e.score for e in examples],
             negative_scores=[score for e in examples for score in e.negative_scores or [NAN] * len(e.negatives)],
-            skipped=[line for e in examples for line in e.skipped],
             raw_sides=sum(e.raw_sides for e in examples),
         )
+
+    def check(self, drawn: Drawn[Example]) -> None:
+        """Process the sides of one example alone.
+
+        Raises:
+            DataError: If one cannot be processed; the message begins with `dataset/id`.
+        """
+        for chat, name in _sides([drawn.sample] if drawn.sample is not None else []):
+            micro_batches([chat], [name], self.preprocessor, 1)
 
 
 @dataclass
@@ -224,11 +245,13 @@ class EncodeCollator:
         preprocessor: The backbone's preprocessor.
         micro_batch_size: At most this many sides go through the backbone at once.
         num_micro_batches: As for `ContrastiveCollator`.
+        on_bad: A side that cannot be processed: `raise`, or `skip`, with which it is among the batch's `bad`.
     """
 
     preprocessor: Preprocessor
     micro_batch_size: int
     num_micro_batches: int | None = None
+    on_bad: OnBadMode = "raise"
 
     def __post_init__(self) -> None:
         """Check the size.
@@ -242,11 +265,36 @@ class EncodeCollator:
         """Collate sides.
 
         Raises:
-            DataError: If a chat cannot be processed; the message names the task and the position.
+            DataError: If a side cannot be processed and `on_bad` is `raise`; the message names task and position.
         """
+        try:
+            return self._batch(samples)
+        except DataError:
+            if self.on_bad == "raise":
+                raise
+            return self._batch([self._checked(sample) for sample in samples])
+
+    def _batch(self, samples: Sequence[EncodeSample]) -> EncodeBatch:
         count = self.num_micro_batches or -(-len(samples) // self.micro_batch_size)
         batches, order = micro_batches([s.chat for s in samples], [s.where for s in samples], self.preprocessor, count)
-        return EncodeBatch(batches, order, [s.places for s in samples])
+        bad = {i: sample.bad for i, sample in enumerate(samples) if sample.bad is not None}
+        return EncodeBatch(batches, order, [s.places for s in samples], bad)
+
+    def _checked(self, sample: EncodeSample) -> EncodeSample:
+        try:
+            micro_batches([sample.chat], [sample.where], self.preprocessor, 1)
+        except DataError as error:
+            return EncodeSample.stand_in(error, sample.places, sample.where)
+        return sample
+
+
+def _sides(examples: Sequence[Example]) -> list[tuple[Chat, str]]:
+    """The chats of examples in flat order, with their names for errors."""
+    return [
+        *((e.query, f"{e.dataset}/{e.id} (query)") for e in examples),
+        *((e.target, f"{e.dataset}/{e.id} (target)") for e in examples),
+        *((chat, f"{e.dataset}/{e.id} (negative {i})") for e in examples for i, chat in enumerate(e.negatives)),
+    ]
 
 
 def _check_size(micro_batch_size: int) -> None:

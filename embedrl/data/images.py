@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import threading
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from embedrl.errors import DataError, StorageError
+from embedrl.errors import DataError, MissingFileError, PictureError, StorageError, ThinPictureError, overload_error
 from embedrl.utils.input_files import not_regular
 
 MAX_PIXELS = 178_956_970
@@ -36,7 +35,6 @@ MAX_SCANS = 200
 """A JPEG is decoded over its whole size once a scan; real ones have at most a few dozen, and a scan takes 100 bytes."""
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 _pillow_limit_lock = threading.Lock()
 
 
@@ -63,21 +61,21 @@ class ImageFile:
 
         Raises:
             DataError: If it is missing or no regular file (a FIFO, a device, a folder).
-            StorageError: If the process has too many files open.
+            StorageError: If the machine cannot read files now, such as with too many open.
         """
         try:
             kind = not_regular(os.stat(self.path).st_mode)  # noqa: PTH116  # called for every picture of a data set
         except Exception as error:
             raise self._refused("open", error) from error
         if kind:
-            raise DataError(f"cannot open picture {self.path} ({kind}): give a picture's file")
+            raise PictureError(f"cannot open picture {self.path} ({kind}): give a picture's file")
 
     def load(self) -> Image.Image:
         """The picture as RGB at its original size, upright, transparency on white; of several, the first.
 
         Raises:
             DataError: If it is missing, no picture, truncated, larger than `max_pixels` or narrower than `MAX_RATIO`.
-            StorageError: If the process has too many files open.
+            StorageError: If the machine cannot read files now, such as with too many open.
         """
         self.check()
         try:
@@ -97,15 +95,15 @@ class ImageFile:
     def _refused(self, step: str, error: Exception) -> DataError | StorageError:
         """What to raise for an exception of the system or of a decoder."""
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return DataError(f"picture {self.path} does not exist: check the root folder and the row's path")
-        if isinstance(error, OSError) and error.errno in _TOO_MANY_FILES:
-            return StorageError(f"cannot open picture {self.path} ({error.strerror}): raise `ulimit -n`")
+            return MissingFileError(f"picture {self.path} does not exist: check the root folder and the row's path")
+        if (overloaded := overload_error(error, f"picture {self.path}")) is not None:
+            return overloaded
         what, cure = str(error) or type(error).__name__, "replace the file"
         if isinstance(error, UnidentifiedImageError):
             what, cure = f"none of {', '.join(FORMATS)}, or broken", "replace the file, or save it as PNG"
         if "too large for PngImagePlugin" in what or "MAX_TEXT_MEMORY" in what:
             what, cure = f"its metadata: {what}", "replace the file, or save it without its metadata"
-        return DataError(f"cannot {step} picture {self.path} ({what}): {cure}")
+        return PictureError(f"cannot {step} picture {self.path} ({what}): {cure}")
 
 
 def scans(content: bytes) -> int:
@@ -145,11 +143,11 @@ def check_size(
         DataError: If it is too large, or more than `MAX_RATIO` times as long as wide.
     """
     if width * height > max_pixels:
-        raise DataError(
+        raise PictureError(
             f"{what} has {width} x {height} = {width * height} pixels, more than max_pixels={max_pixels}: {cure}"
         )
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise DataError(
+        raise ThinPictureError(
             f"{what} has {width} x {height} pixels, one side more than {MAX_RATIO} times the other: "
             "cut or pad it, or leave the row out"
         )

@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from embedrl.data.render import RenderOptions, render, renders_raw
 from embedrl.data.sources import PairSource
 from embedrl.errors import DataError
 from embedrl.tcot.store import content_hash
 from embedrl.types import Chat, Pair, Side
-
-MAX_SKIPS = 10
-"""After this many broken rows in a row `on_error: skip` gives up: the data set itself is broken."""
 
 
 class SampleKey(NamedTuple):
@@ -47,7 +44,6 @@ class Example:
         score: `Pair.score`; NaN if there is none.
         negative_scores: `Pair.negative_scores`, of the negatives above; empty if there are none.
         raw_sides: Sides rendered without the T-CoT they should have had (`on_missing_tcot: raw`).
-        skipped: One line for each broken row that this example stands in for.
     """
 
     query: Chat
@@ -61,11 +57,10 @@ class Example:
     score: float = float("nan")
     negative_scores: list[float] = field(default_factory=list)
     raw_sides: int = 0
-    skipped: list[str] = field(default_factory=list)
 
 
 class PairDataset:
-    """Rendered pairs of several data sets; a map-style dataset for torch's `DataLoader`.
+    """Rendered pairs of several data sets by key; implements `Rows`.
 
     An example is a pure function of its key and the seed, so a resumed run sees the same noise on the evidence.
 
@@ -73,7 +68,6 @@ class PairDataset:
         sources: The data sets.
         options: How to render a side.
         seed: Seed of the noise on the evidence.
-        on_error: A broken row: `raise`, or `skip` to the next row of the same data set and report it.
         max_negatives: Use at most this many hard negatives per pair, the first ones.
         names: Names of the data sets in errors and logs; None means `source.name`.
     """
@@ -83,14 +77,12 @@ class PairDataset:
         sources: Sequence[PairSource],
         options: RenderOptions,
         seed: int = 0,
-        on_error: Literal["raise", "skip"] = "raise",
         max_negatives: int = 0,
         names: Sequence[str] | None = None,
     ) -> None:
         self.sources = list(sources)
         self.options = options
         self.seed = seed
-        self.on_error = on_error
         self.max_negatives = max_negatives
         self.names = list(names) if names is not None else [source.name for source in sources]
 
@@ -102,23 +94,8 @@ class PairDataset:
         """The example for a key.
 
         Raises:
-            DataError: If the row is broken and `on_error` is `raise`, or ten rows in a row are broken.
+            DataError: If the row is bad; the message begins with `dataset/id`.
         """
-        if self.on_error == "raise":
-            return self._example(key)
-        skipped: list[str] = []
-        size = len(self.sources[key.source])
-        while len(skipped) < MAX_SKIPS:
-            try:
-                example = self._example(key._replace(row=(key.row + len(skipped)) % size))
-            except DataError as error:
-                skipped.append(str(error))
-            else:
-                example.skipped = skipped
-                return example
-        raise DataError(f"{self.names[key.source]}: {MAX_SKIPS} broken rows in a row, the last: {skipped[-1]}")
-
-    def _example(self, key: SampleKey) -> Example:
         name = self.names[key.source]
         pair: Pair = self.sources[key.source][key.row]
         negatives = pair.negatives[: self.max_negatives]
@@ -140,3 +117,19 @@ class PairDataset:
             negative_scores=list(pair.negative_scores[: len(negatives)]),
             raw_sides=sum(renders_raw(side, self.options) for side in (pair.query, pair.target, *negatives)),
         )
+
+    def after(self, key: SampleKey) -> SampleKey:
+        """The key of the next row of the same data set."""
+        return key._replace(row=(key.row + 1) % len(self.sources[key.source]))
+
+    def named(self, key: SampleKey) -> tuple[str, str]:
+        """Names of the data set and of the pair."""
+        return self.names[key.source], pair_name(self.sources[key.source], key.row)
+
+
+def pair_name(source: PairSource, row: int) -> str:
+    """A pair's id; `row 7` if the row cannot be read."""
+    try:
+        return source[row].id
+    except DataError:
+        return f"row {row}"

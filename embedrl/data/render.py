@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.data.images import MAX_RATIO
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, TCoTError
 from embedrl.tcot.cue_removal import without_cues
 from embedrl.tcot.evidence import crop_box, jitter_box, split_at_evidence
 from embedrl.tcot.parser import parse
@@ -161,7 +161,7 @@ def _add_tcot(
 ) -> None:
     if not side.tcot.strip():
         if options.on_missing_tcot == "raise":
-            raise DataError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
+            raise TCoTError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
     tcot = _read(side, options, parsed, repairs)
     if options.tcot == "answer_only":
@@ -181,14 +181,14 @@ def _read(side: Side, options: RenderOptions, parsed: ParseResult | None, repair
     text = side.tcot
     if options.on_bad_tcot == "raise":
         if reserved := QWEN.search(text):
-            raise DataError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
+            raise TCoTError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
     elif COMMON.search(text):
         text, parsed = escape(text), None
         repairs["reserved_words"] += 1
     result = parse(text, side.modality, len(side.frames) or None) if parsed is None else parsed
     if result.problems and options.on_bad_tcot == "raise":
         problems = "; ".join(problem.message for problem in result.problems)
-        raise DataError(f"malformed T-CoT: {problems} (write it again, or set render.on_bad_tcot: lenient)")
+        raise TCoTError(f"malformed T-CoT: {problems} (write it again, or set render.on_bad_tcot: lenient)")
     return result.tcot
 
 

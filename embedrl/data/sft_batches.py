@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
 from torch.utils.data import Sampler
 
+from embedrl.data.checked_rows import Drawn
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.on_bad import BadSample
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Chat, Lesson
 
@@ -59,10 +61,43 @@ class LessonBatch:
     Attributes:
         micro_batches: For training with `labels`; for scoring, prompts alone.
         lessons: The lessons in the order of the micro-batches' rows, without their pictures.
+        skipped: The bad lessons that others took the place of in training, or that are left out in scoring.
     """
 
     micro_batches: list[ModelInputs]
     lessons: list[Lesson]
+    skipped: list[BadSample] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LessonRows:
+    """The lessons of a source by number; implements `Rows`.
+
+    Attributes:
+        source: The lessons.
+    """
+
+    source: LessonSource
+
+    def __len__(self) -> int:
+        """Number of lessons."""
+        return len(self.source)
+
+    def __getitem__(self, key: int) -> Lesson:
+        """The lesson of a number.
+
+        Raises:
+            DataError: If the row is bad.
+        """
+        return self.source[key]
+
+    def after(self, key: int) -> int:
+        """The number of the next lesson."""
+        return (key + 1) % len(self.source)
+
+    def named(self, key: int) -> tuple[str, str]:
+        """Names of the source and of the lesson."""
+        return self.source.name, f"lesson {key}"
 
 
 class LessonSampler(Sampler[list[int]]):
@@ -131,17 +166,27 @@ class LessonCollator:
         """Process the lessons of one batch.
 
         Raises:
-            DataError: If a lesson cannot be processed; the message names the data set.
+            DataError: If a lesson cannot be processed; `check` names it.
         """
         # About four characters a token, as in `length`.
         order = sorted(lessons, key=lambda x: self.preprocessor.length(x.chat) + len(x.reply) // 4 * self.train)
         count = -(-len(order) // self.micro_batch_size)
         cuts = [len(order) * i // max(count, 1) for i in range(count + 1)]
-        try:
-            micro_batches = [self._process(order[a:b]) for a, b in pairwise(cuts)]
-        except DataError as error:
-            raise DataError(f"{self.source}: {error}") from error
+        micro_batches = [self._process(order[a:b]) for a, b in pairwise(cuts)]
         return LessonBatch(micro_batches, [Lesson([], x.reply, x.kind, x.gold) for x in order])
+
+    def check(self, drawn: Drawn[Lesson]) -> None:
+        """Process one lesson alone.
+
+        Raises:
+            DataError: If it cannot be processed; the message names it.
+        """
+        if drawn.sample is None:
+            return
+        try:
+            self([drawn.sample])
+        except DataError as error:
+            raise DataError(f"{self.source}, lesson {drawn.key}: {error}") from error
 
     def _process(self, lessons: list[Lesson]) -> ModelInputs:
         if self.train:

@@ -8,8 +8,9 @@ from itertools import pairwise
 from embedrl.data.collate import EncodeSample, Place
 from embedrl.data.inputs import Preprocessor
 from embedrl.data.lenient_render import encode_chat
+from embedrl.data.on_bad import OnBadMode
 from embedrl.data.render import RenderOptions
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.types import RetrievalTask, Side
 
 
@@ -27,6 +28,7 @@ class EncodeDataset:
         world_size: Number of processes.
         fitting: The preprocessor of the model whose length T-CoTs are made to fit, as those of a Reasoner: see
             `fitting_chat`; None leaves the sides as they are.
+        on_bad: A side that cannot be shown: `raise`, or `skip`, with which a stand-in says what is wrong.
 
     Attributes:
         largest: Number of sides in the largest batch of any rank.
@@ -43,10 +45,11 @@ class EncodeDataset:
         rank: int = 0,
         world_size: int = 1,
         fitting: Preprocessor | None = None,
+        on_bad: OnBadMode = "raise",
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"data.encode_batch_size is {batch_size}: give 1 or more")
-        self.options, self.fitting = options, fitting
+        self.options, self.fitting, self.on_bad = options, fitting, on_bad
         self._names = [task.name for task in tasks]
         sides: dict[tuple[str, str], tuple[Side, list[Place]]] = {}
         for place, side in _sides(tasks):
@@ -70,14 +73,35 @@ class EncodeDataset:
         """One batch of rendered sides.
 
         Raises:
-            DataError: If a side is broken; the message names the task and the position.
+            DataError: If a side is bad and `on_bad` is `raise`; the message names the task and the position.
         """
         samples = []
         for side, places in self._batches[index]:
             task, kind, position = places[0]
             where = f"{self._names[task]}/{kind} {position}"
-            samples.append(EncodeSample(encode_chat(side, self.options, where, self.fitting), places, where))
+            samples.append(encode_sample(side, self.options, where, self.fitting, places, self.on_bad))
         return samples
+
+
+def encode_sample(
+    side: Side,
+    options: RenderOptions,
+    where: str,
+    fitting: Preprocessor | None,
+    places: list[Place],
+    on_bad: OnBadMode,
+) -> EncodeSample:
+    """A side as `encode_chat` renders it, with the places its vector belongs; under `skip`, a stand-in for a bad one.
+
+    Raises:
+        DataError: If the side is bad and `on_bad` is `raise`; the message begins with `where`.
+    """
+    try:
+        return EncodeSample(encode_chat(side, options, where, fitting), places, where)
+    except DataError as error:
+        if on_bad == "raise":
+            raise
+        return EncodeSample.stand_in(error, places, where)
 
 
 def _sides(tasks: Sequence[RetrievalTask]) -> Iterator[tuple[Place, Side]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from embedrl.data.images import SUFFIXES, is_picture
-from embedrl.errors import DataError
+from embedrl.errors import DataError, MissingFileError, overload_error
 from embedrl.utils.input_files import visible
 
 
@@ -23,15 +23,19 @@ def list_frames(folder: str | Path) -> list[str]:
 
     Raises:
         DataError: If the folder is missing, cannot be read or holds no picture.
+        StorageError: If the machine cannot read files now.
     """
     try:
         if not Path(folder).is_dir():
-            raise DataError(f"frame folder {folder} does not exist: check the root folder and the row's path")
+            raise MissingFileError(f"frame folder {folder} does not exist: check the root folder and the row's path")
         names = [entry.name for entry in visible(Path(folder)) if is_picture(entry.name) and not entry.is_dir()]
     except OSError as error:  # a name that is too long, a folder that may not be read
+        if (overloaded := overload_error(error, f"frame folder {folder}")) is not None:
+            raise overloaded from error
         raise DataError(f"frame folder {folder} cannot be read ({error.strerror}): check the row's path") from error
     if not names:
-        raise DataError(f"frame folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}): extract its frames")
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise MissingFileError(f"frame folder {folder} holds no pictures ({kinds}): extract its frames")
     return sorted(names, key=natural_key)
 
 

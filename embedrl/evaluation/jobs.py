@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from embedrl.data.on_bad import OnBad, OnBadMode
 from embedrl.data.sources import TaskSource
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError, DataError
@@ -44,7 +44,8 @@ def find_jobs(
     benchmark: str,
     root: Path | None,
     tasks: Sequence[TaskSource] | None,
-    on_bad: Literal["raise", "skip"],
+    on_bad: OnBadMode,
+    bad: OnBad | None = None,
 ) -> list[Job]:
     """The data sets to score, in the benchmark's order.
 
@@ -53,6 +54,7 @@ def find_jobs(
         root: Folder with the local copy of a public benchmark.
         tasks: Where the tasks come from, unless the benchmark is public.
         on_bad: A row that cannot be read: `raise`, or `skip`.
+        bad: Where rows that are left out are counted over the whole run and named, up to its limit.
 
     Raises:
         ConfigError: If a name is unknown, or the flags contradict each other.
@@ -70,7 +72,7 @@ def find_jobs(
             Job(
                 row.name,
                 row.group,
-                partial(read_task, row, folder, on_bad),
+                partial(read_task, row, folder, on_bad, bad),
                 row.num_queries,
                 partial(missing_files, row, folder),
             )
@@ -111,9 +113,7 @@ def select_jobs(jobs: Sequence[Job], sets: Sequence[str] | None) -> list[Job]:
     return [job for job in jobs if not sets or job.name in sets]
 
 
-def split_by_presence(
-    jobs: Sequence[Job], on_bad: Literal["raise", "skip"], list_absent: bool
-) -> tuple[list[Job], dict[str, str]]:
+def split_by_presence(jobs: Sequence[Job], on_bad: OnBadMode, list_absent: bool) -> tuple[list[Job], dict[str, str]]:
     """Split the data sets into present and absent ones, before anything is computed.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +15,18 @@ import lightning
 import torch
 from torch import distributed
 
+from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.collectives import gather_objects, rank, world_size
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, EmbedRLError
 from embedrl.evaluation.jobs import Job, find_jobs, find_published, select_jobs, split_by_presence
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
+from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
-from embedrl.inference.tcot_writer import with_tcots
 from embedrl.metrics.retrieval import KS, RankingMetric, check_metrics
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
@@ -48,7 +50,8 @@ def evaluate(
     tcots: TCoTOptions = TCoTOptions(),  # noqa: B008 (frozen)
     encode: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
     keep: int = 100,
-    on_bad: Literal["raise", "skip"] = "raise",
+    on_bad: OnBadMode = "raise",
+    max_bad: int = MAX_BAD,
     beside: list[str] | None = None,
     submission: Submission = Submission(),  # noqa: B008 (frozen)
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -73,7 +76,9 @@ def evaluate(
         tcots: Where T-CoTs are stored, and how they are written.
         encode: Where vectors are stored, and how they are computed.
         keep: Number of best candidates to store for every query.
-        on_bad: A row or a data set that cannot be read: `raise`, or `skip`, counted and listed.
+        on_bad: A row, a side or a data set that cannot be read: `raise`, or `skip`, counted by cause in the report and
+            named in `skipped.jsonl`. Either way the data sets that were scored before are reported.
+        max_bad: The most rows and sides that `skip` leaves out; one more stops the run.
         beside: Models whose published figures are printed beside the results.
         submission: The description of the model in `scores.json`.
         device: Where to compute; auto takes a GPU if there is one.
@@ -87,7 +92,8 @@ def evaluate(
         NonFiniteError: If a vector is NaN or infinite.
     """
     given = dict(locals())
-    everything = find_jobs(benchmark, root, tasks, on_bad)
+    bad = OnBad(on_bad, max_bad, "--")
+    everything = find_jobs(benchmark, root, tasks, on_bad, bad)
     jobs = select_jobs(everything, sets)
     others = find_published(benchmark, beside or [])
     if metrics is not None:
@@ -105,6 +111,7 @@ def evaluate(
         if rank == 0:
             prepare_output_dir(out, settings)
             lock_run(out)
+            bad.keep(out / FILE)
         if world_size() > 1:
             distributed.barrier()  # no process writes before rank 0 has checked the folder
         lightning.seed_everything(seed, verbose=False)
@@ -114,30 +121,43 @@ def evaluate(
         if rank == 0:
             check_same_model(out, vectors.identity)
         results: list[SetResult] = []
-        dimension = 0
-        for number, job in enumerate(jobs, 1):
-            try:
-                task, skipped = job.read()
-            except DataError as error:
-                if on_bad == "raise":
-                    raise
+
+        def report() -> None:
+            """Write and print what has been scored."""
+            made = make_report(benchmark, results, absent, vectors.identity)
+            limit = getattr(vectors.backbone, "max_length", None)
+            write_report(out, made, submission, vectors.dimension, limit if isinstance(limit, int) else None)
+            print_report(made, others)
+            if bad.counts:
+                sys.stdout.write(escaped(f"{bad.path} names the {bad.counts.total()} rows and sides left out\n"))
+
+        try:
+            for number, job in enumerate(jobs, 1):
+                try:
+                    task, skipped = job.read()
+                    result = _score(job, task, skipped, vectors, writer, keep, metrics or [], out, rank, bad)
+                except DataError as error:
+                    if on_bad == "raise":
+                        raise
+                    absent[job.name] = str(error)
+                    continue
+                if rank == 0 and result is not None:
+                    results.append(result)
+                    figure = f"{result.main_metric} {100 * result.score:.1f} ({time.monotonic() - started:.0f} s)"
+                    sys.stderr.write(escaped(f"[{number}/{len(jobs)}] {job.name}: {figure}\n"))
+        except EmbedRLError as error:
+            if rank == 0 and results:
+                absent |= {later.name: f"the run stopped before, at {job.name}" for later in jobs[number:]}
                 absent[job.name] = str(error)
-                continue
-            result, dimension = _score(job, task, skipped, vectors, writer, keep, metrics or [], out, rank)
-            if rank == 0 and result is not None:
-                results.append(result)
-                figure = f"{result.main_metric} {100 * result.score:.1f} ({time.monotonic() - started:.0f} s)"
-                sys.stderr.write(escaped(f"[{number}/{len(jobs)}] {job.name}: {figure}\n"))
+                report()
+            raise
         writer.close()
         computed = sum(gather_objects([vectors.computed]))
         if rank == 0:
             if not results:
                 raise DataError(f"no data set could be read; {jobs[0].name}: {absent[jobs[0].name]}")
-            report = make_report(benchmark, results, absent, vectors.identity)
-            limit = getattr(vectors.backbone, "max_length", None)
-            write_report(out, report, submission, dimension, limit if isinstance(limit, int) else None)
             write_provenance(out, settings, vectors, place, computed, time.monotonic() - started)
-            print_report(report, others)
+            report()
             sys.stdout.write(escaped(f"Wrote {out}\n"))
             unlock_run(out)
 
@@ -152,25 +172,28 @@ def _score(
     metrics: Sequence[RankingMetric],
     out: Path,
     rank: int,
-) -> tuple[SetResult | None, int]:
+    bad: OnBad,
+) -> SetResult | None:
     """Write the T-CoTs of a task and embed it, on all processes; rank 0 ranks the candidates."""
+    left = Remaining(task, bad, skipped=Counter(skipped))
+    left.hash(vectors)
     counts: dict[str, int] = {}
     if vectors.options.tcot == "none":
-        task = with_tcots(task, {})  # no T-CoT is read, none is counted
+        left.without_tcots()  # no T-CoT is read, none is counted
     else:
-        task, counts = writer.fill(task)
-    raw = count_raw(task, vectors.options, str(writer.path or "the data"))
-    hashes = vectors.hashes(task.queries), vectors.hashes(task.candidates)
-    queries = vectors.embed(task.queries, hashes[0], f"{task.name}/query")
-    candidates = vectors.embed(task.candidates, hashes[1], f"{task.name}/candidate")
+        counts = left.reason(writer)
+    raw = count_raw(left.task, vectors.options, str(writer.path or "the data"))
+    queries, candidates = left.embed(vectors)
     if rank != 0:
-        return None, 0
-    rankings = rank_task(task, queries, candidates, keep)
-    result = set_result(task, job.group, rankings, hashes, job.expected_queries, raw, counts, skipped, metrics)
+        return None
+    rankings = rank_task(left.task, queries, candidates, keep)
+    result = set_result(
+        left.task, job.group, rankings, left.hashes, job.expected_queries, raw, counts, left.skipped, metrics
+    )
     folder = out / QUERIES
     folder.mkdir(exist_ok=True)
-    write_queries(folder / f"{file_name(job.name)}.parquet", task, rankings[0])
-    return result, next(iter(queries.read())).shape[1]
+    write_queries(folder / f"{file_name(job.name)}.parquet", left.task, rankings[0])
+    return result
 
 
 @contextmanager

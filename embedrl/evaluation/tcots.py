@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.render import RenderOptions, renders_raw
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
@@ -85,18 +86,21 @@ class TCoTs:
         if rank == 0:
             self._journal = TCoTJournal(self.path, read_only=generator is None)
 
-    def fill(self, task: RetrievalTask) -> tuple[RetrievalTask, dict[str, int]]:
+    def fill(
+        self, task: RetrievalTask, bad: dict[Key, BadSample] | None = None
+    ) -> tuple[RetrievalTask, dict[str, int]]:
         """The task with T-CoTs.
 
         Args:
             task: The task.
+            bad: Where to put the sides that cannot be shown to the Reasoner; None stops at the first.
 
         Returns:
             The task, and how many T-CoTs (of different sides) were `cached`, `written` and `absent`; empty if the task
             keeps its own.
 
         Raises:
-            DataError: If a side cannot be shown to the Reasoner, or the journal cannot be read.
+            DataError: If a side cannot be shown to the Reasoner and `bad` is None, or the journal cannot be read.
         """
         if self.path is None:
             return task, {}
@@ -106,7 +110,7 @@ class TCoTs:
         cached = len(tcots)
         if self.generator is not None:
             absent = [key for key in requests if key not in tcots]
-            tcots |= self._written(self.generator, absent, [requests[key] for key in absent], keys)
+            tcots |= self._written(self.generator, absent, [requests[key] for key in absent], keys, bad)
         counts = {"cached": cached, "written": len(tcots) - cached, "absent": len(requests) - len(tcots)}
         return with_tcots(task, tcots), counts
 
@@ -126,16 +130,25 @@ class TCoTs:
         return dict(gather_objects(cached))
 
     def _written(
-        self, generator: Generator, names: Sequence[Key], requests: Sequence[TCoTRequest], keys: dict[Key, str]
+        self,
+        generator: Generator,
+        names: Sequence[Key],
+        requests: Sequence[TCoTRequest],
+        keys: dict[Key, str],
+        bad: dict[Key, BadSample] | None,
     ) -> dict[Key, str]:
         """Write missing T-CoTs; after every round of batches, rank 0 adds them to the journal."""
         mine, todo = names[self.rank :: world_size()], requests[self.rank :: world_size()]
         size, limit = self.options.batch_size, self.options.max_new_tokens
-        batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit)
+        on_bad: OnBadMode = "raise" if bad is None else "skip"
+        batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit, on_bad)
         out: dict[Key, str] = {}
         for start in range(0, -(-len(names) // world_size()), size):
             texts = next(batches, [])
-            done = dict(gather_objects(list(zip(mine[start : start + len(texts)], texts, strict=True))))
+            told = dict(gather_objects(list(zip(mine[start : start + len(texts)], texts, strict=True))))
+            done = {name: text for name, text in told.items() if not isinstance(text, BadSample)}
+            if bad is not None:
+                bad |= {name: text for name, text in told.items() if isinstance(text, BadSample)}
             out |= done
             if self._journal is not None:
                 sides = dict(zip(names, requests, strict=True))

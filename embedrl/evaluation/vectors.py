@@ -5,40 +5,38 @@
 <cache>/<key of the model>/<key of the sides>.safetensors   the vectors of up to `shard_size` sides, in order
 ```
 
-A file holds a checksum of its vectors: one whose disk has changed a bit is computed again.
+A file holds a checksum of its vectors: one whose disk has changed a bit is computed again. Sides that turned out to be
+bad have no vector; the file's metadata say which and why.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, distributed
 
-from embedrl.data.collate import EncodeCollator, EncodeSample
+from embedrl.data.collate import EncodeBatch, EncodeCollator, EncodeSample
 from embedrl.data.inputs import Preprocessor
-from embedrl.data.lenient_render import encode_chat
 from embedrl.data.loader import Loader
+from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.render import RenderOptions
+from embedrl.data.side_dataset import encode_sample
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
+from embedrl.evaluation.shards import left_out_of, metadata_of, read_shard, write_shard
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
 from embedrl.metrics.ranking import Blocks
 from embedrl.models.backbone import Backbone
 from embedrl.tcot.store import content_hash
 from embedrl.types import Side
-from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import tell
-
-CHECKSUM = "crc32"
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ class VectorCache:
     Attributes:
         identity: What the vectors depend on besides the sides.
         computed: Number of sides that this process embedded.
+        dimension: Length of a vector; 0 before the first is read.
     """
 
     def __init__(
@@ -113,38 +112,75 @@ class VectorCache:
         self.identity = {"model": model_identity(self.backbone, device), "render": render_identity(options)}
         self.folder = folder / key_of(self.identity)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.computed = 0
+        self.computed = self.dimension = 0
         if rank == 0:
-            _write(self.folder / "model.json", json.dumps(self.identity, indent=1).encode())
+            write_shard(self.folder / "model.json", json.dumps(self.identity, indent=1).encode())
 
-    def hashes(self, sides: Sequence[Side]) -> list[str]:
-        """Hash of each side's content, T-CoT left out; all processes call together."""
-        mine = range(self.rank, len(sides), world_size())
-        return [digest for _, digest in sorted(gather_objects([(i, content_hash(sides[i])) for i in mine]))]
+    def hashes(self, sides: Sequence[Side], where: str = "", bad: dict[int, BadSample] | None = None) -> list[str]:
+        """Hash of each side's content, T-CoT left out; all processes call together.
 
-    def embed(self, sides: Sequence[Side], hashes: Sequence[str], where: str) -> Blocks:
+        Args:
+            sides: The sides.
+            where: Their name in errors.
+            bad: Where to put the sides without a hash, by position: a picture's file is missing. None stops at the
+                first.
+
+        Raises:
+            DataError: If a picture's file is missing and `bad` is None.
+        """
+        mine: list[tuple[int, str, BadSample | None]] = []
+        for i in range(self.rank, len(sides), world_size()):
+            try:
+                mine.append((i, content_hash(sides[i]), None))
+            except DataError as error:
+                named = DataError(f"{where} {i}: {error}".strip(), error.cause)
+                if bad is None:
+                    raise named from error
+                mine.append((i, "", _bad_side(named, f"{where} {i}")))
+        everything = sorted(gather_objects(mine), key=lambda item: item[0])
+        if bad is not None:
+            bad |= {i: one for i, _, one in everything if one is not None}
+        return [digest for _, digest, _ in everything]
+
+    def embed(
+        self,
+        sides: Sequence[Side],
+        hashes: Sequence[str],
+        where: str,
+        bad: dict[int, BadSample] | None = None,
+        places: Sequence[int] | None = None,
+    ) -> Blocks:
         """The vectors of sides, from the cache or computed now; all processes call together.
 
         Args:
             sides: What to embed, at least one.
             hashes: What `hashes` returned.
             where: Their name in errors, such as `vqa/query`.
+            bad: Where to put bad sides by position, which have no vector; None stops at the first.
+            places: The number of each side in errors; None means its position.
 
         Returns:
-            The vectors, to be read block by block.
+            The vectors of the good sides, to be read block by block.
 
         Raises:
-            DataError: If a side cannot be rendered.
+            DataError: If a side cannot be rendered or processed and `bad` is None.
             NonFiniteError: Naming a side whose vector is NaN or infinite.
         """
         shards = list(self._shards(sides, hashes))
         absent = self._absent(shards) if self.rank == 0 else set()
         absent = set(gather_objects(sorted(absent)))  # rank 0's: others may already be writing
         todo = list({shard.path.name: shard for shard in shards if shard.path.name in absent}.values())
-        self._compute(todo[self.rank :: world_size()], sides, where)
+        names = [f"{where} {place}" for place in (range(len(sides)) if places is None else places)]
+        self._compute(todo[self.rank :: world_size()], sides, names, "raise" if bad is None else "skip")
         if world_size() > 1:
             distributed.barrier()
-        return Blocks(len(sides), lambda: (read_shard(shard.path, len(shard.sides)) for shard in shards))
+        self.dimension = read_shard(shards[0].path, len(shards[0].sides)).shape[1]
+        without = _bad_of(shards, names)
+        if bad is None and without:
+            raise DataError(next(iter(without.values())).message)
+        if bad is not None:
+            bad |= without
+        return Blocks(len(sides) - len(without), lambda: (read_shard(shard.path, len(shard.sides)) for shard in shards))
 
     @staticmethod
     def _absent(shards: Sequence[_Shard]) -> set[str]:
@@ -170,38 +206,46 @@ class VectorCache:
             name = hashlib.sha256(seen.encode()).hexdigest()[:32]
             yield _Shard(self.folder / f"{name}.safetensors", part)
 
-    def _compute(self, shards: Sequence[_Shard], sides: Sequence[Side], where: str) -> None:
+    def _compute(
+        self, shards: Sequence[_Shard], sides: Sequence[Side], names: Sequence[str], on_bad: OnBadMode
+    ) -> None:
         size = self.encode_options.batch_size
         batches = [shard.sides[i : i + size] for shard in shards for i in range(0, len(shard.sides), size)]
         if not batches:
             return
         preprocessor = self.backbone.preprocessor()
-        loader: Loader[object] = Loader(
-            _Rendered(sides, batches, self.options, where, preprocessor),  # type: ignore[arg-type]
+        loader: Loader[EncodeBatch] = Loader(
+            _Rendered(sides, batches, self.options, names, preprocessor, on_bad),  # type: ignore[arg-type]
             batch_size=None,
-            collate_fn=EncodeCollator(preprocessor, self.encode_options.micro_batch_size),
+            collate_fn=EncodeCollator(preprocessor, self.encode_options.micro_batch_size, on_bad=on_bad),
             generator=torch.Generator(),
             num_workers=self.encode_options.num_workers,
         )
         loaded = iter(loader)
         for shard in shards:
             vectors: list[Tensor] = []
-            while sum(map(len, vectors)) < len(shard.sides):
-                vectors.append(self._vectors(next(loaded), where, shard.sides[sum(map(len, vectors)) :]))
+            left_out: dict[int, BadSample] = {}
+            while (done := sum(map(len, vectors))) < len(shard.sides):
+                batch = next(loaded)
+                vectors.append(self._vectors(batch, names, shard.sides[done:]))
+                left_out |= {done + row: one for row, one in batch.bad.items()}
             whole = torch.cat(vectors)
-            _write(shard.path, save({"vectors": whole}, {CHECKSUM: checksum(whole)}))
+            if left_out:
+                whole = whole[[row for row in range(len(whole)) if row not in left_out]]
+            write_shard(shard.path, save({"vectors": whole}, metadata_of(whole, left_out)))
 
     @torch.no_grad()
-    def _vectors(self, batch: object, where: str, positions: range) -> Tensor:
+    def _vectors(self, batch: EncodeBatch, names: Sequence[str], positions: range) -> Tensor:
         """Vectors of a batch whose sides begin at `positions`."""
-        vectors = encode(self.backbone, batch.micro_batches, batch.order, self.device).float().cpu().contiguous()  # type: ignore[attr-defined]
-        bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
-        if bad:
+        vectors = encode(self.backbone, batch.micro_batches, batch.order, self.device).float().cpu().contiguous()
+        infinite = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        infinite = [row for row in infinite if row not in batch.bad]
+        if infinite:
             raise NonFiniteError(
-                f"{where} {positions[bad[0]]}: the vector is NaN or infinite ({len(bad)} of its batch): "
+                f"{names[positions[infinite[0]]]}: the vector is NaN or infinite ({len(infinite)} of its batch): "
                 "the model diverged, or computes in a type that overflows"
             )
-        self.computed += len(vectors)
+        self.computed += len(vectors) - len(batch.bad)
         return vectors
 
 
@@ -213,10 +257,12 @@ class _Rendered:
         sides: Sequence[Side],
         batches: Sequence[range],
         options: RenderOptions,
-        where: str,
+        names: Sequence[str],
         preprocessor: Preprocessor,
+        on_bad: OnBadMode,
     ) -> None:
-        self.sides, self.batches, self.options, self.where = sides, batches, options, where
+        self.sides, self.batches, self.options, self.names = sides, batches, options, names
+        self.on_bad = on_bad
         # T-CoTs that need not follow the format need not fit either.
         self.fitting = preprocessor if options.on_bad_tcot == "lenient" else None
 
@@ -226,36 +272,21 @@ class _Rendered:
     def __getitem__(self, index: int) -> list[EncodeSample]:
         samples = []
         for position in self.batches[index]:
-            name = f"{self.where} {position}"
-            samples.append(EncodeSample(encode_chat(self.sides[position], self.options, name, self.fitting), [], name))
+            side, name = self.sides[position], self.names[position]
+            samples.append(encode_sample(side, self.options, name, self.fitting, [], self.on_bad))
         return samples
 
 
-def read_shard(path: Path, rows: int) -> Tensor:
-    """The vectors of one file, `[rows, dim]`.
-
-    Raises:
-        DataError: If the file is broken, or holds other vectors than were written to it.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            vectors: Tensor = file.get_tensor("vectors")
-            written = (file.metadata() or {}).get(CHECKSUM)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: broken vectors ({error})") from error
-    if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows:
-        kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
-        raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows}, ...])")
-    if written != checksum(vectors):
-        raise DataError(f"{path}: broken vectors ({'without a' if written is None else 'another'} checksum)")
-    return vectors
+def _bad_side(error: DataError, name: str) -> BadSample:
+    task, _, side = name.rpartition("/")
+    return BadSample.of(error, task, side)
 
 
-def checksum(vectors: Tensor) -> str:
-    """The CRC-32 of a tensor's bytes; it finds every change of a few bits."""
-    return f"{zlib.crc32(vectors.contiguous().numpy().data):08x}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path, sync=True, shared=True) as part:
-        part.write_bytes(content)
+def _bad_of(shards: Sequence[_Shard], names: Sequence[str]) -> dict[int, BadSample]:
+    """The bad sides in files, by position."""
+    bad = {}
+    for shard in shards:
+        for row, (cause, what) in left_out_of(shard.path).items():
+            name = names[shard.sides[row]]
+            bad[shard.sides[row]] = _bad_side(DataError(f"{name}: {what}", cause), name)
+    return bad

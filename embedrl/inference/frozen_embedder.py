@@ -12,6 +12,7 @@ from torch import Tensor
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
 from embedrl.data.inputs import ModelInputs
 from embedrl.data.lenient_render import as_lenient, fitting_chat
+from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
@@ -117,6 +118,7 @@ class FrozenEmbedder:
         device: torch.device,
         rank: int = 0,
         metrics: Sequence[RankingMetric] | None = None,
+        skipped: list[BadSample] | None = None,
     ) -> list[TaskResult]:
         """Embed every side of every task, distributed over ranks, and rank the candidates.
 
@@ -125,15 +127,23 @@ class FrozenEmbedder:
             device: Where to embed.
             rank: Rank of this process.
             metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
+            skipped: Where to put the bad sides that this process met; tasks are scored without those of all processes.
+                None stops at the first.
+
+        Raises:
+            DataError: If a side is bad and `skipped` is None, or nothing is left of a task.
         """
         backbone = self.build(device)
         options, preprocessor = as_lenient(self.render), backbone.preprocessor()
-        sides = EncodeDataset(tasks, options, self.micro_batch_size, rank, world_size(), preprocessor)
-        collate = EncodeCollator(preprocessor, self.micro_batch_size)
+        on_bad: OnBadMode = "raise" if skipped is None else "skip"
+        sides = EncodeDataset(tasks, options, self.micro_batch_size, rank, world_size(), preprocessor, on_bad)
+        collate = EncodeCollator(preprocessor, self.micro_batch_size, on_bad=on_bad)
         scorer = TaskScorer(tasks, metrics)
         for index in range(len(sides)):
             batch = collate(sides[index])
-            scorer.add(batch.items, encode(backbone, batch.micro_batches, batch.order, device))
+            scorer.add(batch.items, encode(backbone, batch.micro_batches, batch.order, device), batch.bad)
+            if skipped is not None:
+                skipped += batch.bad.values()
         return scorer.results()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
+from embedrl.data.inputs import ModelInputs
+from embedrl.data.left_out import without
+from embedrl.data.on_bad import BadSample, OnBadMode
+from embedrl.data.sft_batches import GeneratorPreprocessor
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import DataError
 from embedrl.models.generator import Generator
@@ -54,6 +58,27 @@ def tcot_requests(tasks: Sequence[RetrievalTask]) -> dict[Key, TCoTRequest]:
     return dict(sorted(requests.items(), key=lambda item: (item[1].side.modality, item[0])))
 
 
+def places_of(task: RetrievalTask, keys: Collection[Key]) -> tuple[dict[int, Key], dict[int, Key]]:
+    """Where sides stand in a task.
+
+    Args:
+        task: The task.
+        keys: Keys of sides, those of `tcot_requests`.
+
+    Returns:
+        The keys of those among the queries, and among the candidates, by position.
+    """
+
+    def places(sides: Sequence[Side], role: Role, counterpart: Modality) -> dict[int, Key]:
+        every = ((side.key, situation(side.modality, role, counterpart)) for side in sides)
+        return {i: key for i, key in enumerate(every) if key in keys}
+
+    return (
+        places(task.queries, Role.QUERY, task.candidates[0].modality),
+        places(task.candidates, Role.TARGET, task.queries[0].modality),
+    )
+
+
 def with_tcots(task: RetrievalTask, tcots: Mapping[Key, str]) -> RetrievalTask:
     """The task with other T-CoTs; a side that has none there is left without.
 
@@ -81,7 +106,8 @@ def generate_tcots(
     style: Style,
     batch_size: int,
     max_new_tokens: int,
-) -> Iterator[list[str]]:
+    on_bad: OnBadMode = "raise",
+) -> Iterator[list[str | BadSample]]:
     """Write T-CoTs greedily, batch by batch.
 
     Args:
@@ -91,12 +117,13 @@ def generate_tcots(
         style: Style of the prompts it knows.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
+        on_bad: A side that cannot be shown: `raise`, or `skip`.
 
     Yields:
-        The T-CoTs of the next batch.
+        The T-CoTs of the next batch; in place of a bad side's, what is wrong with it.
 
     Raises:
-        DataError: If a side cannot be shown; the message names the task and the position.
+        DataError: If a side cannot be shown and `on_bad` is `raise`; the message names the task and the position.
     """
     preprocessor = generator.preprocessor()
     was_training = generator.training
@@ -104,18 +131,40 @@ def generate_tcots(
     try:
         for start in range(0, len(requests), batch_size):
             part = requests[start : start + batch_size]
-            chats = [_chat(item, style) for item in part]
-            inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
-            yield generator.generate(inputs, max_new_tokens)
+            inputs, bad = _prompts(part, style, preprocessor, on_bad)
+            moved = {name: value.to(device) for name, value in inputs.items()}
+            texts = iter(generator.generate(moved, max_new_tokens) if moved else [])
+            yield [bad[i] if i in bad else next(texts) for i in range(len(part))]
     finally:
         generator.train(was_training)
 
 
-def _chat(item: TCoTRequest, style: Style) -> Chat:
-    try:
+def _prompts(
+    part: Sequence[TCoTRequest], style: Style, preprocessor: GeneratorPreprocessor, on_bad: OnBadMode
+) -> tuple[ModelInputs, dict[int, BadSample]]:
+    """The prompts of the good sides, empty if there is none, and the bad ones by position."""
+
+    def chat(item: TCoTRequest) -> Chat:
         return reasoning_chat(item.side, item.role, item.counterpart, style)
-    except DataError as error:
-        raise DataError(f"{item.where}: {error}") from error
+
+    try:
+        return preprocessor.prompts([chat(item) for item in part]), {}
+    except DataError:
+        good, bad = [], {}
+        for i, item in enumerate(part):
+            try:
+                one = chat(item)
+                preprocessor.prompts([one])
+                good.append(one)
+            except DataError as error:
+                named = DataError(f"{item.where}: {error}", error.cause)
+                if on_bad == "raise":
+                    raise named from error
+                task, _, side = item.where.rpartition("/")
+                bad[i] = BadSample.of(named, task, side)
+        if not bad:
+            raise
+        return preprocessor.prompts(good) if good else {}, bad
 
 
 def write_tcots(
@@ -126,6 +175,7 @@ def write_tcots(
     batch_size: int = 32,
     max_new_tokens: int = 512,
     rank: int = 0,
+    skipped: list[BadSample] | None = None,
 ) -> list[RetrievalTask]:
     """The tasks with T-CoTs that a Reasoner writes greedily, distributed over ranks.
 
@@ -137,10 +187,22 @@ def write_tcots(
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
         rank: Rank of this process.
+        skipped: Where to put the bad sides that this process met; the tasks go without those of all processes. None
+            stops at the first.
+
+    Raises:
+        DataError: If a side cannot be shown and `skipped` is None, or nothing is left of a task.
     """
     requests = tcot_requests(tasks)
     mine = list(requests)[rank :: world_size()]
-    batches = generate_tcots([requests[key] for key in mine], generator, device, style, batch_size, max_new_tokens)
+    batches = generate_tcots(
+        [requests[key] for key in mine], generator, device, style, batch_size, max_new_tokens,
+        "raise" if skipped is None else "skip",
+    )  # fmt: skip
     texts = [text for batch in batches for text in batch]
-    tcots = dict(gather_objects(list(zip(mine, texts, strict=True))))
-    return [with_tcots(task, tcots) for task in tasks]
+    if skipped is not None:
+        skipped += [bad for bad in texts if isinstance(bad, BadSample)]
+    written = dict(gather_objects(list(zip(mine, texts, strict=True))))
+    bad = {key for key, text in written.items() if isinstance(text, BadSample)}
+    tcots = {key: text for key, text in written.items() if not isinstance(text, BadSample)}
+    return [with_tcots(without(task, *places_of(task, bad)).task if bad else task, tcots) for task in tasks]

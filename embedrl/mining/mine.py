@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,22 +14,27 @@ import lightning
 import torch
 from rich.table import Table
 
-from embedrl.construction.rows import PairWriter, check_slugs, write_mix
+from embedrl.construction.rows import JOURNALS, PairWriter, write_mix
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
+from embedrl.data.pair_dataset import pair_name
 from embedrl.data.render import RenderOptions
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
+from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
 from embedrl.training.checkpoints import config_form
-from embedrl.types import Pair, Side
+from embedrl.types import Pair, RetrievalTask, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import data_set_column, make_console, tell
+from embedrl.utils.file_names import check_file_names
 from embedrl.utils.secrets import without_secrets
 from embedrl.utils.versions import environment
 
 _SAMPLES = 8
+_OWN, _KNOWN = 2.0, 1.0  # relevance of a pair's own target, and of other known positives of its query
 
 
 def mine(
@@ -40,6 +46,8 @@ def mine(
     encode: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: int = 0,
+    on_bad: OnBadMode = "raise",
+    max_bad: int = MAX_BAD,
 ) -> None:
     """Give each pair of a mix the targets of its data set that an Embedder finds most alike, but less than its own.
 
@@ -57,26 +65,32 @@ def mine(
         encode: Where vectors are stored, and how they are computed.
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
+        on_bad: A pair that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
+            `skipped.jsonl`.
+        max_bad: The most different bad sides and rows that `skip` leaves out.
 
     Raises:
         ConfigError: If a flag is wrong.
-        DataError: If a pair cannot be read or embedded, or none is left.
+        DataError: If a pair cannot be read or embedded and `on_bad` is `raise`, or none is left.
+        TooManyBadError: If there are more than `max_bad`.
         CheckpointError: If the model cannot be read.
         NonFiniteError: If a vector is NaN or infinite.
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
-    check_slugs(check_labels(mix))
+    check_file_names(check_labels(mix), "--mix", JOURNALS)
+    bad = OnBad(on_bad, max_bad, "--")
     cuda = torch.cuda.is_available() and device != "cpu"
     if device == "cuda" and not cuda:
         raise ConfigError("--device cuda: torch finds no GPU here; give cpu or auto")
     out.mkdir(parents=True, exist_ok=True)
+    bad.keep(out / FILE)
     lightning.seed_everything(seed, verbose=False)
     started = time.monotonic()
     place = torch.device("cuda" if cuda else "cpu")
     vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode)
     report, rows = {}, []
     for row in mix:
-        report[row.label], written = _mine(row, vectors, options, out)
+        report[row.label], written = _mine(row, vectors, options, out, bad)
         rows.append(written)
         tell(f"{row.label}: {report[row.label]['negatives']:,} negatives for {report[row.label]['pairs']:,} pairs")
     write_mix(out / "mix.yaml", rows)
@@ -96,7 +110,7 @@ def mine(
 
 @dataclass
 class _Corpus:
-    """The pairs of a data set and its candidates, each content once.
+    """The pairs of a data set that can be used, and its candidates, each content once.
 
     Attributes:
         pairs: The pairs.
@@ -106,43 +120,24 @@ class _Corpus:
     """
 
     pairs: list[Pair]
-    sides: list[Side]
+    sides: Sequence[Side]
     own: list[int]
     known: list[set[int]]
 
 
-def _corpus(row: MixRow, vectors: VectorCache) -> _Corpus:
-    pairs = [row.source[i] for i in range(len(row.source))]
-    every = [side for pair in pairs for side in (pair.target, *pair.negatives)]
-    places: dict[str, int] = {}
-    sides: list[Side] = []
-    position = []
-    for digest, side in zip(vectors.hashes(every), every, strict=True):
-        if digest not in places:
-            places[digest] = len(sides)
-            sides.append(side)
-        position.append(places[digest])
-    own, start = [], 0
-    for pair in pairs:
-        own.append(position[start])
-        start += 1 + len(pair.negatives)
-    of_query: dict[str, set[int]] = {}
-    digests = vectors.hashes([pair.query for pair in pairs])
-    for digest, target in zip(digests, own, strict=True):
-        of_query.setdefault(digest, set()).add(target)
-    return _Corpus(pairs, sides, own, [of_query[digest] for digest in digests])
-
-
 def _mine(
-    row: MixRow, vectors: VectorCache, options: MiningOptions, out: Path
+    row: MixRow, vectors: VectorCache, options: MiningOptions, out: Path, bad: OnBad
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Mine one data set; its report, and the mix row that reads what was written."""
-    corpus = _corpus(row, vectors)
-    sides = [pair.query for pair in corpus.pairs]
-    blocks = vectors.embed(sides, vectors.hashes(sides), f"{row.label}/query")
-    candidates = vectors.embed(corpus.sides, vectors.hashes(corpus.sides), f"{row.label}/candidate")
-    queries = torch.cat(list(blocks.read()))
-    neighbours = list(find_neighbours(queries, candidates, corpus.own, corpus.known, options))
+    pairs, unreadable = _read(row, bad)
+    left = Remaining(_task(row.label, pairs), bad, skipped=unreadable)
+    left.hash(vectors)
+    _once(left)
+    queries, candidates = left.embed(vectors)
+    corpus = _corpus(pairs, left)
+    rows = torch.tensor([i for i, judged in enumerate(left.task.qrels) if _OWN in judged.values()])
+    vectors_of = torch.cat(list(queries.read()))[rows]
+    neighbours = list(find_neighbours(vectors_of, candidates, corpus.own, corpus.known, options))
     writer = PairWriter(out, row.label, row.source, row.weight)
     for pair, one in zip(corpus.pairs, neighbours, strict=True):
         negatives = tuple(corpus.sides[i] for i, _ in one.negatives)
@@ -150,7 +145,60 @@ def _mine(
         writer.write(replace(pair, negatives=negatives, score=one.score, negative_scores=scores))
     (out / "samples").mkdir(exist_ok=True)
     draw_samples(row.label, _samples(corpus, neighbours)).save(out / "samples" / f"{writer.slug}.png")
-    return _figures(corpus, neighbours), writer.close()
+    return {**_figures(corpus, neighbours), "skipped": dict(left.skipped)}, writer.close()
+
+
+def _read(row: MixRow, bad: OnBad) -> tuple[list[Pair], Counter[str]]:
+    """The pairs of a data set; rows that cannot be read are counted by cause."""
+    pairs, unreadable = [], Counter[str]()
+    for i in range(len(row.source)):
+        try:
+            pairs.append(row.source[i])
+        except DataError as error:
+            unreadable[bad.skip(error, row.label, pair_name(row.source, i)).cause] += 1
+    return pairs, unreadable
+
+
+def _task(name: str, pairs: Sequence[Pair]) -> RetrievalTask:
+    """Each pair's query, with its target and its hard negatives as candidates of their own."""
+    sides: list[Side] = []
+    qrels = []
+    for pair in pairs:
+        qrels.append({len(sides): _OWN})
+        sides += [pair.target, *pair.negatives]
+    return RetrievalTask(name, [pair.query for pair in pairs], sides, qrels)
+
+
+def _once(left: Remaining) -> None:
+    """Keep each candidate's content once, and make all targets of a query's content its known positives."""
+    first: dict[str, int] = {}
+    for i, digest in enumerate(left.hashes[1]):
+        first.setdefault(digest, i)
+    kept = list(first.values())
+    place = {left.hashes[1][i]: new for new, i in enumerate(kept)}
+    own = [place[left.hashes[1][next(iter(judged))]] for judged in left.task.qrels]
+    known: dict[str, set[int]] = {}
+    for digest, target in zip(left.hashes[0], own, strict=True):
+        known.setdefault(digest, set()).add(target)
+    qrels = [
+        {**dict.fromkeys(sorted(known[digest]), _KNOWN), target: _OWN}
+        for digest, target in zip(left.hashes[0], own, strict=True)
+    ]
+    left.task = replace(left.task, candidates=[left.task.candidates[i] for i in kept], qrels=qrels)
+    left.hashes = left.hashes[0], [left.hashes[1][i] for i in kept]
+    left.places = left.places[0], [left.places[1][i] for i in kept]
+
+
+def _corpus(pairs: Sequence[Pair], left: Remaining) -> _Corpus:
+    """What is left, without pairs whose own target went; at least one is left."""
+    own, known, kept = [], [], []
+    for place, judged in zip(left.places[0], left.task.qrels, strict=True):
+        target = next((i for i, value in judged.items() if value == _OWN), None)
+        if target is not None:
+            own.append(target)
+            known.append(set(judged))
+            kept.append(pairs[place])
+    return _Corpus(kept, left.task.candidates, own, known)
 
 
 def _samples(corpus: _Corpus, neighbours: Sequence[Neighbours]) -> list[Sample]:
@@ -170,9 +218,9 @@ def _figures(corpus: _Corpus, neighbours: Sequence[Neighbours]) -> dict[str, Any
         "pairs_with_negatives": sum(bool(one.negatives) for one in neighbours),
         "doubtful_pairs": sum(one.doubtful for one in neighbours),
         "left_out_above": sum(len(one.above) for one in neighbours),
-        "positive_score": round(sum(one.score for one in neighbours) / pairs, 4),
+        "positive_score": round(sum(one.score for one in neighbours) / max(pairs, 1), 4),
         "negative_score": round(sum(scores) / len(scores), 4) if scores else None,
-        "hit@1": round(sum(one.rank == 0 for one in neighbours) / pairs, 4),
+        "hit@1": round(sum(one.rank == 0 for one in neighbours) / max(pairs, 1), 4),
     }
 
 

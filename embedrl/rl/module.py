@@ -13,6 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.data.lenient_render import as_lenient
 from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import gather_objects, max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
@@ -28,7 +29,7 @@ from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScore
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
 from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
 from embedrl.rl.statistics import PhaseClock, rollout_figures
-from embedrl.rl.step import Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
+from embedrl.rl.step import PairCheck, Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
@@ -135,6 +136,11 @@ class EGRLModule(TrainingModule):
             self.reference.to(self.device)
 
     # ---------------------------------------------------------------- the step
+
+    def pair_check(self) -> PairCheck:
+        """What sees in loader workers, before any process rolls out, that a pair can be read."""
+        readers = self.generator.preprocessor(), self.embedder.backbone.preprocessor()
+        return PairCheck(*readers, as_lenient(self.embedder.render), self.style)
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> None:
         """Roll out, reward, improve.

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from embedrl.data.inputs import ModelInputs
+from embedrl.data.inputs import ModelInputs, Preprocessor
+from embedrl.data.lenient_render import HasLimit
+from embedrl.data.render import RenderOptions, render
 from embedrl.distributed.collectives import gather_objects
-from embedrl.errors import DataError
+from embedrl.errors import DataError, TooLongError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.qwen_vl.preprocess import QwenVLPreprocessor
 from embedrl.rl.policy import Group
@@ -87,6 +89,39 @@ def _naming(pair: Pair, role: Role) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{pair.dataset}/{pair.id} ({role}): {error}") from error
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """Sees that the policy and the frozen Embedder can read a pair; without weights, so it runs in loader workers.
+
+    Attributes:
+        policy: The policy's preprocessor.
+        embedder: The Embedder's preprocessor.
+        render: What the Embedder reads of a side, leniently.
+        style: Style of the prompts.
+    """
+
+    policy: QwenVLPreprocessor
+    embedder: Preprocessor
+    render: RenderOptions
+    style: Style
+
+    def __call__(self, pair: Pair) -> None:
+        """Look at both sides of a pair whose pictures are in memory.
+
+        Raises:
+            DataError: If one cannot be read; the message begins with `dataset/id`.
+        """
+        for role in Role:
+            with _naming(pair, role):
+                side = side_of(pair, role)
+                chat = reasoning_chat(side, role, counterpart_of(pair, role), self.style)
+                if not self.policy.fits(chat, prompt=True):
+                    raise TooLongError(f"its prompt has more tokens than the policy's {self.policy.max_length}")
+                chat = render(side.with_tcot(""), self.render)
+                if isinstance(self.embedder, HasLimit) and not self.embedder.fits(chat):
+                    raise TooLongError("it has more tokens than the Embedder reads, even without a T-CoT")
 
 
 def roll_out(engine: RolloutEngine, prompts: Sequence[Prompt], n: int, number: int) -> list[Rollout]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from embedrl.errors import DataError
+from embedrl.errors import MissingFileError, PictureError, overload_error
 from embedrl.tcot.prompts import Situation, Style, prompt
 from embedrl.tcot.schema import clean_text
 from embedrl.types import ImageSource, Side
@@ -96,11 +96,13 @@ def picture_content(source: ImageSource) -> str:
     try:
         stat = os.stat(path)  # noqa: PTH116  # called for every picture of a data set
         if kind := not_regular(stat.st_mode):
-            raise DataError(f"picture {path} cannot be read ({kind}): give a picture's file")
+            raise PictureError(f"picture {path} cannot be read ({kind}): give a picture's file")
         return _file_hash(os.fspath(path), stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
     except (OSError, ValueError) as error:
+        if (overloaded := overload_error(error, f"picture {path}")) is not None:
+            raise overloaded from error
         what = getattr(error, "strerror", None) or error
-        raise DataError(f"picture {path} cannot be read ({what}): check the root folder and the path") from error
+        raise MissingFileError(f"picture {path} cannot be read ({what}): check the root folder and the path") from error
 
 
 @lru_cache(maxsize=1 << 17)

@@ -6,7 +6,8 @@ import inspect
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.on_bad import BadSample, OnBad
+from embedrl.distributed.collectives import mean_over_ranks, world_size
 from embedrl.distributed.fsdp2 import build_model
 from embedrl.distributed.gradient_sync import gradient_norm
 from embedrl.distributed.trained_keys import check_keys, trained_keys
-from embedrl.errors import ConfigError, NonFiniteError, listed
+from embedrl.errors import CAUSES, ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import hyperparameters
@@ -68,6 +71,7 @@ class TrainingModule(LightningModule, ABC):
         self.processed: dict[str, float] = {}
         self.samples: list[str] = []
         self._random = StepRandomness(self.seed)
+        self._bad = OnBad("skip")  # for a data module of the user's own, which has none
 
     @property
     @abstractmethod
@@ -116,9 +120,39 @@ class TrainingModule(LightningModule, ABC):
         return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make the step's randomness a function of the step alone."""
+        """Make the step's randomness a function of the step alone, and count the bad samples it goes without.
+
+        Raises:
+            TooManyBadError: If too many samples were bad.
+        """
         self._random.seed(self)
+        counts = self.skipped(getattr(batch, "skipped", ()))
+        self.log("data/skipped", float(counts.total()))
+        self.log_dict({f"data/skipped/{cause}": float(count) for cause, count in counts.items()})
         self._started = time.perf_counter()
+
+    def skipped(self, samples: Sequence[BadSample]) -> Counter[str]:
+        """Count bad samples and name them in the run folder; all processes call together.
+
+        Args:
+            samples: This process's new ones.
+
+        Returns:
+            Those of all processes since the start of the run, each once, by cause.
+
+        Raises:
+            TooManyBadError: If there are more than the data module's `max_bad`.
+        """
+        bad: OnBad = getattr(getattr(self.trainer, "datamodule", None), "bad", None) or self._bad
+        bad.add(samples)
+        counts = bad.counts
+        if world_size() > 1:
+            known = [bad.counts[cause] for cause in CAUSES]
+            own = torch.tensor([*known, bad.counts.total() - sum(known)], dtype=torch.float64, device=self.device)
+            total = (mean_over_ranks(own) * world_size()).round().long().tolist()
+            counts = Counter({cause: count for cause, count in zip((*CAUSES, "other"), total, strict=True) if count})
+        bad.check(counts)
+        return counts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the gradient before clipping; a module with manual optimisation logs its own.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch
 from embedrl.data.inputs import ModelInputs
+from embedrl.data.on_bad import BadSample
 from embedrl.distributed.collectives import gather_rows, max_over_ranks, world_size
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import ConfigError, NonFiniteError, listed
@@ -65,7 +66,8 @@ class EmbedderModule(TrainingModule):
         self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
-        self._counts = {"skipped": 0, "raw_sides": 0}
+        self._bad_sides: list[BadSample] = []
+        self._raw_sides = 0
 
     @property
     def trained_model(self) -> Backbone:
@@ -101,10 +103,8 @@ class EmbedderModule(TrainingModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({f"train/{name}": value for name, value in metrics.items()})
-        self._counts["skipped"] += len(batch.skipped)
-        self._counts["raw_sides"] += batch.raw_sides
-        counts = {f"data/{name}": float(count) for name, count in self._counts.items()}
-        self.log_dict(counts, sync_dist=True, reduce_fx="sum")
+        self._raw_sides += batch.raw_sides
+        self.log("data/raw_sides", float(self._raw_sides), sync_dist=True, reduce_fx="sum")
         return loss
 
     def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -148,14 +148,21 @@ class EmbedderModule(TrainingModule):
         tasks = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         if not tasks:
             raise ConfigError("nothing to score: give the data module tasks (data.val, data.test)")
-        self._scorer = TaskScorer(tasks, self.metrics, self.loss.dims)
+        self._scorer, self._bad_sides = TaskScorer(tasks, self.metrics, self.loss.dims), []
 
     def validation_step(self, batch: EncodeBatch, batch_idx: int) -> None:
         """Embed one batch of sides."""
-        self._scorer.add(batch.items, self._embed(batch))
+        self._scorer.add(batch.items, self._embed(batch), batch.bad)
+        self._bad_sides += batch.bad.values()
 
     def score(self, stage: str) -> None:
-        """Score the tasks and log `<stage>/<task>/hit@1` and so on, and their means."""
+        """Score the tasks and log `<stage>/<task>/hit@1` and so on, and their means; bad sides are left out and named.
+
+        Raises:
+            TooManyBadError: If too many sides are bad.
+            DataError: If nothing is left of a task.
+        """
+        self.skipped(self._bad_sides)
         limit: float = getattr(self.trainer, f"limit_{stage}_batches")
         self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limit != 1.0)
         self._scorer = TaskScorer([])
@@ -174,9 +181,12 @@ class EmbedderModule(TrainingModule):
         """Embed one batch of sides.
 
         Returns:
-            `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU.
+            `items`: for each row, every place its vector belongs; `vectors`: `[rows, dim]` on the CPU. Bad sides have
+            no row.
         """
-        return {"items": batch.items, "vectors": self._embed(batch).cpu()}
+        self.skipped(list(batch.bad.values()))
+        vectors, good = self._embed(batch).cpu(), [i for i in range(len(batch.items)) if i not in batch.bad]
+        return {"items": [batch.items[i] for i in good], "vectors": vectors[good]}
 
 
 def _gather_labels(batch: ContrastiveBatch, rank: int, device: torch.device) -> tuple[Tensor, BatchLabels]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 
-from lightning import LightningModule
 from torch import device
 
+from embedrl.data.on_bad import BadSample
 from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import gather_objects
 from embedrl.distributed.unshard import unsharded
 from embedrl.metrics.replies import score_reply
 from embedrl.models.generator import Generator
+from embedrl.training.base import TrainingModule
 from embedrl.types import Lesson
 
 
@@ -30,6 +31,7 @@ class GreedyReplies:
     def __init__(self, generator: Generator, max_new_tokens: int) -> None:
         self.generator, self.max_new_tokens = generator, max_new_tokens
         self.rows: list[tuple[Lesson, str, dict[str, float]]] = []
+        self._skipped: list[BadSample] = []
         self._whole = ExitStack()
 
     def start(self) -> None:
@@ -38,7 +40,7 @@ class GreedyReplies:
         So ranks may write different numbers of replies, of different lengths, and so may callbacks at the end of the
         epoch, which come before the module's `on_validation_epoch_end`.
         """
-        self.rows = []
+        self.rows, self._skipped = [], []
         self._whole.enter_context(unsharded(self.generator))
 
     def write(self, batch: LessonBatch, where: device) -> None:
@@ -48,21 +50,26 @@ class GreedyReplies:
             batch: The prompts.
             where: The model's device.
         """
+        self._skipped += batch.skipped
         moved = ({name: value.to(where, non_blocking=True) for name, value in m.items()} for m in batch.micro_batches)
         written = [reply for inputs in moved for reply in self.generator.generate(inputs, self.max_new_tokens)]
         for lesson, reply in zip(batch.lessons, written, strict=True):
             self.rows.append((lesson, reply, score_reply(reply, lesson)))
 
-    def log(self, module: LightningModule, stage: str) -> None:
+    def log(self, module: TrainingModule, stage: str) -> None:
         """Log `<stage>/<kind>/exact` and the other figures of `score_reply`, and each one's mean over the kinds.
 
-        `<stage>/problem/<code>` is the share of all T-CoTs that have it.
+        `<stage>/problem/<code>` is the share of all T-CoTs that have it, and `<stage>/left_out` the number of bad
+        lessons, if there are any.
 
         Args:
             module: The module in training.
             stage: `val` or `test`.
         """
         self._whole.close()
+        module.skipped(self._skipped)
+        if left_out := len(gather_objects(self._skipped)):
+            module.log(f"{stage}/left_out", float(left_out))
         mine = [(lesson.kind, scores) for lesson, _, scores in self.rows]
         values: dict[tuple[str, str], list[float]] = defaultdict(list)
         problems: Counter[str] = Counter()

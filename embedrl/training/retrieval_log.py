@@ -14,6 +14,7 @@ from embedrl.utils.tensorboard import tensorboard_writer
 def log_results(module: LightningModule, stage: str, results: Sequence[TaskResult]) -> None:
     """Log `<stage>/<task>/<metric>` such as `val/vqa/hit@1`, `delta_s`, and each one's mean over the tasks.
 
+    `<stage>/<task>/left_out` is the number of its queries and candidates that were left out as bad, if any were.
     To TensorBoard also goes the histogram of Δs over the queries of all tasks, so that two validations can be compared.
 
     Args:
@@ -23,6 +24,7 @@ def log_results(module: LightningModule, stage: str, results: Sequence[TaskResul
     """
     for name in results[0].metrics if results else ():
         _log(module, stage, name, {result.task.name: result.metrics[name] for result in results})
+    module.log_dict({f"{stage}/{r.task.name}/left_out": float(r.left_out) for r in results if r.left_out})
     gaps = {result.task.name: result.delta_s for result in results}
     gaps = {task: values for task, values in gaps.items() if len(values)}
     _log(module, stage, "delta_s", {task: values.mean().item() for task, values in gaps.items()})

@@ -185,7 +185,7 @@ def test_no_answer_is_one_error_or_a_counted_failure(tmp_path, reply, cause, cap
         assert len(error) == 1
         for part in (server.url, cause, "what was answered is kept"):
             assert part in error[0]
-        assert annotate(mix, server, tmp_path / "out", "--on_error", "skip", retries=0) == 0
+        assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip", retries=0) == 0
         report = json.loads((tmp_path / "out" / "report.json").read_text())["world/vqa"]
         bad = report["left_out"][cause]
         assert report["left_out"] == {cause: bad}
@@ -199,15 +199,15 @@ def test_no_answer_is_one_error_or_a_counted_failure(tmp_path, reply, cause, cap
         assert json.loads((tmp_path / "out" / "report.json").read_text())["world/vqa"]["annotated"] == 12
 
 
-@pytest.mark.parametrize(("on_error", "asked"), [("raise", 1), ("skip", 5)])
-def test_a_dead_endpoint_ends_with_one_error_and_keeps_everything(tmp_path, on_error, asked, capsys):
+@pytest.mark.parametrize(("on_bad", "asked"), [("raise", 1), ("skip", 5)])
+def test_a_dead_endpoint_ends_with_one_error_and_keeps_everything(tmp_path, on_bad, asked, capsys):
     mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 20)])
     gate = threading.Event()
     with serving(lambda body: (503, "down") if gate.is_set() else valid_tcot(body)) as server:
         annotate(write_mix(tmp_path / "few.yaml", [world("vqa", 3)]), server, tmp_path / "out")
         gate.set()
         before = len(server.asked)
-        options = ("--on_error", on_error, "--patience", 5)
+        options = ("--on_bad", on_bad, "--patience", 5)
         assert annotate(mix, server, tmp_path / "out", *options, retries=0, concurrency=1) == 1
         assert len(server.asked) - before == asked
     capsys.readouterr()
@@ -223,7 +223,7 @@ def test_a_dead_endpoint_ends_with_one_error_and_keeps_everything(tmp_path, on_e
 def test_a_wrong_key_or_model_stops_at_once_even_when_skipping(tmp_path, status):
     with serving(lambda body: (status, "no")) as server:
         mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 20)])
-        assert annotate(mix, server, tmp_path / "out", "--on_error", "skip", concurrency=1) == 1
+        assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip", concurrency=1) == 1
     assert len(server.asked) == 1
 
 
@@ -239,10 +239,10 @@ def test_broken_rows_and_pictures(tmp_path, capsys):
         assert annotate(mix, server, tmp_path / "out", concurrency=1) == 1
         (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert "images/1.png" in error
-        assert annotate(mix, server, tmp_path / "out", "--on_error", "skip") == 0
+        assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["mmeb"]["left_out"] == {"broken_row": 2, "broken_picture": 1}
-    assert report["own"]["left_out"] == {"broken_row": 1, "broken_picture": 1}
+    assert report["mmeb"]["left_out"] == {"broken_row": 1, "missing_file": 1, "broken_picture": 1}
+    assert report["own"]["left_out"] == {"missing_file": 1, "broken_picture": 1}
     assert report["hound"]["annotated"] == 4
     told = {(row["dataset"], row["id"]): row for row in lines(tmp_path / "out" / "left_out.jsonl")}
     assert "images/2.png" in told["mmeb", "2"]["detail"]
@@ -265,7 +265,7 @@ def test_a_changed_picture_is_asked_about_again(tmp_path):
         (["--attempts", "0"], "--attempts 0"),
         (["--caps.image", "0"], "--caps.image 0"),
         (["--style", "terse"], "--style"),
-        (["--on_eror", "skip"], "did you mean --on_error?"),
+        (["--on_baad", "skip"], "did you mean --on_bad?"),
         (["--mix", "no.yaml"], "no.yaml"),
     ],
 )
@@ -291,14 +291,14 @@ def test_wrong_options_of_the_endpoint(tmp_path, options, told, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_full_disk_stops_at_once_and_keeps_what_was_answered(tmp_path, on_error, capsys):
+@pytest.mark.parametrize("on_bad", ["raise", "skip"])
+def test_a_full_disk_stops_at_once_and_keeps_what_was_answered(tmp_path, on_bad, capsys):
     mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 20)])
     with serving(valid_tcot) as server:
         annotate(write_mix(tmp_path / "few.yaml", [world("vqa", 3)]), server, tmp_path / "out")
         before, size = len(server.asked), (tmp_path / "out" / "tcots.jsonl").stat().st_size
         with files_up_to(size + 100):
-            code = annotate(mix, server, tmp_path / "out", "--on_error", on_error, concurrency=1)
+            code = annotate(mix, server, tmp_path / "out", "--on_bad", on_bad, concurrency=1)
         assert len(server.asked) - before <= 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert code == 1

@@ -137,7 +137,7 @@ def test_no_answer_stops_or_is_counted(tmp_path, mix, capsys):
     with serving(lambda body: (500, "x") if asked_text(body) == bad else "No") as server:
         assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *vlm(server, retries=0)) == 1
         assert "http_500" in capsys.readouterr().err
-        words = ["--on_error", "skip", *vlm(server, retries=0)]
+        words = ["--on_bad", "skip", *vlm(server, retries=0)]
         assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *words) == 0
     report = json.loads((tmp_path / "kept" / "report.json").read_text())
     assert report["world/vqa"]["left_out"] == {"http_500": 1}

@@ -2,12 +2,12 @@ import pickle
 
 import pytest
 import torch
-from fake_data import FakePreprocessor, Frame, Numbers, Quarters
+from fake_data import FakePreprocessor, Frame, Quarters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedrl.data.collate import ContrastiveCollator, EncodeCollator, EncodeSample, Place
-from embedrl.data.pair_dataset import Example, PairDataset, SampleKey
+from embedrl.data.pair_dataset import Example
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Side
@@ -100,14 +100,6 @@ def test_a_given_number_of_micro_batches():
     assert flat(batch) == [0, 1, 2, 1000, 1001, 1002]
     with pytest.raises(ConfigError, match=r"raise data\.micro_batch_size"):
         ContrastiveCollator(FakePreprocessor(), 1, num_micro_batches=7)(examples)
-
-
-def test_skipped_rows_are_passed_on():
-    dataset = PairDataset([Numbers(broken=(3,))], RAW, on_error="skip")
-    batch = ContrastiveCollator(FakePreprocessor(), 4)([dataset[SampleKey(0, 3)], dataset[SampleKey(0, 7)]])
-    assert batch.ids == ["4", "7"]
-    assert len(batch.skipped) == 1
-    assert batch.skipped[0].startswith("numbers/3 (query): broken.png")
 
 
 def test_a_chat_that_the_preprocessor_refuses_is_named():

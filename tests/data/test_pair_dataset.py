@@ -1,9 +1,10 @@
 import pytest
 from fake_data import IMAGE_TCOT, Numbers, Quarters
 
-from embedrl.data.pair_dataset import MAX_SKIPS, PairDataset, SampleKey
+from embedrl.data.checked_rows import MAX_IN_A_ROW, CheckedRows
+from embedrl.data.pair_dataset import PairDataset, SampleKey
 from embedrl.data.render import RenderOptions
-from embedrl.errors import DataError
+from embedrl.errors import DataError, TooManyBadError
 from embedrl.tcot.store import content_hash
 from embedrl.types import Modality, Pair, Side
 
@@ -37,7 +38,7 @@ def test_an_example_holds_the_rendered_pair_and_its_keys():
     assert [chat[0]["content"][0]["text"] for chat in example.negatives] == ["negative 0 5", "negative 1 5"]
     assert (example.query_key, example.target_key) == (content_hash(pair.query), content_hash(pair.target))
     assert example.negative_keys == [content_hash(side) for side in pair.negatives]
-    assert (example.dataset, example.id, example.skipped, example.raw_sides) == ("numbers", "5", [], 0)
+    assert (example.dataset, example.id, example.raw_sides) == ("numbers", "5", 0)
 
 
 def test_negatives_are_limited():
@@ -70,20 +71,26 @@ def test_raise_names_dataset_id_and_side():
         PairDataset([Numbers(broken=(4,))], RAW)[SampleKey(0, 4)]
 
 
+def skipping(size, *broken):
+    return CheckedRows(PairDataset([Numbers(size=size, broken=broken)], RAW), "skip")
+
+
 def test_skip_takes_the_next_row_and_reports():
-    dataset = PairDataset([Numbers(size=6, broken=(4, 5))], RAW, on_error="skip")
-    example = dataset[SampleKey(0, 4)]
-    assert example.id == "0"  # around the end
-    assert [line.split(":")[0] for line in example.skipped] == ["numbers/4 (query)", "numbers/5 (query)"]
-    assert dataset[SampleKey(0, 3)].skipped == []
+    rows = skipping(6, 4, 5)
+    drawn = rows[SampleKey(0, 4)]
+    assert (drawn.sample.id, drawn.key.row) == ("0", 0)  # around the end
+    assert [(bad.dataset, bad.id, bad.cause) for bad in drawn.skipped] == [
+        ("numbers", "4", "broken_row"),
+        ("numbers", "5", "broken_row"),
+    ]
+    assert rows[SampleKey(0, 3)].skipped == []
 
 
 def test_skip_gives_up_after_ten_in_a_row():
-    good = PairDataset([Numbers(size=30, broken=tuple(range(MAX_SKIPS - 1)))], RAW, on_error="skip")
-    assert len(good[SampleKey(0, 0)].skipped) == MAX_SKIPS - 1
-    bad = PairDataset([Numbers(size=30, broken=tuple(range(MAX_SKIPS)))], RAW, on_error="skip")
-    with pytest.raises(DataError, match="numbers: 10 broken rows in a row, the last: numbers/9"):
-        bad[SampleKey(0, 0)]
+    good = skipping(30, *range(MAX_IN_A_ROW - 1))
+    assert len(good[SampleKey(0, 0)].skipped) == MAX_IN_A_ROW - 1
+    with pytest.raises(TooManyBadError, match="numbers: 10 bad rows in a row, the last: numbers/9"):
+        skipping(30, *range(MAX_IN_A_ROW))[SampleKey(0, 0)]
 
 
 def test_skip_hides_no_other_error():
@@ -92,4 +99,4 @@ def test_skip_hides_no_other_error():
             raise TypeError("a bug")
 
     with pytest.raises(TypeError, match="a bug"):
-        PairDataset([Wrong()], RAW, on_error="skip")[SampleKey(0, 0)]
+        CheckedRows(PairDataset([Wrong()], RAW), "skip")[SampleKey(0, 0)]

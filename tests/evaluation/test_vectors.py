@@ -13,7 +13,8 @@ from embedrl.data.images import ImageFile
 from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import model_identity, weights_hash
-from embedrl.evaluation.vectors import EncodeOptions, VectorCache, read_shard
+from embedrl.evaluation.shards import read_shard
+from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone

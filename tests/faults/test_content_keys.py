@@ -21,7 +21,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.losses.contrastive import InfoNCE, PairKeys, key_hashes
+from embedrl.losses.contrastive import batch_labels, known_pairs
 from embedrl.metrics.evidence import evidence_counts
 from embedrl.rl.rewards.comparison import compare_roles
 from embedrl.tcot.prompts import situation
@@ -70,9 +70,9 @@ def every_pair(sources):
 def test_the_loss_masks_copies_and_no_other_picture_of_the_same_name(sources):
     dataset = PairDataset(sources, RAW)
     examples = [dataset[SampleKey(source, row)] for source in (0, 1) for row in range(4)]
-    keys = [key_hashes([getattr(e, name) for e in examples]) for name in ("query_key", "target_key")]
-    masked = InfoNCE()._masked(PairKeys(*keys, key_hashes([])))
-    assert masked.nonzero().tolist() == [[2, 6], [6, 2]]  # 2 and 6 hold the same picture
+    known = known_pairs(batch_labels([e.query_key for e in examples], [e.target_key for e in examples]))
+    known.fill_diagonal_(False)
+    assert known.nonzero().tolist() == [[2, 6], [6, 2]]  # 2 and 6 hold the same picture
 
 
 def test_validation_embeds_every_picture(sources):

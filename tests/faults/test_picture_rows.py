@@ -111,7 +111,7 @@ def test_a_source_may_name_files_by_another_way_to_its_root(tmp_path, snapshot):
 
 @pytest.fixture
 def holes(tmp_path):
-    """Eight pairs: 5 pictures and one of two frames are missing, one picture is broken."""
+    """Eight pairs: 4 pictures and one of two frames are missing, one picture is a FIFO, one is broken."""
     folder = tmp_path / "data"
     folder.mkdir()
     Image.effect_noise((40, 30), 90).convert("RGB").save(folder / "good.png")
@@ -124,23 +124,23 @@ def holes(tmp_path):
     return own_mix(tmp_path, folder / "pairs.jsonl"), folder
 
 
-def test_stats_count_and_name_missing_pictures(holes, capsys):
+def test_stats_count_and_name_missing_files(holes, capsys):
     mix, _ = holes
     assert run("data", "stats", "--mix", mix) == 0
     out = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "missing_picture 6" in out
+    assert "missing_file 5" in out
+    assert "broken_picture 1" in out  # the FIFO
     assert "pairs/gone0.png: picture " in out
     assert "gone0.png does not exist" in out
     assert "pairs: 1 more like these" in out
-    assert "broken_picture" not in out
 
 
 def test_stats_that_are_asked_to_check_end_with_an_error(holes, capsys):
     mix, folder = holes
     assert run("data", "stats", "--mix", mix, "--check", "true") == 1
     told = capsys.readouterr()
-    assert "missing_picture 6" in " ".join(told.out.replace("│", " ").split())
-    assert "broken_picture 1" in " ".join(told.out.replace("│", " ").split())
+    assert "missing_file 5" in " ".join(told.out.replace("│", " ").split())
+    assert "broken_picture 2" in " ".join(told.out.replace("│", " ").split())
     assert "7 of 8 pairs cannot be used, the first: pairs/gone0.png: picture " in told.err
     write_rows(folder / "pairs.jsonl", [pair("good.png", {"images": ["good.png"]})])
     assert run("data", "stats", "--mix", mix, "--check", "true") == 0
@@ -148,9 +148,12 @@ def test_stats_that_are_asked_to_check_end_with_an_error(holes, capsys):
 
 def test_filter_leaves_out_pairs_whose_pictures_or_frames_are_missing(holes, tmp_path, capsys):
     mix, _ = holes
-    assert run("filter", "--mix", mix, "--out", tmp_path / "out", "--on_error", "skip") == 0
+    assert run("filter", "--mix", mix, "--out", tmp_path / "out", "--on_bad", "skip") == 0
     assert [row["id"] for row in lines(tmp_path / "out/pairs.jsonl")] == ["good.png"]
-    assert json.loads((tmp_path / "out/report.json").read_text())["pairs"]["left_out"] == {"broken_row": 7}
+    assert json.loads((tmp_path / "out/report.json").read_text())["pairs"]["left_out"] == {
+        "missing_file": 5,
+        "broken_picture": 2,
+    }
 
 
 def test_each_picture_is_looked_at_once(monkeypatch, holes):
@@ -191,7 +194,7 @@ class Stamps:
 def test_a_picture_that_cannot_be_copied_is_skipped_or_named(holes, tmp_path, capsys):
     _, folder = holes
     words = {"out": tmp_path / "out", "checks": ["format"]}
-    filter_pairs([MixRow(Stamps(str(folder)))], on_error="skip", **words)
+    filter_pairs([MixRow(Stamps(str(folder)))], on_bad="skip", **words)
     assert [row["id"] for row in lines(tmp_path / "out/stamps.jsonl")] == ["0"]
     assert json.loads((tmp_path / "out/report.json").read_text())["stamps"]["left_out"] == {"broken_picture": 1}
     [left] = lines(tmp_path / "out/left_out.jsonl")

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.utilities import dim_zero_cat
 
 from embedrl.data.collate import ContrastiveBatch, EncodeBatch, Place
+from embedrl.data.on_bad import BadSample
 from embedrl.metrics.retrieval import RankingMetric
 from embedrl.models.backbone import Backbone
 from embedrl.types import RetrievalTask, Side
@@ -96,7 +97,7 @@ def contrastive_batch(step, pairs=12, micro_batch_size=5, rank=0, world=1, negat
         ids=[f"id{i}" for i in mine],
         scores=[float(i) for i in mine],
         negative_scores=[i + j / 10 for i in mine for j in range(counts[i])],
-        skipped=["one line"] if step == 2 and rank == 0 else [],
+        skipped=[BadSample("fake", "id", "broken_row", "one line")] if step == 2 and rank == 0 else [],
     )
 
 

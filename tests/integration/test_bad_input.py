@@ -176,11 +176,40 @@ def test_the_process_exits_with_the_code_and_one_line(folder: Path) -> None:
     assert "gone.png" in out.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("picture", ["gone.png", "strip.png", "text.png", "pipe.png"])
-def test_skipping_is_counted(folder: Path, capsys: pytest.CaptureFixture[str], picture: str) -> None:
+SKIPPED = {
+    "missing file": ({"images": ["gone.png"]}, "missing_file"),
+    "1 x 20,000 picture": ({"images": ["strip.png"]}, "thin_picture"),
+    "2 MiB of compressed metadata": ({"images": ["text.png"]}, "broken_picture"),
+    "FIFO": ({"images": ["pipe.png"]}, "broken_picture"),
+    "text longer than the model reads": ({"text": "long " * 9000}, "too_long"),
+    "T-CoT without tags": ({"tcot": "a red dot"}, "bad_tcot"),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=pytest.mark.slow) if c.startswith(("2 MiB", "FIFO")) else c for c in SKIPPED],
+)
+def test_skipping_is_counted_and_named(folder: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    query, cause = SKIPPED[case]
     write_odd_pictures(folder)
+    write_pairs(folder, query)
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     rows += [{**rows[1], "id": "third", "target": {**rows[1]["target"], "text": "one dot"}}]
-    rows[0]["query"]["images"] = [picture]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run(capsys, "--data.init_args.on_error", "skip") == (0, "")
+    skip = [
+        "--data.init_args.on_bad",
+        "skip",
+        "--data.init_args.batch_size",
+        "3",
+        "--data.init_args.sub_batch_size",
+        "3",
+    ]
+    assert run(capsys, *skip) == (0, "")
+    (named,) = [json.loads(line) for line in (folder / "runs/skipped.jsonl").read_text().splitlines()]
+    assert (named["dataset"], named["id"], named["cause"]) == ("pairs", "first", cause)
+    if case != "missing file":
+        return
+    code, line = run(capsys, *skip, "--data.init_args.max_bad", "0")
+    assert code == 1
+    assert line.startswith(f"embedrl: error: 1 bad samples, more than data.max_bad 0 ({cause} 1, ")

@@ -1,4 +1,4 @@
-"""A sample that only one of two processes meets is broken: both end, soon, each with its one line."""
+"""A sample that only one of two processes meets is broken: both end, soon, each with its one line; or both go on."""
 
 import json
 import os
@@ -41,15 +41,15 @@ def write_pairs(folder: Path, count: int) -> Path:
     return path
 
 
-def words(recipe: str, folder: Path, **trainer) -> list[str]:
-    """The recipe, shrunk, on these pairs."""
+def words(recipe: str, folder: Path, bad: dict, **trainer) -> list[str]:
+    """The recipe, shrunk, on these pairs; `bad` are options for bad samples."""
     init_args = {"path": str(write_pairs(folder, RECIPES[recipe])), "cache_dir": str(folder / "cache")}
     source = {"class_path": "embedrl.data.JsonlSource", "init_args": init_args}
     data = {
-        "embedder": {"mix": [{"source": source}], "on_error": "raise"},
+        "embedder": {"mix": [{"source": source}]},
         "reasoner": {"train": {"init_args": {"sources": [source]}}},
         "egrl": {"mix": [{"source": source}]},
-    }[recipe.partition("/")[0]]
+    }[recipe.partition("/")[0]] | bad
     overlay = folder / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"trainer": trainer, "data": {"init_args": data}}))
     files = CONFIGS / f"{recipe}.yaml", CONFIGS / "parts/shrink.yaml", overlay
@@ -70,17 +70,7 @@ def lines(log: str) -> list[str]:
     ],
 )
 def test_both_processes_end_with_the_one_error(recipe, trainer, tmp_path):
-    main = Path(embedrl.__file__).parent / "__main__.py"
-    processes = launch(main, *words(recipe, tmp_path, **trainer), log=tmp_path)
-    deadline = time.monotonic() + SOON
-    try:
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-    finally:
-        codes = [process.exitcode for process in processes]
-        for process in processes:
-            process.kill()
-    logs = [(tmp_path / f"__main__.{rank}.log").read_text() for rank in (0, 1)]
+    codes, logs = finish(words(recipe, tmp_path, {"on_bad": "raise"}, **trainer), tmp_path)
     assert codes == [1, 1], logs
     told = [lines(log) for log in logs]
     assert [len(each) for each in told] == [1, 1], told
@@ -92,6 +82,42 @@ def test_both_processes_end_with_the_one_error(recipe, trainer, tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_both_processes_go_on_without_it(recipe, tmp_path):
+    codes, logs = finish(words(recipe, tmp_path, {"on_bad": "skip"}, strategy="ddp"), tmp_path)
+    assert codes == [0, 0], logs
+    (path,) = tmp_path.rglob("skipped.jsonl")
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert row["cause"] == "broken_picture"
+    assert "cut.png" in row["message"]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_both_processes_end_at_the_limit(tmp_path):
+    bad = {"on_bad": "skip", "max_bad": 0}
+    codes, logs = finish(words("embedder/qwen3_vl_2b", tmp_path, bad, strategy="ddp"), tmp_path)
+    assert codes == [1, 1], logs
+    assert all("1 bad samples, more than data.max_bad 0 (broken_picture 1" in log for log in logs), logs
+
+
+def finish(arguments: list[str], folder: Path) -> tuple[list[int | None], list[str]]:
+    """Run two processes; returns their exit codes and what they wrote."""
+    main = Path(embedrl.__file__).parent / "__main__.py"
+    processes = launch(main, *arguments, log=folder)
+    deadline = time.monotonic() + SOON
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        codes = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()
+    return codes, [(folder / f"__main__.{rank}.log").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.dist
+@pytest.mark.slow
 def test_processes_that_lightning_starts_end_as_well(tmp_path):
     """No torchrun, which would kill what is left over."""
     recipe = "embedder/qwen3_vl_2b"
@@ -99,7 +125,7 @@ def test_processes_that_lightning_starts_end_as_well(tmp_path):
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     started = subprocess.run(
-        [sys.executable, "-m", "embedrl", *words(recipe, tmp_path)],
+        [sys.executable, "-m", "embedrl", *words(recipe, tmp_path, {"on_bad": "raise"})],
         env=os.environ | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
         cwd=tmp_path, capture_output=True, text=True, timeout=SOON,
     )  # fmt: skip

@@ -22,6 +22,9 @@ EMBEDDER = {
 RETRIEVAL = {"tasks": TASKS, "style": "brief", "max_new_tokens": 24}
 TRAINER = {"max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1, "enable_progress_bar": False}
 NOT_HERE = {
+    "data/skipped/<cause>": "bad samples",
+    "val/<task>/left_out": "bad sides",
+    "val/left_out": "bad lessons",
     "policy/mismatch": "rollouts on a server",
     "policy/mismatch_ratio_max": "rollouts on a server",
     "reward/process/failed/<cause>": "questions without an answer",

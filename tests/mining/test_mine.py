@@ -105,3 +105,9 @@ def test_a_broken_picture_is_named(mix, tmp_path, capsys):
     (tmp_path / "images/blue.png").write_bytes(b"no picture")
     assert run(mix, tmp_path / "out") == 1
     assert "blue.png" in capsys.readouterr().err
+    assert run(mix, tmp_path / "out", "--on_bad", "skip") == 0
+    left = mined(tmp_path / "out")
+    assert [left[i].id for i in range(len(left))] == ["00", "01", "20", "21", "30", "31"]  # of red, green, white
+    report = json.loads((tmp_path / "out/report.json").read_text())["data_sets"]["col/ours"]
+    assert report["skipped"].keys() >= {"broken_picture"}
+    assert "blue.png" in (tmp_path / "out/skipped.jsonl").read_text()

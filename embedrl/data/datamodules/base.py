@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
+from embedrl.data.checked_rows import CheckedCollator, CheckedRows
 from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampler
-from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonSource
+from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
+from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonRows, LessonSource
 from embedrl.errors import ConfigError
 
 T = TypeVar("T")
@@ -25,10 +28,27 @@ class BaseDataModule(LightningDataModule):
         seed: Seed of the order of the training data.
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
+        on_bad: A bad sample: `raise`, or `skip` it.
+        max_bad: The most different bad samples that `skip` leaves out.
+
+    Attributes:
+        bad: The bad samples that were left out; the module in training adds them.
+
+    Raises:
+        ConfigError: If the limit is below 0.
     """
 
-    def __init__(self, seed: int = 0, num_workers: int = 0, persistent_workers: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        num_workers: int = 0,
+        persistent_workers: bool = False,
+        on_bad: OnBadMode = "raise",
+        max_bad: int = MAX_BAD,
+    ) -> None:
         super().__init__()
+        self.on_bad = on_bad
+        self.bad = OnBad(on_bad, max_bad)
         self.seed = seed
         self.num_workers = num_workers
         self.persistent_workers = persistent_workers and num_workers > 0
@@ -36,7 +56,7 @@ class BaseDataModule(LightningDataModule):
         self._batches_seen = 0
 
     def setup(self, stage: str) -> None:
-        """Check the trainer's settings.
+        """Check the trainer's settings, and prepare the file that names bad samples.
 
         Raises:
             ConfigError: If the trainer would shard or reload the loaders.
@@ -48,6 +68,9 @@ class BaseDataModule(LightningDataModule):
             )
         if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
             raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
+        if self.on_bad == "skip":
+            folder = Path(trainer.log_dir or trainer.default_root_dir)  # every process asks: rank 0 tells the others
+            self.bad.keep(folder / FILE, stage == "fit" and trainer.ckpt_path is not None, trainer.is_global_zero)
 
     def state_dict(self) -> dict[str, int]:
         """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
@@ -107,6 +130,8 @@ class GeneratorDataModule(BaseDataModule):
         generate_batch_size: Prompts that are answered at once, per process.
         seed: Seed of the order of the training data.
         num_workers: Loader processes; 0 loads in the training process.
+        on_bad: A bad sample: `raise`, or `skip` it; a bad lesson to score on is left out.
+        max_bad: The most different bad samples that `skip` leaves out.
     """
 
     def __init__(
@@ -116,8 +141,10 @@ class GeneratorDataModule(BaseDataModule):
         generate_batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
+        on_bad: OnBadMode = "raise",
+        max_bad: int = MAX_BAD,
     ) -> None:
-        super().__init__(seed, num_workers)
+        super().__init__(seed, num_workers, on_bad=on_bad, max_bad=max_bad)
         self.val, self.test, self.generate_batch_size = val, test, generate_batch_size
 
     def val_dataloader(self) -> Sequence[Loader[LessonBatch]]:
@@ -136,8 +163,10 @@ class GeneratorDataModule(BaseDataModule):
         size = self.generate_batch_size
         # An empty batch for a rank without rows: Lightning refuses a loader that has none.
         batches = [list(rows[i : i + size]) for i in range(0, len(rows), size)] or [[]]
-        collator = LessonCollator(self._preprocessor(), size, False, source.name)
-        return [self._make_scoring_loader(source, collator, batch_sampler=batches)]
+        lessons = CheckedRows(LessonRows(source), self.on_bad, replace=False)
+        collate = LessonCollator(self._preprocessor(), size, False, source.name)
+        checked = CheckedCollator(lessons, collate, collate.check)
+        return [self._make_scoring_loader(lessons, checked, batch_sampler=batches)]
 
     def _preprocessor(self) -> GeneratorPreprocessor:
         module: Any = self._current_trainer.lightning_module

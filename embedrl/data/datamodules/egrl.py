@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch.utils.data import Dataset
-
+from embedrl.data.checked_rows import CheckedCollator, CheckedRows, Drawn
 from embedrl.data.datamodules.base import GeneratorDataModule
 from embedrl.data.loader import ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import MAX_BAD, BadSample, OnBadMode
 from embedrl.data.opened import open_pairs
-from embedrl.data.pair_dataset import SampleKey
+from embedrl.data.pair_dataset import SampleKey, pair_name
 from embedrl.data.sampler import SubBatchSampler
 from embedrl.data.sft_batches import LessonSource
 from embedrl.errors import ConfigError
@@ -24,6 +26,7 @@ class PairBatch:
     Attributes:
         pairs: This process's pairs; all are of the data set that the other processes draw from too.
         dataset: Its name.
+        skipped: The bad pairs that others took the place of.
         opened: The same pairs with their pictures in memory. `pairs` are what other processes are told: no pixels.
 
     Raises:
@@ -32,6 +35,7 @@ class PairBatch:
 
     pairs: list[Pair]
     dataset: str
+    skipped: list[BadSample] = field(default_factory=list)
     opened: list[Pair] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +59,10 @@ class EGRLDataModule(GeneratorDataModule):
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
         seed: Seed of the order of the pairs.
         num_workers: Loader processes; 0 loads in the training process.
+        on_bad: A bad pair or lesson: `raise`, or `skip` it: the next block of the data set takes the place of a pair's,
+            on the process that holds it, and scoring goes without a lesson; counted, logged, and named in the run
+            folder's `skipped.jsonl`.
+        max_bad: The most different bad pairs and lessons that `skip` leaves out; one more ends the run.
 
     Raises:
         ConfigError: If the mix is empty, or the batch size is not a multiple of the block size.
@@ -71,8 +79,10 @@ class EGRLDataModule(GeneratorDataModule):
         generate_batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
+        on_bad: OnBadMode = "raise",
+        max_bad: int = MAX_BAD,
     ) -> None:
-        super().__init__(val, test, generate_batch_size, seed, num_workers)
+        super().__init__(val, test, generate_batch_size, seed, num_workers, on_bad, max_bad)
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
         if block_size < 1 or batch_size % block_size:
@@ -99,19 +109,52 @@ class EGRLDataModule(GeneratorDataModule):
             world_size=self._current_trainer.world_size,
             names=names,
         )
-        return self._make_train_loader(_Blocks(self.mix, names, self.block_size), sampler, _batch)
+        blocks = CheckedRows(_Blocks(self.mix, names, self.block_size), self.on_bad)
+        # Before pairs are exchanged: a process that met a bad one later would leave the others waiting.
+        module: Any = self._current_trainer.lightning_module if self.on_bad == "skip" else None
+        check = _BlockCheck(module.pair_check() if hasattr(module, "pair_check") else None)
+        return self._make_train_loader(blocks, sampler, CheckedCollator(blocks, check.batch, check))
 
 
-class _Blocks(Dataset[tuple[str, list[Pair]]]):
-    """The blocks of consecutive pairs of a mix by key."""
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of consecutive pairs of a mix by key; implements `Rows`."""
 
-    def __init__(self, mix: list[MixRow], names: list[str], size: int) -> None:
-        self.mix, self.names, self.size = mix, names, size
+    mix: list[MixRow]
+    names: list[str]
+    size: int
 
     def __getitem__(self, key: SampleKey) -> tuple[str, list[Pair]]:
         source, first = self.mix[key.source].source, key.row * self.size
         return self.names[key.source], [source[row] for row in range(first, first + self.size)]
 
+    def after(self, key: SampleKey) -> SampleKey:
+        return key._replace(row=(key.row + 1) % (len(self.mix[key.source].source) // self.size))
 
-def _batch(items: list[tuple[str, list[Pair]]]) -> PairBatch:
-    return PairBatch([pair for _, block in items for pair in block], items[0][0])
+    def named(self, key: SampleKey) -> tuple[str, str]:
+        """Names of the data set and of the block: its pair's or, of several, those of the first and the last."""
+        source, first = self.mix[key.source].source, key.row * self.size
+        names = [pair_name(source, row) for row in {first: 0, first + self.size - 1: 0}]
+        return self.names[key.source], " to ".join(names)
+
+
+@dataclass(frozen=True)
+class _BlockCheck:
+    """Opens the pictures of blocks and sees that the models can read them.
+
+    Attributes:
+        check_pair: Sees that the policy and the Embedder can read a pair; None leaves it to the training step.
+    """
+
+    check_pair: Callable[[Pair], None] | None
+
+    def batch(self, blocks: list[tuple[str, list[Pair]]]) -> PairBatch:
+        made = PairBatch([pair for _, block in blocks for pair in block], blocks[0][0])
+        if self.check_pair is not None:
+            for pair in made.opened:
+                self.check_pair(pair)
+        return made
+
+    def __call__(self, drawn: Drawn[tuple[str, list[Pair]]]) -> None:
+        if drawn.sample is not None:
+            self.batch([drawn.sample])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from embedrl.data.checked_rows import CheckedCollator, CheckedRows
 from embedrl.data.collate import ContrastiveBatch, ContrastiveCollator, EncodeBatch, EncodeCollator
 from embedrl.data.datamodules.base import BaseDataModule
 from embedrl.data.inputs import Preprocessor
 from embedrl.data.loader import Loader, ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.data.pair_dataset import PairDataset
 from embedrl.data.render import RenderOptions
 from embedrl.data.sampler import SubBatchSampler
@@ -43,7 +45,9 @@ class EmbedderDataModule(BaseDataModule):
         seed: Seed of the order of the rows and of the noise on the evidence.
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
-        on_error: A broken training row: `raise`, or `skip` to the next row, counted and logged.
+        on_bad: A bad row or side: `raise`, or `skip` it: the next row of the data set takes the place of a training
+            row, and scoring goes without a side; counted, logged, and named in the run folder's `skipped.jsonl`.
+        max_bad: The most different bad rows and sides that `skip` leaves out; one more ends the run.
 
     Source: Embed-RL §3.1, B.1.
     """
@@ -64,9 +68,10 @@ class EmbedderDataModule(BaseDataModule):
         seed: int = 0,
         num_workers: int = 0,
         persistent_workers: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_bad: OnBadMode = "raise",
+        max_bad: int = MAX_BAD,
     ) -> None:
-        super().__init__(seed, num_workers, persistent_workers)
+        super().__init__(seed, num_workers, persistent_workers, on_bad, max_bad)
         self.mix = mix or []
         self.val = val or []
         self.test = test or []
@@ -78,7 +83,6 @@ class EmbedderDataModule(BaseDataModule):
         self.batches_per_epoch = batches_per_epoch
         self.max_negatives = max_negatives
         self.encode_batch_size = encode_batch_size
-        self.on_error = on_error
         self.tasks: list[RetrievalTask] = []
 
     def setup(self, stage: str) -> None:
@@ -117,9 +121,8 @@ class EmbedderDataModule(BaseDataModule):
             world_size=trainer.world_size,
             names=labels,
         )
-        dataset = PairDataset(
-            [row.source for row in self.mix], self.render, self.seed, self.on_error, self.max_negatives, labels
-        )
+        pairs = PairDataset([row.source for row in self.mix], self.render, self.seed, self.max_negatives, labels)
+        rows = CheckedRows(pairs, self.on_bad)
         sides = self.batch_size // trainer.world_size * (2 + self.max_negatives)
         collator = ContrastiveCollator(
             self._preprocessor(),
@@ -127,7 +130,7 @@ class EmbedderDataModule(BaseDataModule):
             # Negatives are ragged: ranks agree on the count that the fullest batch needs.
             -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
         )
-        return self._make_train_loader(dataset, sampler, collator)
+        return self._make_train_loader(rows, sampler, CheckedCollator(rows, collator, collator.check))
 
     def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
         """All sides of the validation tasks; no loader if there are none."""
@@ -145,12 +148,10 @@ class EmbedderDataModule(BaseDataModule):
         trainer = self._current_trainer
         if not self.tasks:
             return []
-        dataset = EncodeDataset(
-            self.tasks, self.render, self.encode_batch_size, trainer.global_rank, trainer.world_size
-        )
-        collator = EncodeCollator(
-            self._preprocessor(), self.micro_batch_size, -(-dataset.largest // self.micro_batch_size)
-        )
+        rank, size = trainer.global_rank, trainer.world_size
+        dataset = EncodeDataset(self.tasks, self.render, self.encode_batch_size, rank, size, on_bad=self.on_bad)
+        count = -(-dataset.largest // self.micro_batch_size)
+        collator = EncodeCollator(self._preprocessor(), self.micro_batch_size, count, self.on_bad)
         return [self._make_scoring_loader(dataset, collator, batch_size=None)]
 
     def _preprocessor(self) -> Preprocessor:

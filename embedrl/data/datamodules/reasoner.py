@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from embedrl.data.checked_rows import CheckedCollator, CheckedRows
 from embedrl.data.datamodules.base import GeneratorDataModule
 from embedrl.data.loader import ResumableLoader
-from embedrl.data.sft_batches import LessonBatch, LessonCollator, LessonSampler, LessonSource
+from embedrl.data.on_bad import MAX_BAD, OnBadMode
+from embedrl.data.sft_batches import LessonBatch, LessonCollator, LessonRows, LessonSampler, LessonSource
 from embedrl.errors import ConfigError
 
 
@@ -24,6 +26,9 @@ class ReasonerDataModule(GeneratorDataModule):
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
         seed: Seed of the shuffle.
         num_workers: Loader processes; 0 loads in the training process.
+        on_bad: A bad lesson: `raise`, or `skip` it: the next lesson takes its place in training, and scoring goes
+            without it; counted, logged, and named in the run folder's `skipped.jsonl`.
+        max_bad: The most different bad lessons that `skip` leaves out; one more ends the run.
     """
 
     def __init__(
@@ -37,8 +42,10 @@ class ReasonerDataModule(GeneratorDataModule):
         generate_batch_size: int = 32,
         seed: int = 0,
         num_workers: int = 0,
+        on_bad: OnBadMode = "raise",
+        max_bad: int = MAX_BAD,
     ) -> None:
-        super().__init__(val, test, generate_batch_size, seed, num_workers)
+        super().__init__(val, test, generate_batch_size, seed, num_workers, on_bad, max_bad)
         self.train, self.shuffle = train, shuffle
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
 
@@ -52,5 +59,6 @@ class ReasonerDataModule(GeneratorDataModule):
             raise ConfigError("data.train is missing: give a LessonSource to train on")
         rank, world_size = self._current_trainer.global_rank, self._current_trainer.world_size
         sampler = LessonSampler(len(self.train), self.batch_size, self.shuffle, self.seed, rank, world_size)
-        collator = LessonCollator(self._preprocessor(), self.micro_batch_size, True, self.train.name)
-        return self._make_train_loader(self.train, sampler, collator)
+        lessons = CheckedRows(LessonRows(self.train), self.on_bad)
+        collate = LessonCollator(self._preprocessor(), self.micro_batch_size, True, self.train.name)
+        return self._make_train_loader(lessons, sampler, CheckedCollator(lessons, collate, collate.check))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
+from embedrl.data.on_bad import OnBad, OnBadMode
 from embedrl.errors import DataError
 from embedrl.evaluation.table import SetRow
 from embedrl.types import RetrievalTask, Side
@@ -21,8 +22,7 @@ class UnusableError(DataError):
     """
 
     def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause
+        super().__init__(message, cause)
 
 
 class TaskBuilder:
@@ -33,10 +33,11 @@ class TaskBuilder:
     Args:
         row: The data set.
         on_bad: `raise` stops at what cannot be used; `skip` leaves it out and counts it.
+        bad: Where what is left out is counted over the whole run and named, up to its limit.
     """
 
-    def __init__(self, row: SetRow, on_bad: Literal["raise", "skip"]) -> None:
-        self.row, self.on_bad = row, on_bad
+    def __init__(self, row: SetRow, on_bad: OnBadMode, bad: OnBad | None = None) -> None:
+        self.row, self.on_bad, self.bad = row, on_bad, bad or OnBad(on_bad, sys.maxsize)
         self.skipped: Counter[str] = Counter()
         self._candidates: list[Side] = []
         self._places: dict[str, int | None] = {}  # None: a candidate that was left out
@@ -54,6 +55,7 @@ class TaskBuilder:
 
         Raises:
             DataError: If something is unusable and `on_bad` is `raise`.
+            TooManyBadError: If too much is.
         """
         try:
             yield
@@ -61,6 +63,7 @@ class TaskBuilder:
             if self.on_bad == "raise":
                 raise DataError(f"{self.row.name}: {where}: {error}, or leave it out with --on_bad skip") from error
             self.skipped[error.cause] += 1
+            self.bad.skip(error, self.row.name, where)
 
     def candidate(self, name: str, side: Callable[[], Side]) -> None:
         """Put a candidate into the pool unless its name is there already.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from embedrl.data.on_bad import OnBad, OnBadMode
 from embedrl.errors import DataError
 from embedrl.evaluation.readers import (
     beir,
@@ -50,7 +51,7 @@ READERS = {
 
 
 def read_task(
-    row: SetRow, root: Path, on_bad: Literal["raise", "skip"] = "raise"
+    row: SetRow, root: Path, on_bad: OnBadMode = "raise", bad: OnBad | None = None
 ) -> tuple[RetrievalTask, Mapping[str, int]]:
     """Read a data set of a benchmark from its local copy.
 
@@ -63,6 +64,7 @@ def read_task(
         on_bad: `raise` stops at what cannot be used (a row that is unreadable, a picture that is missing, a folder
             without frames, a judgement of an unknown candidate); `skip` leaves it out and counts it. A query whose own
             candidate is left out keeps the others.
+        bad: Where what is left out is counted over the whole run and named, up to its limit.
 
     Returns:
         The task, and the number of queries, candidates and judgements left out, by cause.
@@ -73,7 +75,7 @@ def read_task(
     """
     if not Path(root).is_dir():
         raise DataError(f"{row.name}: {root} does not exist: give the folder of the local copy of {row.benchmark}")
-    build = TaskBuilder(row, on_bad)
+    build = TaskBuilder(row, on_bad, bad)
     READERS[row.reader].read(build, Path(root))
     return build.finish()
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tvf
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from embedrl.data.inputs import ModelInputs
-from embedrl.errors import ConfigError, DataError, TooLongError
+from embedrl.errors import ConfigError, DataError, ThinPictureError, TooLongError
 from embedrl.models.grouping import group_inputs
 from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Patches, Visuals, visual_inputs
 from embedrl.models.prompt_rows import join, split
@@ -193,7 +193,7 @@ class QwenVLPreprocessor:
         try:
             target = smart_resize(height, width, self.factor, budget.min_pixels, budget.max_pixels)
         except ValueError as error:
-            raise DataError(f"a picture of {width}x{height} pixels: {error}") from error
+            raise ThinPictureError(f"a picture of {width}x{height} pixels: {error}") from error
         return int(target[0]), int(target[1])
 
     def _pixels(self, image: Any, budget: PixelBudget) -> Tensor:

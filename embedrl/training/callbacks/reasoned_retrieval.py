@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from embedrl.data.on_bad import BadSample
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.inference.frozen_embedder import FrozenEmbedder
@@ -23,7 +25,8 @@ class ReasonedRetrieval(Callback):
 
     Logs `val/<task>/hit@1` and so on, and their means, under the names that the Embedder's own training uses, and
     `val/evidence_<modality>`, the mean number of cues that its T-CoTs of such sides have. Needs a module with a
-    `generator`; a module that has an `embedder` of its own shares it.
+    `generator`; a module that has an `embedder` of its own shares it. What is done about bad sides is up to the data
+    module's `on_bad`.
 
     Args:
         tasks: Where the tasks come from.
@@ -70,10 +73,19 @@ class ReasonedRetrieval(Callback):
     def _score(self, trainer: Trainer, module: Any, stage: str) -> None:
         self.tasks = self.tasks or [task for source in self.sources for task in source.tasks()]
         embedder: FrozenEmbedder = self.embedder or module.embedder
+        skip = getattr(getattr(trainer, "datamodule", None), "on_bad", "raise") == "skip"
+        skipped: list[BadSample] | None = [] if skip else None
         written = write_tcots(
             self.tasks, module.generator, module.device, self.style, self.batch_size, self.max_new_tokens,
-            trainer.global_rank,
+            trainer.global_rank, skipped,
         )  # fmt: skip
-        self.results = embedder.score(written, module.device, trainer.global_rank, self.metrics)
+        results = embedder.score(written, module.device, trainer.global_rank, self.metrics, skipped)
+        sizes = {task.name: len(task.queries) + len(task.candidates) for task in self.tasks}
+        self.results = [
+            replace(result, left_out=sizes[result.task.name] - len(result.queries) - len(result.candidates))
+            for result in results
+        ]
+        if skipped is not None:
+            module.skipped(skipped)
         log_results(module, stage, self.results)
         module.log_dict({f"{stage}/evidence_{m}": mean for m, mean in evidence_counts(written).items()})

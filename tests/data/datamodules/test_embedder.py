@@ -127,10 +127,10 @@ def test_a_broken_row_stops_the_run_in_one_line(tmp_path, workers):
 
 def test_a_broken_row_is_skipped_and_reported(tmp_path):
     model = Model()
-    trainer(tmp_path, max_epochs=3).fit(model, data(mix=[MixRow(Numbers("bad", 9, broken=(5,)))], on_error="skip"))
-    skipped = [line for batch in model.train_batches for line in batch.skipped]
+    trainer(tmp_path, max_epochs=3).fit(model, data(mix=[MixRow(Numbers("bad", 9, broken=(5,)))], on_bad="skip"))
+    skipped = [bad for batch in model.train_batches for bad in batch.skipped]
     assert skipped
-    assert set(skipped) == {"bad/5 (query): broken.png: truncated; copy it again"}
+    assert set(skipped) == {("bad", "5", "broken_row", "bad/5 (query): broken.png: truncated; copy it again")}
 
 
 def test_negatives(tmp_path):
