@@ -16,7 +16,7 @@ from embedrl.errors import CheckpointError
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.sentence_transformers_layout import closing_template, write_layout
 from embedrl.types import Side
-from embedrl.utils.reserved_words import EMB_TOKEN
+from embedrl.utils.reserved_words import EMB_TOKEN, word_list
 
 
 class Picture:
@@ -132,8 +132,8 @@ def test_template_closes_open_conversations_alone(exported: tuple[Path, torch.Te
 
 def test_layout_is_stable_and_needs_a_template(exported: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
     folder, _ = exported
-    template = (folder / "chat_template.jinja").read_text()
-    assert closing_template(template) == template
+    template, tokenizer = (folder / "chat_template.jinja").read_text(), AutoProcessor.from_pretrained(folder).tokenizer
+    assert closing_template(template, word_list(tokenizer)) == template
     assert json.loads((folder / "1_Pooling" / "config.json").read_text())["embedding_dimension"] == 128
     with pytest.raises(CheckpointError, match="chat_template"):
-        write_layout(tmp_path, 8)
+        write_layout(tmp_path, 8, tokenizer)
