@@ -180,7 +180,10 @@ def _picture(image: Any) -> ImageSource:
     if not isinstance(image, Image.Image):
         raise DataError(f"a picture of type {type(image).__name__}: give a file's name, Pillow's or an array")
     check_size(*image.size, "a picture", cure="shrink it")
-    return OpenedImage("", as_loaded(image))
+    try:
+        return OpenedImage("", as_loaded(image))
+    except Exception as error:  # Pillow decodes late, and decoders raise nearly anything on broken files
+        raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
 
 
 def _from_array(pixels: Any) -> Image.Image:
