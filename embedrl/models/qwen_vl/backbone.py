@@ -90,8 +90,8 @@ class QwenVL(nn.Module):
     def processor(self) -> Any:
         """The `Qwen3VLProcessor`, loaded at first use, whose tokenizer knows `<emb>`."""
         if self._processor is None:
-            processor = load_processor(self.path)
             self._stored = load_budgets(self.path)
+            processor = load_processor(self.path)
             self.emb_token_id, self.emb_new = emb_token_id(processor.tokenizer, load_config(self.path), self.path)
             self.emb_added = self.emb_new and self.emb_token_id not in adapter_tokens(self.path)
             self._set_budgets(processor)

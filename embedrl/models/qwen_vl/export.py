@@ -57,7 +57,7 @@ def add_token_row(out: Path, network: PeftModel, token: int) -> None:
     """
     base: Any = network.get_base_model()
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    layers = {id(embedding.weight): embedding, id(head.weight): head}.values() if head is not None else [embedding]
+    layers = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
     names = {id(module): name for name, module in base.named_modules()}
     tensors, indices = load_file(out / WEIGHTS_FILE), {}
     for layer in layers:
