@@ -60,9 +60,9 @@ def load_exported(
     if issubclass(cls, OpenClipBackbone):
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
     elif issubclass(cls, QwenVL):
-        model = cls(checkpoint, dtype=dtype)  # type: ignore[call-arg]
+        model = cls(checkpoint, dtype=dtype)
     else:
-        model = cls(checkpoint)  # type: ignore[call-arg]
+        model = cls(checkpoint)
     model.build()
     return model.eval()
 

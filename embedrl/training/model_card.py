@@ -16,6 +16,7 @@ from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
+from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
 
@@ -109,9 +110,8 @@ def write_card(
         figures: What is known of the training, such as steps and validation figures; by name.
     """
     adapter = (out / ADAPTER).is_file()
-    clip = isinstance(model, OpenClipBackbone)
     embeds = isinstance(model, Backbone)
-    kind = "peft" if adapter else "open_clip" if clip else "sentence-transformers" if embeds else "transformers"
+    kind = _kind(out, model)
     base = _base(model)
     data = ModelCardData(
         library_name=kind,
@@ -132,13 +132,24 @@ def write_card(
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",
         f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
-        f"## Use\n{_HOW[kind].format(name=name, base=base)}",
+        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)))}",
     ]
     if figures:
         rows = "\n".join(f"| {key} | {value} |" for key, value in figures.items())
         lines.append(f"## Training\n\n| | |\n|---|---|\n{rows}\n")
     lines.append("The licence is that of the base model and of the training data.\n")
     (out / CARD).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _kind(out: Path, model: Backbone | Generator) -> str:
+    """The library that loads the folder."""
+    if (out / ADAPTER).is_file():
+        return "peft" if isinstance(model, QwenVL) else "embedrl"
+    if isinstance(model, OpenClipBackbone):
+        return "open_clip"
+    if (out / "modules.json").is_file():
+        return "sentence-transformers"
+    return "transformers" if isinstance(model, Generator) and (out / "config.json").is_file() else "embedrl"
 
 
 def _base(model: Backbone | Generator) -> str:

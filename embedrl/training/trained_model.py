@@ -74,7 +74,8 @@ def load_trained(checkpoint: str) -> Backbone | Generator:
     Raises:
         CheckpointError: If it cannot be read, or a folder does not say which of both it is.
     """
-    return _load(checkpoint, None, "float32")
+    model: Backbone | Generator = _load(checkpoint, None, "float32")
+    return model
 
 
 def locate(checkpoint: str) -> Path | None:

@@ -6,8 +6,10 @@ docs/how_to/export.md says so, and this file says by how much.
 """
 
 import io
+import json
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -17,7 +19,8 @@ from embedrl.data import ImageFile
 from embedrl.data.render import RenderOptions
 from embedrl.inference import FrozenEmbedder, SentenceTransformersModule
 from embedrl.inference.sentence_module import to_side
-from embedrl.models import PixelBudget, QwenVLBackbone
+from embedrl.models import OpenClipBackbone, PixelBudget, QwenVLBackbone
+from embedrl.training.model_card import write_card
 from embedrl.types import Side
 
 pytestmark = pytest.mark.slow
@@ -252,3 +255,72 @@ def test_a_picture_in_memory_is_read_as_its_file(files):
         memory = Image.open(io.BytesIO(path.read_bytes()))
         ours, theirs = to_side(memory).images[0].load(), ImageFile(str(path)).load()
         assert ours.tobytes() == theirs.tobytes(), kind
+
+
+CLIP = {
+    "embed_dim": 12,
+    "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """An OpenCLIP Embedder and its folder."""
+    place = tmp_path_factory.mktemp("clip")
+    (place / "clip.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    backbone = OpenClipBackbone(str(place / "clip.json"))
+    backbone.build()
+    backbone.eval().export(place / "model")
+    return backbone, place / "model"
+
+
+def test_an_open_clip_export_reads_alike_through_the_module(clip, files):
+    backbone, folder = clip
+    model = sentence_transformers.SentenceTransformer(modules=[SentenceTransformersModule(folder)], device="cpu")
+    assert model.get_embedding_dimension() == 12
+    for kind, path in files.items():
+        vector = embed(backbone, Side(images=(ImageFile(str(path)),)))
+        for item in (str(path), Image.open(path), {"image": Image.open(path)}):
+            assert vector @ one(model, item) >= EXACT, kind
+    sides = {
+        "a dog 🐕 on a log": Side("a dog 🐕 on a log"),
+        "a cat <end_of_text> on a red car": Side("a cat <end_of_text> on a red car"),
+    }
+    for text, side in sides.items():
+        assert embed(backbone, side) @ one(model, text) >= EXACT
+    both = Side("a dog", images=(ImageFile(str(files["RGBA"])),))
+    assert embed(backbone, both) @ one(model, {"text": "a dog", "image": str(files["RGBA"])}) >= EXACT
+
+
+def test_what_open_clip_alone_reads_otherwise(clip, files):
+    backbone, folder = clip
+    plain_clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    plain_clip.eval()
+
+    def picture_vector(image):
+        with torch.no_grad():
+            return plain_clip.encode_image(transform(image)[None], normalize=True)[0]
+
+    for kind in ("RGBA", "palette, transparent", "16 bits", "EXIF 6"):
+        vector = embed(backbone, Side(images=(ImageFile(str(files[kind])),)))
+        assert vector @ picture_vector(Image.open(files[kind])) < EXACT, kind
+        assert vector @ picture_vector(ImageFile(str(files[kind])).load()) >= EXACT, kind
+    text = "a photo of a cat <end_of_text> sitting on a red car"
+    with torch.no_grad():
+        cut, same, other = plain_clip.encode_text(
+            tokenizer([text, "a photo of a cat", "a photo of a cat < end_of_text> sitting on a red car"]),
+            normalize=True,
+        )
+    assert cut @ same >= EXACT  # the token ends the text
+    assert cut @ embed(backbone, Side(text)) < EXACT
+    assert other @ embed(backbone, Side(text)) >= EXACT
+
+
+def test_sentence_transformers_alone_refuses_an_open_clip_export(clip):
+    with pytest.raises((OSError, ValueError)):
+        sentence_transformers.SentenceTransformer(str(clip[1]), device="cpu")
+    write_card(clip[1], clip[0], "my_embedder")
+    assert "SentenceTransformersModule" in (clip[1] / "README.md").read_text()
