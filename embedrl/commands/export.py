@@ -18,7 +18,7 @@ def export(checkpoint: str, out: Path, adapter: bool = False) -> None:
     An Embedder's folder holds weights (safetensors), processor, `config.emb_token_ids`, and a chat template that ends
     every conversation at `<emb>`: transformers and sentence-transformers load it; an OpenCLIP backbone writes
     open_clip's own files. A Reasoner's is a plain checkpoint for `AutoModelForImageTextToText`. Each holds a model card
-    (README.md) and `embedrl.json`, which keeps what other libraries have no place for.
+    (README.md) and `embedrl_config.json`, which keeps what other libraries have no place for.
 
     Args:
         checkpoint: What `embedrl fit` wrote: a `.ckpt` (a file, or a folder with shards) or the folder of a run, whose

@@ -1,4 +1,4 @@
-"""`embedrl.json`: what an exported folder says in embedrl's own words, where no other library has a place for it."""
+"""`embedrl_config.json`: what an exported folder says in embedrl's own words, as no other library has a place for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 
 from embedrl.errors import CheckpointError
 
-OPTIONS_FILE = "embedrl.json"
+OPTIONS_FILE = "embedrl_config.json"
 _FORMAT = 1
 
 

@@ -29,7 +29,7 @@ def exported_class(checkpoint: str) -> type[Backbone | Generator] | None:
         checkpoint: A folder, a Hub name, or a name of a shipped checkpoint.
 
     Raises:
-        CheckpointError: If `embedrl.json` is broken or names no model of embedrl's.
+        CheckpointError: If `embedrl_config.json` is broken or names no model of embedrl's.
     """
     folder = Path(checkpoint).expanduser()
     if (folder / OPEN_CLIP).is_file():

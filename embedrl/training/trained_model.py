@@ -108,8 +108,8 @@ def _load(checkpoint: str, default: type[QwenVLBackbone | QwenVLReasoner] | None
         if cls is None:
             what = "an adapter" if (Path(checkpoint).expanduser() / ADAPTER).is_file() else "a model"
             raise CheckpointError(
-                f"{checkpoint}: {what} that does not say whether it is an Embedder or a Reasoner (no embedrl.json); "
-                "give what `embedrl fit` or `embedrl export` wrote"
+                f"{checkpoint}: {what} that does not say whether it is an Embedder or a Reasoner (it has no "
+                "embedrl_config.json); give what `embedrl fit` or `embedrl export` wrote"
             )
         return load_exported(cls, checkpoint, dtype)
     except CheckpointError as error:

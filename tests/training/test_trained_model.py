@@ -149,8 +149,8 @@ OPTIONS = {
 def test_a_broken_embedrl_json_is_an_error(case, tmp_path):
     content, message = OPTIONS[case]
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "embedrl.json").write_text(content)
-    with pytest.raises(CheckpointError, match=rf"--checkpoint .*embedrl\.json.*{message}"):
+    (tmp_path / "embedrl_config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=rf"--checkpoint .*embedrl_config\.json.*{message}"):
         load_trained(str(tmp_path))
 
 
@@ -176,7 +176,7 @@ def test_the_model_card(name, place):
 
 @pytest.mark.slow
 def test_an_export_says_what_it_is(place):
-    content = json.loads((place / "adapter/embedrl.json").read_text())
+    content = json.loads((place / "adapter/embedrl_config.json").read_text())
     assert content == {
         "format": 1,
         "model": "embedrl.QwenVLBackbone",

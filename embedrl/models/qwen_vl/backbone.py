@@ -49,7 +49,7 @@ class QwenVL(nn.Module):
         train_vision: Whether the vision tower and its mergers are trained too; only without LoRA, whose scope decides.
         image_pixels: Budget of pictures and pages; null means the checkpoint's own.
         evidence_pixels: Budget of evidence crops and key frames; null means what an exported folder says (in its
-            `embedrl.json`), or else `image_pixels`.
+            `embedrl_config.json`), or else `image_pixels`.
         frame_pixels: Budget of one video frame; null means the checkpoint's own.
         max_length: Longest sequence in tokens; a longer one is an error.
         padding_side: Where shorter rows are padded when embedding; the vectors do not depend on it.
@@ -221,7 +221,7 @@ class QwenVL(nn.Module):
         return list(self.core.language_model.layers)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """Write a plain Hugging Face checkpoint with processor, `config.emb_token_ids` and `embedrl.json`.
+        """Write a plain Hugging Face checkpoint with processor, `config.emb_token_ids` and `embedrl_config.json`.
 
         Args:
             out: The folder to write.
@@ -259,7 +259,7 @@ class QwenVL(nn.Module):
     def _set_budgets(self, processor: Any) -> None:
         """Write the chosen budgets into the processor, as far as it has a place for them.
 
-        It has none for evidence, nor for the least pixels of a frame: `export` writes all of them to `embedrl.json`.
+        It has none for evidence, nor for the least pixels of a frame: `embedrl_config.json` of an export has all.
         """
         images, _, frames = self._budgets(processor)
         processor.image_processor.size = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}

@@ -26,7 +26,7 @@ def load_budgets(path: str) -> dict[str, PixelBudget]:
         path: Any checkpoint; an adapter that names none has its base's.
 
     Raises:
-        CheckpointError: If `embedrl.json` is broken.
+        CheckpointError: If `embedrl_config.json` is broken.
     """
     options = load_options(path)
     try:

@@ -57,7 +57,7 @@ def load_processor(path: str) -> Any:
 
 
 def load_options(path: str) -> dict[str, Any]:
-    """What an exported folder says in its `embedrl.json`; of an adapter without one, what its base says.
+    """What an exported folder says in its `embedrl_config.json`; of an adapter without one, what its base says.
 
     Raises:
         CheckpointError: If that file is broken.
@@ -68,7 +68,7 @@ def load_options(path: str) -> dict[str, Any]:
 
 
 def load_class(path: str) -> str:
-    """The class that an exported folder names in its `embedrl.json`; empty if it names none.
+    """The class that an exported folder names in its `embedrl_config.json`; empty if it names none.
 
     Raises:
         CheckpointError: If that file is broken.

@@ -276,8 +276,10 @@ def test_an_export_keeps_its_fusion_unless_another_is_given(vit_json, tmp_path):
     torch.testing.assert_close(again.encode(inputs), backbone.encode(inputs), rtol=1e-5, atol=1e-6)
     other = built(f"local-dir:{tmp_path / 'out'}", fusion=FusionWeights()).eval()
     assert (other.encode(inputs) - backbone.encode(inputs)).abs().max() > 1e-3
-    (tmp_path / "out" / "embedrl.json").write_text('{"format": 1, "model": "x", "options": {"fusion": {"txt": 1}}}')
-    with pytest.raises(CheckpointError, match=r"embedrl\.json: broken fusion"):
+    (tmp_path / "out" / "embedrl_config.json").write_text(
+        '{"format": 1, "model": "x", "options": {"fusion": {"txt": 1}}}'
+    )
+    with pytest.raises(CheckpointError, match=r"embedrl_config\.json: broken fusion"):
         built(f"local-dir:{tmp_path / 'out'}")
 
 
