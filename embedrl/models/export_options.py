@@ -1,4 +1,4 @@
-"""`embedrl_config.json`: what an exported folder says in embedrl's own words, as no other library has a place for it."""
+"""`embedrl_config.json`: what an exported folder says in embedrl's own words, having no place for it elsewhere."""
 
 from __future__ import annotations
 
