@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,15 @@ def read_options(path: str) -> tuple[str, dict[str, Any]]:
     folder = Path(path).expanduser()
     file: Any = folder / OPTIONS_FILE
     if not folder.is_dir():
-        file = cached_file(
-            path,
-            OPTIONS_FILE,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        file = None
+        with suppress(OSError):  # no such repository: who reads its weights says so
+            file = cached_file(
+                path,
+                OPTIONS_FILE,
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
     if file is None or not Path(file).is_file():
         return "", {}
     try:

@@ -106,7 +106,7 @@ def backbone(checkpoint):
     return backbone.eval()
 
 
-def test_it_serves_sentence_transformers(backbone):
+def test_it_serves_sentence_transformers(backbone, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     model = sentence_transformers.SentenceTransformer(modules=[SentenceTransformersModule(backbone)], device="cpu")
     assert {"text", "image", "video"} <= set(model.modalities)
@@ -121,7 +121,7 @@ def test_it_serves_sentence_transformers(backbone):
     with pytest.raises(DataError, match="input 0 of the batch: the side is empty"):
         model.encode([" "])
     with pytest.raises(ConfigError, match="embedrl export"):
-        model.save_pretrained("anywhere")
+        model.save_pretrained(str(tmp_path))
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

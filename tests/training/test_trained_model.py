@@ -113,6 +113,13 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("name", ["gone/folder/model", "no/such", "nothing", "x y"])
+def test_a_name_of_nothing_is_one_line(name):
+    for load in (load_embedder, load_reasoner):
+        with pytest.raises(CheckpointError, match=rf"--checkpoint {name}: cannot read the processor"):
+            load(name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_said_in_one_line(case, inside):
