@@ -58,6 +58,8 @@ def load_exported(
         CheckpointError: If it cannot be read.
     """
     if issubclass(cls, OpenClipBackbone):
+        if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
+            raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
     elif issubclass(cls, QwenVL):
         model = cls(checkpoint, dtype=dtype)

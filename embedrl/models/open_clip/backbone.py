@@ -257,6 +257,7 @@ class OpenClipBackbone(Backbone):
             if not isinstance(net, PeftModel):
                 raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
             net.save_pretrained(str(out))
+            write_options(out, public_path(type(self)), {"fusion": asdict(self.weights)})
             return
         clip = copy.deepcopy(net).merge_and_unload() if isinstance(net, PeftModel) else self.clip
         config = read_config(self.model, self.pretrained)

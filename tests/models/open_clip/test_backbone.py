@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import CheckpointError, ConfigError, DataError
+from embedrl.models.exported import load_backbone
 from embedrl.models.open_clip.backbone import FusionWeights, OpenClipBackbone
 from embedrl.models.open_clip.inputs import read_text
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights
@@ -243,6 +244,10 @@ def test_lora_starts_at_the_base_trains_adapters_and_merges(model, scope, reques
     torch.testing.assert_close(again.encode(inputs), moved, rtol=1e-4, atol=1e-5)
     backbone.export(tmp_path / "adapter", merge=False)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="an open_clip adapter alone; export it without --adapter true"):
+        load_backbone(str(tmp_path / "adapter"))
+    again = load_backbone(str(tmp_path / "merged"))
+    torch.testing.assert_close(again.encode(inputs), moved, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["vit_json", "towers_json"])
