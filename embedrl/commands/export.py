@@ -32,8 +32,8 @@ def export(checkpoint: str, out: Path, adapter: bool = False) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: already there; give a new folder")
-    model = load_trained(checkpoint)
-    file = locate(checkpoint)
+    file = locate(checkpoint)  # of a run that goes on, the newest one may soon be another
+    model = load_trained(str(file or checkpoint))
     with replacing_folder(out) as part:
         model.export(part, merge=not adapter)
         write_card(part, model, out.name, training_figures(file) if file is not None else None)

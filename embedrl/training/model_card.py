@@ -95,6 +95,9 @@ model = PeftModel.from_pretrained(model, "{name}")
 The row of the token `<emb>` comes with the adapter. embedrl takes the folder as it takes any other;
 `embedrl export --checkpoint {name} --out FOLDER` merges it.
 """,
+    "embedrl": """
+The files are those of `{cls}`, which loads them.
+""",
 }
 
 
@@ -109,7 +112,6 @@ def write_card(
         name: The folder's name, as the card's examples have it.
         figures: What is known of the training, such as steps and validation figures; by name.
     """
-    adapter = (out / ADAPTER).is_file()
     embeds = isinstance(model, Backbone)
     kind = _kind(out, model)
     base = _base(model)
@@ -119,8 +121,8 @@ def write_card(
         base_model=base if _is_hub_name(base) else None,
         tags=[
             "embedrl",
-            *(("sentence-transformers", "sentence-similarity", "multimodal-embedding") if embeds else ("t-cot",)),
-            *(("lora",) if adapter else ()),
+            *(("sentence-similarity", "multimodal-embedding") if embeds else ("t-cot",)),
+            *(("lora",) if (out / ADAPTER).is_file() else ()),
         ],
     )
     what = (

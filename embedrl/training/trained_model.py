@@ -71,6 +71,9 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
 def load_trained(checkpoint: str) -> Backbone | Generator:
     """An Embedder or a Reasoner with its weights, on the CPU, in evaluation mode.
 
+    Args:
+        checkpoint: See the table above.
+
     Raises:
         CheckpointError: If it cannot be read, or a folder does not say which of both it is.
     """
@@ -80,6 +83,9 @@ def load_trained(checkpoint: str) -> Backbone | Generator:
 
 def locate(checkpoint: str) -> Path | None:
     """The training checkpoint that is meant: a file, or a folder of shards; None for anything that is a model's folder.
+
+    Args:
+        checkpoint: See the table above.
 
     Raises:
         CheckpointError: If it is a folder with neither a model nor a run, or a missing `.ckpt`.

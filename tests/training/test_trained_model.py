@@ -7,6 +7,7 @@ import shutil
 import lightning
 import pytest
 import torch
+from fake_backbone import FakeBackbone
 from huggingface_hub import ModelCard
 from qwen_helpers import EMB, text, user
 
@@ -18,6 +19,7 @@ from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.training.embedder import EmbedderModule
+from embedrl.training.model_card import write_card
 from embedrl.training.reasoner import ReasonerModule
 from embedrl.training.trained_model import load_embedder, load_reasoner, load_trained, locate
 
@@ -179,6 +181,14 @@ def test_the_model_card(name, place):
     assert "trained with embedrl from `embedrl:tiny`" in card.text
     assert "| optimizer steps | 0 |" in card.text
     assert str(place) not in card.content
+
+
+def test_the_card_of_a_backbone_of_ones_own_names_its_class(tmp_path):
+    write_card(tmp_path, FakeBackbone(), "mine", {"steps": 3})
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "embedrl"
+    assert "fake_backbone.FakeBackbone" in card.text
+    assert "| steps | 3 |" in card.text
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
 DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+_OF_A_RUN = ("*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/*.ckpt")
 CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
@@ -208,7 +209,7 @@ def _place(path: str) -> str:
     folder = Path(path).expanduser()
     if path.startswith((".", "/", "~")) and not folder.is_dir():
         raise CheckpointError(f"{path}: no such folder; {CURE}")
-    if folder.is_dir() and not (folder / "config.json").is_file() and next(folder.rglob("*.ckpt"), None):
+    if not (folder / "config.json").is_file() and any(next(folder.glob(place), None) for place in _OF_A_RUN):
         raise CheckpointError(
             f"{path}: a run's folder; `embedrl export --checkpoint {path} --out FOLDER` writes the folder to give here"
         )
