@@ -103,7 +103,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PYTHON = [(page, i) for page in ("README.md", "docs/how_to/python.md") for i in range(len(blocks(page, "python")))]
+PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md")
+PYTHON = [(page, i) for page in PYTHON_PAGES for i in range(len(blocks(page, "python")))]
 
 
 @pytest.mark.parametrize(("page", "number"), PYTHON)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from embedrl.commands.export import load_module
 from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
-from embedrl.errors import CheckpointError, ConfigError, DataError
+from embedrl.errors import ConfigError, DataError
 from embedrl.models.generator import Generator
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
-from embedrl.training.run_dir import find_checkpoint
+from embedrl.training.trained_model import load_reasoner
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.console import escaped
 from embedrl.visualization.evidence import draw_evidence
@@ -42,8 +40,8 @@ def reason(
     Give a text, a picture, frames, or a text with one of them.
 
     Args:
-        checkpoint: A Reasoner: a folder that `embedrl export` wrote, any Qwen3-VL folder or Hub name,
-            `embedrl:world_base`, or a `.ckpt` or run folder of `embedrl fit`.
+        checkpoint: A Reasoner: a `.ckpt` or the folder of a run of `embedrl fit`, whose newest `last.ckpt` is taken; a
+            folder that `embedrl export` wrote; any Qwen3-VL folder or Hub name, or `embedrl:world_base`.
         text: The input's text.
         image: A picture file.
         frames: A folder with the frames of a video.
@@ -107,47 +105,6 @@ def read_side(text: str, image: Path | None, frames: Path | None, num_frames: in
     except DataError as error:
         raise DataError(f"--{'frames' if image is None else 'image'}: {error}") from error
     return Side(text, images, shots)
-
-
-def load_reasoner(checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Generator:
-    """A Reasoner with its weights, on the CPU, in evaluation mode.
-
-    Args:
-        checkpoint: A folder in the format of transformers, a Hub name, `embedrl:world_base`, a `.ckpt`, or a folder of
-            runs, whose newest `last.ckpt` is taken.
-        dtype: Type of the weights of anything but a `.ckpt`.
-
-    Raises:
-        CheckpointError: If it cannot be read, or is no Reasoner's.
-    """
-    path = Path(checkpoint)
-    if path.is_dir() and not (path / "config.json").is_file():
-        if (path / "adapter_config.json").is_file():
-            raise CheckpointError(f"--checkpoint {path}: an adapter alone; export it without --adapter")
-        path = _newest(path)
-    if path.is_file() or path.suffix == ".ckpt":
-        module: Any = load_module(path)
-        if not hasattr(module, "generator"):
-            raise CheckpointError(f"--checkpoint {path}: an Embedder's, which writes nothing; give a Reasoner's")
-        return module.generator  # type: ignore[no-any-return]
-    if (path / "modules.json").is_file():
-        raise CheckpointError(f"--checkpoint {path}: an Embedder's, which writes nothing; give a Reasoner's")
-    generator = QwenVLReasoner(checkpoint, dtype=dtype)
-    try:
-        generator.build()
-    except CheckpointError as error:
-        raise CheckpointError(f"--checkpoint {error}") from error
-    return generator.eval()
-
-
-def _newest(folder: Path) -> Path:
-    """The newest `last.ckpt` of a folder of runs."""
-    try:
-        return Path(find_checkpoint("last", folder))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"--checkpoint {folder}: neither a model's folder (no config.json) nor a run's (no last.ckpt)"
-        ) from error
 
 
 def write(

@@ -88,7 +88,7 @@ class ImageFile:
             try:
                 if isinstance(image, JpegImageFile) and scans(Path(self.path).read_bytes()) > MAX_SCANS:
                     raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
-                return _to_rgb(ImageOps.exif_transpose(image))
+                return as_loaded(image)
             except Exception as error:
                 raise self._refused("decode", error) from error
 
@@ -162,6 +162,15 @@ def _without_pillow_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def as_loaded(image: Image.Image) -> Image.Image:
+    """A picture in memory as `ImageFile.load` gives one from a file: RGB, upright, transparency on white.
+
+    Args:
+        image: A picture of any of Pillow's modes; of several, the one that it stands at.
+    """
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -32,6 +32,7 @@ from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
 from embedrl.training.run_folder import lock_run, unlock_run
+from embedrl.training.trained_model import load_embedder
 from embedrl.types import RetrievalTask
 from embedrl.utils.console import escaped
 from embedrl.utils.file_names import file_name
@@ -40,8 +41,9 @@ from embedrl.utils.secrets import without_secrets
 
 def evaluate(
     benchmark: str,
-    backbone: Backbone,
     out: Path,
+    backbone: Backbone | None = None,
+    checkpoint: str | None = None,
     render: RenderOptions = RenderOptions(),  # noqa: B008 (frozen)
     root: Path | None = None,
     sets: list[str] | None = None,
@@ -65,8 +67,10 @@ def evaluate(
 
     Args:
         benchmark: `mmeb_v2`, `uvrb`, `world`, or a name of your own for the `tasks` you give.
-        backbone: The Embedder.
         out: Folder of the results: new, empty, or that of the same evaluation.
+        backbone: The Embedder, with all its options.
+        checkpoint: The Embedder, in the place of `backbone`: a `.ckpt` or the folder of a run of `embedrl fit`, whose
+            newest `last.ckpt` is taken; a folder that `embedrl export` wrote; any Qwen3-VL folder or Hub name.
         render: What the Embedder reads of a side: `tcot` and `cues` are the switches of the ablations;
             `on_missing_tcot: raw` embeds sides without a T-CoT as they are, and counts them.
         root: Folder with the local copy of `mmeb_v2` or `uvrb`.
@@ -103,6 +107,11 @@ def evaluate(
         raise ConfigError(f"--keep {keep}: the metrics need the best {needed}")
     if reasoner is not None and render.tcot == "none":
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
+    if checkpoint is not None:
+        given["backbone"] = None  # what was not used is not written down
+        backbone = load_embedder(checkpoint)
+    if backbone is None:
+        raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
     with _processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}

@@ -1,2 +1,3 @@
 from .frozen_embedder import FrozenEmbedder as FrozenEmbedder
+from .sentence_module import SentenceTransformersModule as SentenceTransformersModule
 from .tcot_writer import write_tcots as write_tcots

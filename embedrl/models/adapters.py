@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from embedrl.errors import CheckpointError, listed
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_TOKENS = "trainable_token_indices"
 
 
 def adapter_base(path: str) -> str | None:
@@ -40,8 +41,33 @@ def adapter_base(path: str) -> str | None:
     return str(base)
 
 
+def adapter_tokens(path: str) -> set[int]:
+    """Ids of the tokens whose rows of the embedding come with an adapter, or with one that it is based on.
+
+    Args:
+        path: Any checkpoint; one that is no adapter brings none.
+
+    Raises:
+        CheckpointError: If an adapter's configuration is broken.
+    """
+    base = adapter_base(path)
+    if base is None:
+        return set()
+    indices = json.loads((Path(path).expanduser() / CONFIG_FILE).read_text(encoding="utf-8")).get(_TOKENS)
+    try:
+        return adapter_tokens(base) | _token_ids(indices)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}/{CONFIG_FILE}: {_TOKENS} is {indices!r}: save the adapter again") from error
+
+
+def _token_ids(indices: Any) -> set[int]:
+    """The ids in peft's `trainable_token_indices`: a list, a list for each layer, or nothing."""
+    lists = indices.values() if isinstance(indices, dict) else [indices or []]
+    return {int(token) for tokens in lists for token in tokens}
+
+
 def merge_adapter(network: Any, path: str) -> Any:
-    """Merge an adapter into its base.
+    """Merge an adapter into its base, whose embedding grows where the adapter brings rows of new tokens.
 
     Args:
         network: The base, loaded.
@@ -62,6 +88,9 @@ def merge_adapter(network: Any, path: str) -> Any:
         raise CheckpointError(f"{path}: cannot read the adapter ({error}); it needs {WEIGHTS_FILE}") from error
     if config.peft_type != "LORA":
         raise CheckpointError(f"{path}: a {config.peft_type} adapter; only LoRA can be merged")
+    rows = max(_token_ids(config.trainable_token_indices), default=-1) + 1
+    if rows > network.get_input_embeddings().weight.shape[0]:
+        network.resize_token_embeddings(rows, mean_resizing=False)
     try:
         model = get_peft_model(network, config)
     except ValueError as error:

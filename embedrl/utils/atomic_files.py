@@ -100,11 +100,6 @@ def check_whole(path: str | Path) -> None:
         raise CheckpointError(f"{path}: half a folder, left by an export that was stopped: export it again")
 
 
-def final_place(part: Path) -> Path:
-    """Where a folder that is being written will lie."""
-    return part.with_name(part.name.removesuffix(PART))
-
-
 def _put(part: Path, path: Path) -> None:
     """Rename `part` to `path`; killed in between, a run leaves what was there as `<name>.old`."""
     for file in part.rglob("*"):

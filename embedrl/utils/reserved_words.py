@@ -22,8 +22,8 @@ COMMON = re.compile(
 """The words of the common families, for a reader whose tokenizer is not known."""
 
 
-def own_words(tokenizer: Any) -> re.Pattern[str]:
-    """The special tokens of a tokenizer of transformers or open_clip, as a pattern; one that never matches if none.
+def word_list(tokenizer: Any) -> list[str]:
+    """The special tokens of a tokenizer of transformers or open_clip, the longest first.
 
     A word without a bracket or a bar (some use `!` as padding) is an ordinary word and not among them.
     """
@@ -33,7 +33,12 @@ def own_words(tokenizer: Any) -> re.Pattern[str]:
     if not words:  # open_clip's SimpleTokenizer knows their ids alone
         words |= {inner.decoder[i] for i in getattr(inner, "all_special_ids", ())}
     words = {word for word in words if len(word) > 2 and re.search(r"[<>\[\]|｜]", word)}
-    return re.compile("|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)")
+    return sorted(words, key=lambda word: (-len(word), word))
+
+
+def own_words(tokenizer: Any) -> re.Pattern[str]:
+    """The words of `word_list` as a pattern; one that never matches if there are none."""
+    return re.compile("|".join(re.escape(word) for word in word_list(tokenizer)) or r"(?!)")
 
 
 def escape(text: str, words: re.Pattern[str] = COMMON) -> str:

@@ -99,6 +99,16 @@ def test_the_figures_are_those_of_the_training_run(inside, scored):
     assert report["means"] == {"mean": pytest.approx(sum(scores) / 2)}
 
 
+def test_a_run_is_an_embedder_too(inside, scored):
+    assert evaluate("of_the_run", "--checkpoint", "runs/quickstart_embedder") == 0
+    theirs = {name: result["metrics"] for name, result in figures("of_the_run").items()}
+    for name, result in figures(scored).items():
+        same = {metric: result["metrics"][metric] for metric in theirs[name]}
+        assert theirs[name] == pytest.approx(same, abs=1e-6)
+    config = yaml.safe_load(Path("of_the_run/config.yaml").read_text())
+    assert (config["checkpoint"], config["backbone"]) == ("runs/quickstart_embedder", None)
+
+
 def test_what_is_written(scored):
     scores = json.loads((scored / "scores.json").read_text())
     assert scores["metadata"]["embedding_dimension"] == 128
@@ -225,6 +235,8 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
         (["--out", "runs"], "--out runs: not empty, and holds no evaluation"),
         (["--out", "runs/quickstart_embedder/version_0"], "version_0: not empty, and holds no evaluation"),
         (["--no_such", "1"], "no such option"),
+        (["--backbone", "null"], "no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone"),
+        (["--checkpoint", "runs/nothing"], "--checkpoint runs/nothing: "),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )

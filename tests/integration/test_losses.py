@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from embedrl.cli import main
-from embedrl.commands.export import load_module
 from embedrl.training.checkpoints import config_form
+from embedrl.training.trained_model import load_module
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LOSSES = sorted(path.stem for path in (CONFIGS / "parts/loss").glob("*.yaml"))

@@ -16,7 +16,7 @@ from embedrl.errors import CheckpointError
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.sentence_transformers_layout import closing_template, write_layout
 from embedrl.types import Side
-from embedrl.utils.reserved_words import EMB_TOKEN
+from embedrl.utils.reserved_words import EMB_TOKEN, word_list
 
 
 class Picture:
@@ -130,10 +130,56 @@ def test_template_closes_open_conversations_alone(exported: tuple[Path, torch.Te
     assert EMB_TOKEN not in prompt
 
 
+USER, CLOSED = "<|im_start|>user\n", f"{SUMMARIZE}<|im_end|>\n<|im_start|>assistant\n{EMB_TOKEN}"
+PICTURE = {"type": "image"}
+SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def words(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def turn(*parts: dict | str, role: str = "user") -> dict:
+    return {"role": role, "content": [words(part) if isinstance(part, str) else part for part in parts]}
+
+
+TURNS = {
+    "text": ([turn("hello")], f"{USER}hello\n{CLOSED}"),
+    "a string": ([{"role": "user", "content": "hello"}], f"{USER}hello\n{CLOSED}"),
+    "a picture": ([turn(PICTURE)], f"{USER}{SEEN}{CLOSED}"),
+    "a text before a picture goes behind it": ([turn("red", PICTURE)], f"{USER}{SEEN}red\n{CLOSED}"),
+    "between two pictures too": ([turn(PICTURE, "red", PICTURE)], f"{USER}{SEEN}{SEEN}red\n{CLOSED}"),
+    "several texts stay where they are": (
+        [turn(PICTURE, "thinking", PICTURE, "so")],
+        f"{USER}{SEEN}thinking{SEEN}so\n{CLOSED}",
+    ),
+    "a blank text is none": ([turn(PICTURE, "  ")], f"{USER}{SEEN}{CLOSED}"),
+    "a system turn": ([turn("find: ", role="system"), turn("hello")], f"{USER}find: hello\n{CLOSED}"),
+    "as a string": (
+        [{"role": "system", "content": "find: "}, {"role": "user", "content": "hello"}],
+        f"{USER}find: hello\n{CLOSED}",
+    ),
+    "before a picture": ([turn("find: ", role="system"), turn(PICTURE)], f"{USER}{SEEN}find: \n{CLOSED}"),
+    "before both": ([turn("find: ", role="system"), turn(PICTURE, "red")], f"{USER}{SEEN}find: red\n{CLOSED}"),
+    "special tokens": (
+        [turn("a <|im_end|><emb> b <|image_pad|> <|IM_END|>")],
+        f"{USER}a < |im_end|>< emb> b < |image_pad|> <|IM_END|>\n{CLOSED}",
+    ),
+    "one made by taking another away": ([turn("<|im_<emb>end|>")], f"{USER}<|im_< emb>end|>\n{CLOSED}"),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_template_makes_of_a_chat_what_the_training_read(name: str, exported: tuple[Path, torch.Tensor]) -> None:
+    folder, _ = exported
+    chat, expected = TURNS[name]
+    assert AutoProcessor.from_pretrained(folder).apply_chat_template(chat, tokenize=False) == expected
+
+
 def test_layout_is_stable_and_needs_a_template(exported: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
     folder, _ = exported
-    template = (folder / "chat_template.jinja").read_text()
-    assert closing_template(template) == template
+    template, tokenizer = (folder / "chat_template.jinja").read_text(), AutoProcessor.from_pretrained(folder).tokenizer
+    assert closing_template(template, word_list(tokenizer)) == template
     assert json.loads((folder / "1_Pooling" / "config.json").read_text())["embedding_dimension"] == 128
     with pytest.raises(CheckpointError, match="chat_template"):
-        write_layout(tmp_path, 8)
+        write_layout(tmp_path, 8, tokenizer)

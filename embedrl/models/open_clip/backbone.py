@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,12 @@ from torch.nn import functional
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.backbone import Backbone, ModelInputs
+from embedrl.models.export_options import OPTIONS_FILE, read_options, write_options
 from embedrl.models.feature_cache import FeatureCache
 from embedrl.models.open_clip.config import (
     CONFIG_FILE,
+    FOLDER,
+    HUB,
     WEIGHTS_FILE,
     find_weights,
     make_model,
@@ -30,7 +33,7 @@ from embedrl.models.open_clip.config import (
 )
 from embedrl.models.open_clip.inputs import OpenClipPreprocessor
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights, add_tower_lora, load_tower, projections
-from embedrl.utils.atomic_files import final_place
+from embedrl.utils.public_names import public_path
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class OpenClipBackbone(Backbone):
         trainable: `full` trains everything, `projections` the layers that map a tower's features to the shared space,
             `lora` adapters, and those projections that are modules of their own.
         lora: Options of `trainable: lora`.
-        fusion: Weights of the kinds of input.
+        fusion: Weights of the kinds of input; null means those of an export, or else 1 for each.
         cache_features: With `projections`, a timm image tower and a Hugging Face text tower: cache the frozen towers'
             features of this many pictures and of this many texts; 0 computes them each time.
         gradient_checkpointing: Recompute the towers' layers in the backward pass to save memory.
@@ -86,7 +89,7 @@ class OpenClipBackbone(Backbone):
         vision_weights: TowerWeights | None = None,
         trainable: Literal["full", "projections", "lora"] = "full",
         lora: ClipLoRA | None = None,
-        fusion: FusionWeights = FusionWeights(),
+        fusion: FusionWeights | None = None,
         cache_features: int = 0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -99,6 +102,7 @@ class OpenClipBackbone(Backbone):
         self.trainable, self.lora, self.fusion = trainable, lora, fusion
         self.cache_features, self.gradient_checkpointing = cache_features, gradient_checkpointing
         self.net: nn.Module | None = None
+        self.weights = fusion or FusionWeights()
         self._feature_caches: tuple[FeatureCache, FeatureCache] | None = None
 
     @property
@@ -141,6 +145,8 @@ class OpenClipBackbone(Backbone):
 
     def _adopt(self, clip: Any) -> None:
         """Freeze what is frozen."""
+        if self.fusion is None:
+            self.weights = _stored_fusion(self.model)
         if self.gradient_checkpointing:
             clip.set_grad_checkpointing(True)
         self.net = self._freeze(clip)
@@ -199,7 +205,7 @@ class OpenClipBackbone(Backbone):
         Returns:
             Unit vectors, float32, `[batch, dim]`.
         """
-        batch, w = len(inputs["rows"]), self.fusion
+        batch, w = len(inputs["rows"]), self.weights
         texts, pictures = self._texts(inputs["text_ids"]), self._pictures(inputs["pixel_values"])
         dim = (texts if texts is not None else pictures).shape[1]  # type: ignore[union-attr]
         fused = torch.zeros(batch, dim, device=inputs["rows"].device)
@@ -233,10 +239,10 @@ class OpenClipBackbone(Backbone):
         return functional.normalize(vectors.float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """Write a folder for `open_clip.create_model_and_transforms("local-dir:OUT")`.
+        """Write a folder for `open_clip.create_model_and_transforms("local-dir:OUT")`; it may be moved.
 
-        open_clip looks up a Hugging Face text tower by the absolute path of the folder; this class also finds it after
-        the folder was moved.
+        open_clip looks up a Hugging Face text tower by a path and no place in it is safe but `.`: it loads such a
+        folder from inside alone (`local-dir:.`). This class loads either from anywhere.
 
         Args:
             out: The folder to write.
@@ -251,6 +257,7 @@ class OpenClipBackbone(Backbone):
             if not isinstance(net, PeftModel):
                 raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
             net.save_pretrained(str(out))
+            write_options(out, public_path(type(self)), {"fusion": asdict(self.weights)})
             return
         clip = copy.deepcopy(net).merge_and_unload() if isinstance(net, PeftModel) else self.clip
         config = read_config(self.model, self.pretrained)
@@ -259,8 +266,20 @@ class OpenClipBackbone(Backbone):
             tokenizer.save_pretrained(str(out))
         if "hf_model_name" in config.model["text_cfg"]:
             clip.text.config.save_pretrained(out)
-            place = str(final_place(out.resolve()))
-            config.model["text_cfg"].update(hf_model_name=place, hf_tokenizer_name=place)
+            config.model["text_cfg"].update(hf_model_name=".", hf_tokenizer_name=".")
         written = {"model_cfg": config.model, "preprocess_cfg": config.preprocess}
         (out / CONFIG_FILE).write_text(json.dumps(written, indent=2), encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, str(out / WEIGHTS_FILE))
+        write_options(out, public_path(type(self)), {"fusion": asdict(self.weights)})
+
+
+def _stored_fusion(model: str) -> FusionWeights:
+    """The fusion that an export was trained with; the default for any other model."""
+    if not model.startswith((FOLDER, HUB)):
+        return FusionWeights()
+    place = model.removeprefix(FOLDER).removeprefix(HUB)
+    stored = read_options(place)[1].get("fusion") or {}
+    try:
+        return FusionWeights(**stored)
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"{place}/{OPTIONS_FILE}: broken fusion ({error}): export it again") from error

@@ -15,12 +15,14 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_base
+from embedrl.models.adapters import adapter_base, adapter_tokens
 from embedrl.models.attention_mask import block_mask
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.dropout import as_in_forward
+from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.pooling import pool_at_token
+from embedrl.models.qwen_vl.export import BUDGETS, add_token_row, budget_options, load_budgets
 from embedrl.models.qwen_vl.loading import (
     DTYPES,
     emb_token_id,
@@ -33,6 +35,7 @@ from embedrl.models.qwen_vl.loading import (
 from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
+from embedrl.utils.public_names import public_path
 
 
 class QwenVL(nn.Module):
@@ -45,7 +48,8 @@ class QwenVL(nn.Module):
         lora: LoRA options; null trains the weights themselves.
         train_vision: Whether the vision tower and its mergers are trained too; only without LoRA, whose scope decides.
         image_pixels: Budget of pictures and pages; null means the checkpoint's own.
-        evidence_pixels: Budget of evidence crops and key frames; null means `image_pixels`.
+        evidence_pixels: Budget of evidence crops and key frames; null means what an exported folder says (in its
+            `embedrl_config.json`), or else `image_pixels`.
         frame_pixels: Budget of one video frame; null means the checkpoint's own.
         max_length: Longest sequence in tokens; a longer one is an error.
         padding_side: Where shorter rows are padded when embedding; the vectors do not depend on it.
@@ -78,17 +82,20 @@ class QwenVL(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
         self._processor: Any = None
-        self.emb_token_id, self.emb_added = -1, False
+        self._stored: dict[str, PixelBudget] = {}
+        # `emb_new`: the base has no such token; `emb_added`: nor does an adapter bring its row.
+        self.emb_token_id, self.emb_new, self.emb_added = -1, False, False
 
     @property
     def processor(self) -> Any:
         """The `Qwen3VLProcessor`, loaded at first use, whose tokenizer knows `<emb>`."""
         if self._processor is None:
-            self._processor = load_processor(self.path)
-            self.emb_token_id, self.emb_added = emb_token_id(
-                self._processor.tokenizer, load_config(self.path), self.path
-            )
-            self._set_budgets(self._processor)
+            self._stored = load_budgets(self.path)
+            processor = load_processor(self.path)
+            self.emb_token_id, self.emb_new = emb_token_id(processor.tokenizer, load_config(self.path), self.path)
+            self.emb_added = self.emb_new and self.emb_token_id not in adapter_tokens(self.path)
+            self._set_budgets(processor)
+            self._processor = processor
         return self._processor
 
     @property
@@ -214,11 +221,12 @@ class QwenVL(nn.Module):
         return list(self.core.language_model.layers)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """Write a plain Hugging Face checkpoint with processor and `config.emb_token_ids`.
+        """Write a plain Hugging Face checkpoint with processor, `config.emb_token_ids` and `embedrl_config.json`.
 
         Args:
             out: The folder to write.
-            merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
+            merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor), with the row
+                of `<emb>` if its base has none.
 
         Raises:
             ConfigError: If the adapter alone is asked for and there is none.
@@ -230,21 +238,32 @@ class QwenVL(nn.Module):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
+        write_options(out, public_path(type(self)), budget_options(self._chosen()))
+        if not merge and self.emb_new:
+            add_token_row(out, network, self.emb_token_id)
+
+    def _chosen(self) -> dict[str, PixelBudget]:
+        """The budgets that were chosen, by this model's options or by the folder that it was loaded from."""
+        options = {name: getattr(self, name) for name in BUDGETS}
+        return self._stored | {name: budget for name, budget in options.items() if budget is not None}
 
     def _budgets(self, processor: Any) -> tuple[PixelBudget, PixelBudget, PixelBudget]:
-        size, video = processor.image_processor.size, processor.video_processor
+        chosen, size, video = self._chosen(), processor.image_processor.size, processor.video_processor
         factor = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
-        images = self.image_pixels or PixelBudget(size["shortest_edge"], size["longest_edge"])
+        images = chosen.get("image_pixels") or PixelBudget(size["shortest_edge"], size["longest_edge"])
         # The video processor counts pixels over all frames, except for its cap, which is in tokens a frame.
         cap = factor * getattr(video, "max_video_tokens", 768)
-        frames = self.frame_pixels or PixelBudget(min(video.size["shortest_edge"], cap), cap)
-        return images, self.evidence_pixels or images, frames
+        frames = chosen.get("frame_pixels") or PixelBudget(min(video.size["shortest_edge"], cap), cap)
+        return images, chosen.get("evidence_pixels") or images, frames
 
     def _set_budgets(self, processor: Any) -> None:
-        """Write the chosen budgets into the processor, so that an export reads pictures as this model does."""
+        """Write the chosen budgets into the processor, as far as it has a place for them.
+
+        It has none for evidence, nor for the least pixels of a frame: `embedrl_config.json` of an export has all.
+        """
         images, _, frames = self._budgets(processor)
         processor.image_processor.size = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}
-        if self.frame_pixels is not None:
+        if "frame_pixels" in self._chosen():
             factor = (processor.image_processor.patch_size * processor.image_processor.merge_size) ** 2
             processor.video_processor.max_video_tokens = frames.max_pixels // factor
             processor.video_processor.cap_pixels_per_frame = True
@@ -286,7 +305,7 @@ class QwenVLBackbone(QwenVL, Backbone):
         """See `QwenVL.export`; merged weights come with the files that let sentence-transformers load the folder."""
         super().export(out, merge)
         if merge:
-            write_layout(out, self.core.config.text_config.hidden_size)
+            write_layout(out, self.core.config.text_config.hidden_size, self.processor.tokenizer)
 
 
 def attention_balance(config: Any) -> float:

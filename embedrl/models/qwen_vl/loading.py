@@ -27,6 +27,7 @@ from transformers import (
 import embedrl
 from embedrl.errors import CheckpointError, listed
 from embedrl.models.adapters import adapter_base, merge_adapter
+from embedrl.models.export_options import read_options
 from embedrl.utils.atomic_files import check_whole
 
 EMB_TOKEN = "<emb>"
@@ -34,6 +35,7 @@ ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
 DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+_OF_A_RUN = ("*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/*.ckpt")
 CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
@@ -53,6 +55,26 @@ def load_processor(path: str) -> Any:
         return AutoProcessor.from_pretrained(_place(path))
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot read the processor ({_first_line(error)}); {CURE}") from error
+
+
+def load_options(path: str) -> dict[str, Any]:
+    """What an exported folder says in its `embedrl_config.json`; of an adapter without one, what its base says.
+
+    Raises:
+        CheckpointError: If that file is broken.
+    """
+    kind, options = read_options(_place(path)) if path != TINY else ("", {})
+    base = adapter_base(path)
+    return load_options(base) if base and not kind else options
+
+
+def load_class(path: str) -> str:
+    """The class that an exported folder names in its `embedrl_config.json`; empty if it names none.
+
+    Raises:
+        CheckpointError: If that file is broken.
+    """
+    return read_options(_place(path))[0] if path != TINY else ""
 
 
 @lru_cache(maxsize=8)
@@ -156,16 +178,16 @@ def emb_token_id(tokenizer: Any, config: Any, path: str) -> tuple[int, bool]:
 
 
 def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> None:
-    """Record the id of `<emb>`; if the token is new, give it a row, growing the matrix only when none is to spare.
+    """Record the id of `<emb>`; grow the embedding where it has no row for it; fill the row if the token was added.
 
-    A new row is the mean of the others: a pure function of the checkpoint, so it need not be saved beside LoRA.
+    A new row is the mean of the others: a pure function of the checkpoint.
     """
     network.config.emb_token_ids = [emb_id]
-    if not added:
-        return
     words = min(emb_id, network.get_input_embeddings().weight.shape[0])
     if emb_id >= network.get_input_embeddings().weight.shape[0]:
         network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if not added:
+        return
     with torch.no_grad():
         for module in {
             id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())
@@ -184,8 +206,13 @@ def _place(path: str) -> str:
     if path.startswith("embedrl:"):
         raise CheckpointError(f"{path} is no shipped checkpoint; {CURE}")
     check_whole(path)
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+    folder = Path(path).expanduser()
+    if path.startswith((".", "/", "~")) and not folder.is_dir():
         raise CheckpointError(f"{path}: no such folder; {CURE}")
+    if not (folder / "config.json").is_file() and any(next(folder.glob(place), None) for place in _OF_A_RUN):
+        raise CheckpointError(
+            f"{path}: a run's folder; `embedrl export --checkpoint {path} --out FOLDER` writes the folder to give here"
+        )
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 

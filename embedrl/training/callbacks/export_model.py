@@ -16,13 +16,14 @@ from torch.distributed.fsdp import FSDPModule
 
 from embedrl.distributed.fsdp2 import whole_copy
 from embedrl.errors import ConfigError
+from embedrl.training.model_card import write_card
 from embedrl.utils.atomic_files import replacing_folder
 
 _FOLDERS = {"1_Pooling", "2_Normalize"}  # those of sentence-transformers
 
 
 class ExportModel(Callback):
-    """When `fit` ends, writes a Hugging Face checkpoint, `recipe.yaml` and `scores.json`.
+    """When `fit` ends, writes a Hugging Face checkpoint, `recipe.yaml`, `scores.json` and a model card.
 
     The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner.
 
@@ -79,6 +80,8 @@ class ExportModel(Callback):
             "held_out": dict(scores),
         }
         (out / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
+        figures = {f"held out, {kind}: {name}": x for kind, row in scores.items() for name, x in row.items()}
+        write_card(out, model, self.out.name, {"optimizer steps": trainer.global_step, **figures})
 
 
 def _check_replaceable(out: Path) -> None:

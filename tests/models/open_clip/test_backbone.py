@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+from contextlib import chdir
 from pathlib import Path
 
 import open_clip
@@ -15,6 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import CheckpointError, ConfigError, DataError
+from embedrl.models.exported import load_backbone
 from embedrl.models.open_clip.backbone import FusionWeights, OpenClipBackbone
 from embedrl.models.open_clip.inputs import read_text
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights
@@ -242,25 +244,48 @@ def test_lora_starts_at_the_base_trains_adapters_and_merges(model, scope, reques
     torch.testing.assert_close(again.encode(inputs), moved, rtol=1e-4, atol=1e-5)
     backbone.export(tmp_path / "adapter", merge=False)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="an open_clip adapter alone; export it without --adapter true"):
+        load_backbone(str(tmp_path / "adapter"))
+    again = load_backbone(str(tmp_path / "merged"))
+    torch.testing.assert_close(again.encode(inputs), moved, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["vit_json", "towers_json"])
-def test_export_loads_in_plain_open_clip_and_after_a_move(model, request, tmp_path):
+def test_an_export_names_no_place_and_loads_wherever_it_lies(model, request, tmp_path):
     backbone = built(request.getfixturevalue(model)).eval()
-    backbone.export(tmp_path / "out")
-    plain, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")
-    picture = Picture("red")
-    vectors = backbone.encode(backbone.preprocessor()([chat("a dog"), chat(images=["red"])]))
-    expected = [
-        plain.eval().encode_text(tokenizer(["a dog"]), normalize=True),
-        plain.encode_image(transform(picture.load())[None], normalize=True),
-    ]
-    torch.testing.assert_close(vectors, torch.cat(expected), rtol=1e-5, atol=1e-6)
-    shutil.move(tmp_path / "out", tmp_path / "moved")
+    backbone.export(tmp_path / "out.part")
+    shutil.move(tmp_path / "out.part", tmp_path / "moved")
+    for file in (tmp_path / "moved").iterdir():
+        assert str(tmp_path.parent).encode() not in file.read_bytes(), file.name
     moved = built(f"local-dir:{tmp_path / 'moved'}").eval()
     inputs = moved.preprocessor()(mixed())
     torch.testing.assert_close(moved.encode(inputs), backbone.encode(inputs), rtol=1e-5, atol=1e-6)
+    with chdir(tmp_path / "moved"):
+        plain, _, transform = open_clip.create_model_and_transforms("local-dir:.")
+        tokenizer = open_clip.get_tokenizer("local-dir:.")
+    vectors = backbone.encode(backbone.preprocessor()([chat("a dog"), chat(images=["red"])]))
+    expected = [
+        plain.eval().encode_text(tokenizer(["a dog"]), normalize=True),
+        plain.encode_image(transform(Picture("red").load())[None], normalize=True),
+    ]
+    torch.testing.assert_close(vectors, torch.cat(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_an_export_keeps_its_fusion_unless_another_is_given(vit_json, tmp_path):
+    trained = FusionWeights(text=2.0, image=0.5, evidence=3.0, video=1.0)
+    backbone = built(vit_json, fusion=trained).eval()
+    backbone.export(tmp_path / "out")
+    inputs = backbone.preprocessor()(mixed())
+    again = built(f"local-dir:{tmp_path / 'out'}").eval()
+    assert again.weights == trained
+    torch.testing.assert_close(again.encode(inputs), backbone.encode(inputs), rtol=1e-5, atol=1e-6)
+    other = built(f"local-dir:{tmp_path / 'out'}", fusion=FusionWeights()).eval()
+    assert (other.encode(inputs) - backbone.encode(inputs)).abs().max() > 1e-3
+    (tmp_path / "out" / "embedrl_config.json").write_text(
+        '{"format": 1, "model": "x", "options": {"fusion": {"txt": 1}}}'
+    )
+    with pytest.raises(CheckpointError, match=r"embedrl_config\.json: broken fusion"):
+        built(f"local-dir:{tmp_path / 'out'}")
 
 
 def test_tower_weights_by_order_and_by_name(towers_json, tmp_path):

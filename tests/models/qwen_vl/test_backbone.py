@@ -284,6 +284,25 @@ def test_budgets_are_separate_for_images_evidence_and_frames(checkpoint):
         PixelBudget(10, 5)
 
 
+NARROW, WIDE, FRAMES = PixelBudget(32**2, 32**2), PixelBudget(32**2, 96**2), PixelBudget(64**2, 64**2 + 500)
+
+
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "adapter"])
+def test_budgets_are_those_of_the_training_after_an_export(checkpoint, tmp_path, merge):
+    def budgets(path, **options):
+        preprocessor = QwenVLBackbone(str(path), **options).preprocessor()
+        return preprocessor.images, preprocessor.evidence, preprocessor.frames
+
+    chosen = {"image_pixels": NARROW, "evidence_pixels": WIDE, "frame_pixels": FRAMES}
+    built(checkpoint, lora=LoRAOptions(r=2), **chosen).export(tmp_path / "all", merge)
+    assert budgets(tmp_path / "all") == (NARROW, WIDE, FRAMES)
+    assert budgets(tmp_path / "all", evidence_pixels=NARROW, frame_pixels=WIDE) == (NARROW, NARROW, WIDE)
+    # What was not chosen is not fixed: evidence follows the pictures, frames the processor.
+    built(checkpoint, lora=LoRAOptions(r=2)).export(tmp_path / "none", merge)
+    assert budgets(tmp_path / "none") == budgets(checkpoint)
+    assert budgets(tmp_path / "none", image_pixels=WIDE)[1] == WIDE
+
+
 @pytest.mark.parametrize(
     ("chat", "message"),
     [

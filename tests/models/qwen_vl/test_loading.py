@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import qwen_helpers
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from qwen_helpers import EMB, picture, text, user
 from real_checkpoints import LAYOUTS, write
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from embedrl.errors import CheckpointError
 from embedrl.models.lora import LoRAOptions
@@ -133,6 +133,40 @@ def test_an_exported_adapter_loads_again_also_on_top_of_another(written, content
     again, _ = ours(contents[:1], tmp_path / "second")
     torch.testing.assert_close(again, trained, atol=1e-5, rtol=0)
     assert (trained - before[:1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_exported_adapter_is_whole_in_plain_peft(name, written, contents, tmp_path):
+    _, backbone = ours(contents, written[name], lora=LoRAOptions(r=2, dropout=0.0))
+    torch.manual_seed(1)
+    for parameter_name, parameter in backbone.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    inputs = backbone.preprocessor()([[user(text("a red star")), EMB], [user(text("the blue ring")), EMB]])
+    backbone.export(tmp_path / "adapter", merge=False)
+    base = AutoModelForImageTextToText.from_pretrained(written[name])
+    words = len(AutoProcessor.from_pretrained(tmp_path / "adapter").tokenizer)
+    if words > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(words)
+    plain_peft = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        hidden = plain_peft.get_base_model().model(**inputs).last_hidden_state
+        found = torch.nn.functional.normalize(hidden[inputs["input_ids"] == backbone.emb_token_id], dim=-1)
+        torch.testing.assert_close(found, backbone(inputs), atol=1e-6, rtol=0)
+        # The LM head's row as well, where it is not the embedding's.
+        torch.testing.assert_close(plain_peft(**inputs).logits, backbone.network(**inputs).logits, atol=1e-5, rtol=0)
+    row = set() if LAYOUTS[name].emb else {"trainable_tokens_delta"}
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {key.rpartition(".")[2] for key in saved} == {"weight"} | row
+    again = QwenVLBackbone(str(tmp_path / "adapter"))
+    assert again.processor
+    assert not again.emb_added, "the row comes with the adapter, or the base has it"
+    again.build_on_meta()
+    built = QwenVLBackbone(str(tmp_path / "adapter"))
+    built.build()
+    assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in built.named_parameters()}
+    with torch.no_grad():
+        torch.testing.assert_close(built.eval()(inputs), backbone(inputs), atol=1e-6, rtol=0)
 
 
 def edited(folder, out, change):

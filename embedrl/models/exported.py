@@ -1,0 +1,85 @@
+"""Exported folders: which model lies in one, and that model, loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import embedrl
+from embedrl.errors import CheckpointError
+from embedrl.models.adapters import CONFIG_FILE as ADAPTER
+from embedrl.models.backbone import Backbone
+from embedrl.models.export_options import OPTIONS_FILE
+from embedrl.models.generator import Generator
+from embedrl.models.open_clip.backbone import OpenClipBackbone
+from embedrl.models.open_clip.config import CONFIG_FILE as OPEN_CLIP
+from embedrl.models.open_clip.config import FOLDER
+from embedrl.models.qwen_vl.backbone import QwenVL, QwenVLBackbone
+from embedrl.models.qwen_vl.loading import load_class
+from embedrl.utils.public_names import names_of
+
+MODEL_FILES = ("config.json", OPEN_CLIP, ADAPTER)
+"""A folder that holds one of these holds a model."""
+
+
+def exported_class(checkpoint: str) -> type[Backbone | Generator] | None:
+    """The class of the model in an exported folder; None if the folder does not say.
+
+    Args:
+        checkpoint: A folder, a Hub name, or a name of a shipped checkpoint.
+
+    Raises:
+        CheckpointError: If `embedrl_config.json` is broken or names no model of embedrl's.
+    """
+    folder = Path(checkpoint).expanduser()
+    if (folder / OPEN_CLIP).is_file():
+        return OpenClipBackbone
+    if name := load_class(checkpoint):
+        short = name.removeprefix("embedrl.")
+        # A folder may be a stranger's: what it names is looked up in embedrl's own list and nowhere else.
+        cls = getattr(embedrl, short) if short in names_of("embedrl") else None
+        if not (isinstance(cls, type) and issubclass(cls, Backbone | Generator)):
+            raise CheckpointError(f"{folder / OPTIONS_FILE}: names {name}, which is no model of embedrl's")
+        return cls
+    return QwenVLBackbone if (folder / "modules.json").is_file() else None
+
+
+def load_exported(
+    cls: type[Backbone | Generator], checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+) -> Backbone | Generator:
+    """The model with its weights, on the CPU, in evaluation mode.
+
+    Args:
+        cls: Its class.
+        checkpoint: The folder, or a name that the class takes as `path`.
+        dtype: Type of the weights; OpenCLIP's are float32.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    if issubclass(cls, OpenClipBackbone):
+        if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
+            raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
+        model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
+    elif issubclass(cls, QwenVL):
+        model = cls(checkpoint, dtype=dtype)
+    else:
+        model = cls(checkpoint)
+    model.build()
+    return model.eval()
+
+
+def load_backbone(folder: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Backbone:
+    """The Embedder in an exported folder, with its weights, on the CPU, in evaluation mode.
+
+    Args:
+        folder: The folder; one that does not say what it is counts as a Qwen3-VL's.
+        dtype: Type of the weights; OpenCLIP's are float32.
+
+    Raises:
+        CheckpointError: If it cannot be read, or holds a Reasoner.
+    """
+    model = load_exported(exported_class(folder) or QwenVLBackbone, folder, dtype)
+    if not isinstance(model, Backbone):
+        raise CheckpointError(f"{folder}: a Reasoner's, which gives no vectors; give an Embedder's")
+    return model

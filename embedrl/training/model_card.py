@@ -1,0 +1,169 @@
+"""The model card of an exported folder: `README.md`, with the metadata that a hub reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from embedrl.models.adapters import CONFIG_FILE as ADAPTER
+from embedrl.models.adapters import adapter_base
+from embedrl.models.backbone import Backbone
+from embedrl.models.generator import Generator
+from embedrl.models.open_clip.backbone import OpenClipBackbone
+from embedrl.models.open_clip.config import HUB
+from embedrl.models.qwen_vl.backbone import QwenVL
+from embedrl.models.qwen_vl.loading import is_local
+from embedrl.utils.public_names import public_path
+
+CARD = "README.md"
+
+_HOW = {
+    "sentence-transformers": """
+With sentence-transformers and transformers alone:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{name}")
+vectors = model.encode(["a red star", {{"image": picture, "text": "what colour is it?"}}])
+```
+
+That reads pictures with transformers' loaders, which differ from training's on some: see embedrl's page on export. With
+embedrl installed, any picture and video is read as in training:
+
+```python
+import embedrl
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
+```
+
+Inputs with their T-CoTs go to `embedrl.FrozenEmbedder(embedrl.QwenVLBackbone("{name}"))`.
+
+mteb takes neither name nor modalities from a folder: give `SentenceTransformer` a `model_card_data` with `model_name`,
+and set `modalities=["text", "image"]` in the `ModelMeta` of the wrapped model.
+""",
+    "open_clip": """
+```python
+import embedrl
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
+vectors = model.encode(["a red star", picture])
+```
+
+`SentenceTransformer("{name}")` cannot load it: sentence-transformers knows no open_clip model. With open_clip alone,
+from inside the folder (a Hugging Face text tower is looked up there):
+
+```python
+from contextlib import chdir
+
+import open_clip
+
+with chdir("{name}"):
+    model, _, transform = open_clip.create_model_and_transforms("local-dir:.")
+    tokenizer = open_clip.get_tokenizer("local-dir:.")
+```
+
+open_clip reads transparent pixels as they are beneath, not on white, and the tokenizer's special words as such.
+""",
+    "transformers": """
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}")
+model = AutoModelForImageTextToText.from_pretrained("{name}")
+```
+
+or `embedrl reason --checkpoint {name} --image picture.png`, which prints the T-CoT and draws its evidence.
+""",
+    "peft": """
+```python
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{name}")
+model = AutoModelForImageTextToText.from_pretrained("{base}")
+if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
+    model.resize_token_embeddings(len(processor.tokenizer))
+model = PeftModel.from_pretrained(model, "{name}")
+```
+
+The row of the token `<emb>` comes with the adapter. embedrl takes the folder as it takes any other;
+`embedrl export --checkpoint {name} --out FOLDER` merges it.
+""",
+    "embedrl": """
+The files are those of `{cls}`, which loads them.
+""",
+}
+
+
+def write_card(
+    out: Path, model: Backbone | Generator, name: str, figures: Mapping[str, float | int] | None = None
+) -> None:
+    """Write the model card of an exported folder.
+
+    Args:
+        out: The folder.
+        model: What was exported.
+        name: The folder's name, as the card's examples have it.
+        figures: What is known of the training, such as steps and validation figures; by name.
+    """
+    embeds = isinstance(model, Backbone)
+    kind = _kind(out, model)
+    base = _base(model)
+    data = ModelCardData(
+        library_name=kind,
+        pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
+        base_model=base if _is_hub_name(base) else None,
+        tags=[
+            "embedrl",
+            *(("sentence-similarity", "multimodal-embedding") if embeds else ("t-cot",)),
+            *(("lora",) if (out / ADAPTER).is_file() else ()),
+        ],
+    )
+    what = (
+        "maps texts, pictures and videos to unit vectors; similar ones have a high dot product"
+        if embeds
+        else "writes the T-CoT (reasoning with boxes, key frames or keywords) of a text, a picture or a video"
+    )
+    lines = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {name}\n",
+        f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
+        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)))}",
+    ]
+    if figures:
+        rows = "\n".join(f"| {key} | {value} |" for key, value in figures.items())
+        lines.append(f"## Training\n\n| | |\n|---|---|\n{rows}\n")
+    lines.append("The licence is that of the base model and of the training data.\n")
+    (out / CARD).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _kind(out: Path, model: Backbone | Generator) -> str:
+    """The library that loads the folder."""
+    if (out / ADAPTER).is_file():
+        return "peft" if isinstance(model, QwenVL) else "embedrl"
+    if isinstance(model, OpenClipBackbone):
+        return "open_clip"
+    if (out / "modules.json").is_file():
+        return "sentence-transformers"
+    return "transformers" if isinstance(model, Generator) and (out / "config.json").is_file() else "embedrl"
+
+
+def _base(model: Backbone | Generator) -> str:
+    """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
+    path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
+    while isinstance(model, QwenVL) and (base := adapter_base(path)):
+        path = base
+    path = path.removeprefix(HUB)
+    if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:
+        return path
+    return Path(path.rpartition(":")[2]).name
+
+
+def _is_hub_name(path: str) -> bool:
+    return not is_local(path) and re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
