@@ -96,9 +96,8 @@ class EmbedderModule(TrainingModule):
         self._check_finite(order, batch, loss)
         self._sync = GradientSync(self.trainer.strategy.model)
         self._sync.hold()
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+        self.log_step_means({"train/loss": loss}, prog_bar=True)
+        self.log_step_means({f"train/{name}": value for name, value in metrics.items()})
         self._counts["skipped"] += len(batch.skipped)
         self._counts["raw_sides"] += batch.raw_sides
         counts = {f"data/{name}": float(count) for name, count in self._counts.items()}

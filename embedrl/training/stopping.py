@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from embedrl.training.progress import steps_per_batch
 from embedrl.utils.console import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -111,16 +112,30 @@ class StopOnSignal(Callback):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes `last.ckpt` every few steps, after every validation, when training ends, and when a signal stops it."""
+    """Writes `last.ckpt` every few steps, after every validation, when training ends, and when a signal stops it.
+
+    Never in the middle of a step, between accumulated batches: a checkpoint holds no gradients.
+
+    Args:
+        every_n_steps: At most so many optimizer steps lie between two checkpoints; at least those of one batch.
+    """
 
     def __init__(self, every_n_steps: int) -> None:
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
+        self.every_n_steps = every_n_steps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Learn where batches end: only there is a checkpoint written."""
+        super().setup(trainer, pl_module, stage)
+        each = steps_per_batch(pl_module)
+        if self.every_n_steps > 0:
+            self._every_n_train_steps = max(1, self.every_n_steps // each) * each
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
-        if not _validation_follows(trainer, batch_idx):
+        if not _validation_follows(trainer, batch_idx) and not trainer.fit_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._stop_if_asked(trainer)
 
@@ -129,7 +144,8 @@ class LastCheckpoint(ModelCheckpoint):
 
         Not before the first step: a run that has done nothing starts anew.
         """
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.global_step and not trainer.fit_loop._should_accumulate():
             self._write(trainer)
             self._stop_if_asked(trainer)
 
