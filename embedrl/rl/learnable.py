@@ -33,11 +33,11 @@ def check_learnable(
         raise ConfigError(f"model.inner_epochs is {inner_epochs}: no optimizer step would be made; give 1 or more")
     if rollout.temperature == 0:
         raise ConfigError(
-            "model.rollout.temperature is 0: all rollouts of a group would be the same; give a number above 0, such as 1"
+            "model.rollout.temperature is 0: all rollouts of a group would be the same; give a number above 0 (1, say)"
         )
     names = [row.reward.name for row in rewards if getattr(row.reward, "compares_pairs", False)]
     if names and pairs is not None and pairs < 2:
         raise ConfigError(
-            f"data.batch_size is {pairs}: {' and '.join(names)} compare a pair with the others of its step, and without "
-            "any no rollout has a reward; give 2 or more"
+            f"data.batch_size is {pairs}: {' and '.join(names)} compare a pair with the others of its step, and "
+            "without any no rollout has a reward; give 2 or more"
         )

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
+from embedrl.distributed.collectives import mean_over_ranks, world_size
 from embedrl.distributed.fsdp2 import build_model
 from embedrl.distributed.gradient_sync import gradient_norm
 from embedrl.distributed.trained_keys import check_keys, trained_keys
@@ -26,6 +27,9 @@ from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import hyperparameters
 from embedrl.training.progress import total_steps
 from embedrl.training.seeding import StepRandomness
+
+TOTALS = "totals"
+"""Where a checkpoint keeps `TrainingModule.totals`."""
 
 # The module decides when a batch moves, whatever data module it came from; from Python as from the command line.
 warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
@@ -51,6 +55,7 @@ class TrainingModule(LightningModule, ABC):
         processed: What the step went through on all processes, by unit, such as `{"tokens": 4096}`: logged per second.
         samples: Names of the samples in the batch, for errors.
         steps_per_batch: Optimizer steps of a batch.
+        totals: What has been counted since the start of the run on all processes, by name; checkpoints keep it.
 
     Raises:
         ConfigError: If an argument cannot be written to a checkpoint.
@@ -70,6 +75,7 @@ class TrainingModule(LightningModule, ABC):
         self.processed: dict[str, float] = {}
         self.samples: list[str] = []
         self.steps_per_batch = 1
+        self.totals: dict[str, int] = {}
         self._means: tuple[int, dict[str, list[Tensor]]] = (-1, {})
         self._random = StepRandomness(self.seed)
 
@@ -174,6 +180,13 @@ class TrainingModule(LightningModule, ABC):
             values.append(value.detach())
             self.log(name, torch.stack(values).mean() if len(values) > 1 else values[0], prog_bar=prog_bar)
 
+    def log_totals(self, counts: Mapping[str, int]) -> None:
+        """Add what this process counted in a batch and log the totals as `data/...`; all processes call together."""
+        added = mean_over_ranks(torch.tensor([*counts.values()], dtype=torch.float64, device=self.device))
+        for name, value in zip(counts, (added * world_size()).round().long().tolist(), strict=True):
+            self.totals[name] = self.totals.get(name, 0) + value
+            self.log(f"data/{name}", float(self.totals[name]))
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the speed of the step, loading left out."""
         seconds = time.perf_counter() - self._started
@@ -200,9 +213,14 @@ class TrainingModule(LightningModule, ABC):
     # ---------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes."""
+        """Keep only what training changes, and the totals."""
+        checkpoint[TOTALS] = dict(self.totals)
         keep = trained_keys(self)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.totals = dict(checkpoint.get(TOTALS, {}))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights.

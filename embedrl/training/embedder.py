@@ -63,7 +63,6 @@ class EmbedderModule(TrainingModule):
         self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
-        self._counts = {"skipped": 0, "raw_sides": 0}
 
     @property
     def trained_model(self) -> Backbone:
@@ -98,10 +97,7 @@ class EmbedderModule(TrainingModule):
         self._sync.hold()
         self.log_step_means({"train/loss": loss}, prog_bar=True)
         self.log_step_means({f"train/{name}": value for name, value in metrics.items()})
-        self._counts["skipped"] += len(batch.skipped)
-        self._counts["raw_sides"] += batch.raw_sides
-        counts = {f"data/{name}": float(count) for name, count in self._counts.items()}
-        self.log_dict(counts, sync_dist=True, reduce_fx="sum")
+        self.log_totals({"skipped": len(batch.skipped), "raw_sides": batch.raw_sides})
         return loss
 
     def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -137,6 +137,8 @@ class LastCheckpoint(ModelCheckpoint):
         """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
         if not _validation_follows(trainer, batch_idx) and not trainer.fit_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if _ends_here(trainer) and self._last_global_step_saved != trainer.global_step:
+                self._write(trainer)  # not in `on_train_end`, where Lightning has counted the epoch as a whole one
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,6 +180,11 @@ class LastCheckpoint(ModelCheckpoint):
 def stop_of(trainer: Trainer) -> StopOnSignal | None:
     """The callback that knows of signals; None in a trainer without it."""
     return next((c for c in trainer.callbacks if isinstance(c, StopOnSignal)), None)  # type: ignore[attr-defined]
+
+
+def _ends_here(trainer: Trainer) -> bool:
+    """Whether the run ends with this batch, be it in the middle of an epoch."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _keeps_last(trainer: Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""What is counted in optimizer steps and what in batches, where a batch makes two steps; and settings that teach nothing."""
+"""What is counted in optimizer steps and what in batches, where a batch makes two; and settings that teach nothing."""
 
 import functools
 import math
@@ -64,7 +64,9 @@ def test_no_more_steps_lie_between_two_checkpoints_than_was_said(tmp_path, every
     last = LastCheckpoint(every)
     last.dirpath = str(tmp_path)
     module = build(inner_epochs=each)
-    trainer = type("T", (), {"is_global_zero": False, "strategy": type("S", (), {"broadcast": staticmethod(lambda x: x)})})
+    trainer = type(
+        "T", (), {"is_global_zero": False, "strategy": type("S", (), {"broadcast": staticmethod(lambda x: x)})}
+    )
     last.setup(trainer, module, "fit")
     assert last._every_n_train_steps == effective
 

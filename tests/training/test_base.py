@@ -45,7 +45,8 @@ ARGUMENTS = {
     reasoner: ["generator", "schedule_args", "max_new_tokens", *SHARED],
     egrl: [
         "generator", "embedder", "rewards", "loss", "group_size", "rollout", "policy", "reference", "inner_epochs",
-        "std_floor", "gradient_clip_val", "style", "schedule_args", "max_new_tokens", "engine", *SHARED,
+        "std_floor", "filter_groups", "gradient_clip_val", "style", "schedule_args", "max_new_tokens", "engine",
+        *SHARED,
     ],
 }  # fmt: skip
 

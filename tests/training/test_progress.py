@@ -31,7 +31,11 @@ class Inner(BoringModel):
 
 CASES = {
     "epochs": (1, {"max_epochs": 2, "limit_train_batches": 5}, 10),
-    "accumulated, the last one alone": (1, {"max_epochs": 2, "limit_train_batches": 5, "accumulate_grad_batches": 2}, 6),
+    "accumulated, the last one alone": (
+        1,
+        {"max_epochs": 2, "limit_train_batches": 5, "accumulate_grad_batches": 2},
+        6,
+    ),
     "steps": (1, {"max_steps": 7, "max_epochs": -1}, 7),
     "epochs end before steps": (1, {"max_steps": 70, "max_epochs": 1, "limit_train_batches": 5}, 5),
     "inner, epochs": (2, {"max_epochs": 3, "limit_train_batches": 2}, 12),

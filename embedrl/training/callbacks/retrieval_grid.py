@@ -39,7 +39,9 @@ class RetrievalGrid(Callback):
             picture = draw_grid(result, self.num_queries, self.top_k)
             if writer is not None:
                 tag = f"retrieval/{result.task.name}"
-                writer.add_image(tag, np.asarray(picture), curve_step(trainer.global_step, pl_module), dataformats="HWC")
+                writer.add_image(
+                    tag, np.asarray(picture), curve_step(trainer.global_step, pl_module), dataformats="HWC"
+                )
             if log_dir:
                 folder = Path(log_dir) / "retrieval_grid"
                 folder.mkdir(parents=True, exist_ok=True)
