@@ -44,7 +44,8 @@ def embedder(folder: Path) -> dict:
         "data": {
             "init_args": {
                 "mix": [
-                    {"source": {"class_path": "embedrl.data.MMEBSource", "init_args": files}}, {"source": world("vqa", size=12)}
+                    {"source": {"class_path": "embedrl.data.MMEBSource", "init_args": files}},
+                    {"source": world("vqa", size=12)},
                 ],
                 "batch_size": 4, "sub_batch_size": 2, "micro_batch_size": 4, "batches_per_epoch": 5,
                 "render": {"jitter": 60, "on_missing_tcot": "raw"}, "on_error": "skip", "val": [tasks],
