@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -115,7 +115,7 @@ class EncodeSample(NamedTuple):
 
 def micro_batches(
     chats: Sequence[Chat], names: Sequence[str], preprocessor: Preprocessor, count: int
-) -> tuple[list[ModelInputs], Tensor]:
+) -> tuple[Iterator[ModelInputs], Tensor]:
     """Sort chats by length (stable) and process them in `count` micro-batches whose sizes differ by one at most.
 
     Sorting puts chats of like length together, so that little is padded.
@@ -127,25 +127,31 @@ def micro_batches(
         count: Number of micro-batches.
 
     Returns:
-        The micro-batches, and `order` `[chats]`: row `i` of the concatenated outputs is chat `order[i]`.
+        The micro-batches, each made when it is asked for, and `order` `[chats]`: row `i` of the concatenated outputs is
+        chat `order[i]`.
 
     Raises:
         ConfigError: If there are fewer chats than micro-batches.
-        DataError: If a chat cannot be processed; the message names it.
+        DataError: If a chat cannot be processed; the message names it. Raised by the micro-batch that it is in.
     """
     if len(chats) < count:
         raise ConfigError(f"{len(chats)} sides cannot fill {count} micro-batches: raise data.micro_batch_size")
     with _naming(list(zip(chats, names, strict=True)), preprocessor):
         lengths = [preprocessor.length(chat) for chat in chats]
-        order = sorted(range(len(chats)), key=lengths.__getitem__)
-        cuts = [len(order) * i // count for i in range(count + 1)]
-        batches = [preprocessor([chats[i] for i in order[a:b]]) for a, b in pairwise(cuts)]
+    order = sorted(range(len(chats)), key=lengths.__getitem__)
+    cuts = [len(order) * i // count for i in range(count + 1)]
+    batches = (_process([(chats[i], names[i]) for i in order[a:b]], preprocessor) for a, b in pairwise(cuts))
     return batches, torch.tensor(order, dtype=torch.long)
+
+
+def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> ModelInputs:
+    with _naming(named, preprocessor):
+        return preprocessor([chat for chat, _ in named])
 
 
 def group_micro_batches(
     chats: Sequence[Chat], keys: Sequence[str], names: Sequence[str], preprocessor: GroupPreprocessor, size: int
-) -> tuple[list[ModelInputs], Tensor]:
+) -> tuple[Iterable[ModelInputs], Tensor]:
     """As `micro_batches`, chats of one key being a group whose common beginning is computed once.
 
     Args:
@@ -213,7 +219,7 @@ class ContrastiveCollator:
         count = self.num_micro_batches or -(-len(named) // self.micro_batch_size)
         batches, order = micro_batches([c for c, _ in named], [n for _, n in named], self.preprocessor, count)
         return ContrastiveBatch(
-            micro_batches=batches,
+            micro_batches=list(batches),
             order=order,
             num_pairs=len(examples),
             query_keys=[e.query_key for e in examples],
@@ -234,7 +240,7 @@ class ContrastiveCollator:
             DataError: If one cannot be processed; the message begins with `dataset/id`.
         """
         for chat, name in _sides([drawn.sample] if drawn.sample is not None else []):
-            micro_batches([chat], [name], self.preprocessor, 1)
+            list(micro_batches([chat], [name], self.preprocessor, 1)[0])
 
 
 @dataclass
@@ -278,11 +284,11 @@ class EncodeCollator:
         count = self.num_micro_batches or -(-len(samples) // self.micro_batch_size)
         batches, order = micro_batches([s.chat for s in samples], [s.where for s in samples], self.preprocessor, count)
         bad = {i: sample.bad for i, sample in enumerate(samples) if sample.bad is not None}
-        return EncodeBatch(batches, order, [s.places for s in samples], bad)
+        return EncodeBatch(list(batches), order, [s.places for s in samples], bad)
 
     def _checked(self, sample: EncodeSample) -> EncodeSample:
         try:
-            micro_batches([sample.chat], [sample.where], self.preprocessor, 1)
+            list(micro_batches([sample.chat], [sample.where], self.preprocessor, 1)[0])
         except DataError as error:
             return EncodeSample.stand_in(error, sample.places, sample.where)
         return sample

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -35,7 +35,7 @@ class Preprocessor(Protocol):
 class GroupPreprocessor(Preprocessor, Protocol):
     """A preprocessor for a backbone with `shares_prefix`."""
 
-    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[list[ModelInputs], Tensor]:
+    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[Iterable[ModelInputs], Tensor]:
         """Process groups of chats that begin alike, such as the rollouts of one side.
 
         Args:
@@ -43,8 +43,8 @@ class GroupPreprocessor(Preprocessor, Protocol):
             max_chats: At most this many chats in a micro-batch.
 
         Returns:
-            Micro-batches that `Backbone.encode` takes, and `order` `[chats]`: row `i` of the concatenated vectors is
-            that of chat `order[i]`, the chats being counted group by group.
+            Micro-batches that `Backbone.encode` takes, best made when they are asked for, and `order` `[chats]`: row
+            `i` of the concatenated vectors is that of chat `order[i]`, the chats being counted group by group.
 
         Raises:
             DataError: If a chat cannot be represented.

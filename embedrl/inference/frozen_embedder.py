@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -67,7 +67,8 @@ class FrozenEmbedder:
         """Unit vectors of sides with their T-CoTs, `[sides, dim]`.
 
         What a Reasoner writes is never an error: see `fitting_chat`. Equal sides are embedded once, and sides that
-        differ in their T-CoTs alone have their pictures opened once.
+        differ in their T-CoTs alone have their pictures opened once. The pixels of one micro-batch at a time are
+        processed, however many sides there are.
 
         Args:
             sides: What to embed, at least one.
@@ -100,6 +101,7 @@ class FrozenEmbedder:
         names = [where[i] for i in unique.values()]
         if self.shared_prefix and backbone.shares_prefix:
             keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
+            batches: Iterable[ModelInputs]
             batches, order = group_micro_batches(chats, keys, names, grouping, self.micro_batch_size)
         else:
             count = -(-len(chats) // self.micro_batch_size)
@@ -147,7 +149,7 @@ class FrozenEmbedder:
         return scorer.results()
 
 
-def encode(backbone: Backbone, batches: Sequence[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
+def encode(backbone: Backbone, batches: Iterable[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
     """Vectors of the micro-batches, in the order before they were sorted by length."""
     moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
     return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]

@@ -6,7 +6,7 @@ share and, one after another, what each has of its own, with the positions it ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,18 +17,18 @@ from torch.nn.utils.rnn import pad_sequence
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import DataError
 from embedrl.models.attention_mask import SHARED
-from embedrl.models.patches import VISUAL, Patches, visual_inputs
+from embedrl.models.patches import VISUAL, Patches, Shown, Visual, Visuals, visual_inputs
 
 MAX_TOKENS = 4096  # a longer row is spread over several: the mask of blocks grows with the square of it
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture or video: its first token, its kind and its patches."""
+    """A picture or video: its first token, its kind and itself."""
 
     start: int
     kind: int
-    patches: Patches
+    visual: Visual
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +57,32 @@ class PackedRow:
 
 def group_inputs(
     inputs: ModelInputs,
-    patches: Mapping[int, Sequence[Patches]],
+    visuals: Visuals,
     groups: Sequence[Sequence[int]],
     token: int,
     balance: float,
     max_chats: int,
-) -> tuple[list[ModelInputs], Tensor]:
+) -> tuple[Iterator[ModelInputs], Tensor]:
     """Pack the rows of a batch group by group.
 
     Args:
         inputs: The chats, one a row, without their pixels.
-        patches: Their pictures and videos by kind, in the order of their tokens.
+        visuals: Their pictures and videos.
         groups: Numbers of the chats that may begin alike; each chat is in one group.
         token: The id of `<emb>`; what follows its last occurrence is left out.
         balance: See `plan`.
         max_chats: At most this many chats in a micro-batch.
 
     Returns:
-        The micro-batches, rows of like length together: inputs of the network with `segments` `[rows, width]` in place
-        of an attention mask (or `attention_mask`, if no row has two chats) and `sources` `[chats]`: where in the
-        flattened rows the hidden states at `<emb>` lie. And `order` `[chats]`: output `i` is that of chat `order[i]`.
+        The micro-batches, rows of like length together, each made when it is asked for: inputs of the network with
+        `segments` `[rows, width]` in place of an attention mask (or `attention_mask`, if no row has two chats) and
+        `sources` `[chats]`: where in the flattened rows the hidden states at `<emb>` lie. And `order` `[chats]`: output
+        `i` is that of chat `order[i]`.
 
     Raises:
         DataError: If a chat holds no `<emb>`.
     """
-    readings = _read(inputs, patches, token)
+    readings = _read(inputs, visuals.shown, token)
     rows: list[PackedRow] = []
     for group in groups:
         shared = common_length([readings[i] for i in group])
@@ -94,7 +95,18 @@ def group_inputs(
             break
     parts = [rows[a:b] for a, b in pairwise(cuts)]
     order = [i for row in rows for i in row.chats]
-    return [_pack(part, readings) for part in parts], torch.tensor(order)
+    return _stream(parts, readings, visuals), torch.tensor(order)
+
+
+def _stream(
+    parts: Sequence[Sequence[PackedRow]], readings: Sequence[_Reading], visuals: Visuals
+) -> Iterator[ModelInputs]:
+    """The micro-batches one after another; a picture that the next one shows too is kept for it."""
+    patches: Patches = {}
+    for rows in parts:
+        packed, shown = _pack(rows, readings)
+        patches = visuals.process(shown, patches)
+        yield packed | visual_inputs(shown, patches)
 
 
 def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[PackedRow]:
@@ -129,20 +141,14 @@ def common_length(readings: Sequence[_Reading]) -> int:
         for mine, its in zip(first.pictures, other.pictures, strict=False):
             if mine.start >= shared:
                 break
-            if not _equal(mine.patches, its.patches):
+            if not mine.visual.shows_the_same(its.visual):
                 shared = mine.start
     return shared
 
 
-def _equal(mine: Patches, its: Patches) -> bool:
-    """The pictures of a side are the same tensor in every chat; crops may be equal without being the same."""
-    same = mine.pixels is its.pixels
-    return same or (torch.equal(mine.grid, its.grid) and torch.equal(mine.pixels, its.pixels))
-
-
-def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: int) -> list[_Reading]:
+def _read(inputs: ModelInputs, shown: Shown, token: int) -> list[_Reading]:
     """The rows of a batch one by one, each with its own pictures."""
-    queues = {kind: iter(positions) for kind, positions in patches.items()}
+    queues = {kind: iter(items) for kind, items in shown.items()}
     readings = []
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         ids, kinds = inputs["input_ids"][row, mask], inputs["mm_token_type_ids"][row, mask]
@@ -161,8 +167,8 @@ def _read(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]], token: 
     return readings
 
 
-def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> ModelInputs:
-    """One micro-batch; its pictures in the order of their tokens."""
+def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> tuple[ModelInputs, Shown]:
+    """One micro-batch without pixels, and its pictures in the order of their tokens."""
     ids, positions, segments, ends, pictures = [], [], [], [], []
     width = max(row.width for row in rows)
     for number, row in enumerate(rows):
@@ -182,4 +188,4 @@ def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> ModelInput
     }
     if all(len(row.chats) == 1 for row in rows):
         packed["attention_mask"] = (packed.pop("segments") > 0).long()
-    return packed | visual_inputs({kind: [p.patches for p in pictures if p.kind == kind] for kind in VISUAL})
+    return packed, {kind: [p.visual for p in pictures if p.kind == kind] for kind in VISUAL}

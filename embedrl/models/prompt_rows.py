@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from embedrl.data.inputs import ModelInputs
-from embedrl.models.patches import VISUAL, Patches, visual_inputs
+from embedrl.models.patches import VISUAL, Patches, Shown, Visual, visual_inputs
 
 ROWS = {"input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0, "position_ids": 1}
 """The inputs that have a row for each chat, and in which dimension."""
 
 
-def split(inputs: ModelInputs, patches: Mapping[int, Sequence[Patches]]) -> list[ModelInputs]:
+def split(inputs: ModelInputs, shown: Shown, patches: Patches) -> list[ModelInputs]:
     """The rows of a batch, each as a batch of its own, without padding.
 
     Args:
         inputs: The inputs without pixels.
-        patches: Pictures and videos by kind, in the order of their tokens.
+        shown: Their pictures and videos.
+        patches: The patches of these.
     """
-    queues = {kind: list(items) for kind, items in patches.items()}
+    queues = {kind: list(items) for kind, items in shown.items()}
     rows = []
     for number, mask in enumerate(inputs["attention_mask"].bool()):
         row = {name: inputs[name].narrow(dim, number, 1)[..., mask] for name, dim in ROWS.items()}
-        own: dict[int, list[Patches]] = {}
+        own: dict[int, list[Visual]] = {}
         for kind, queue in queues.items():
             tokens, own[kind] = int((row["mm_token_type_ids"] == kind).sum()), []
             while tokens:
                 own[kind].append(queue.pop(0))
                 tokens -= own[kind][-1].tokens
-        rows.append(row | visual_inputs(own))
+        rows.append(row | visual_inputs(own, patches))
     return rows
 
 

@@ -44,8 +44,8 @@ class SampledReply:
 
     Attributes:
         tokens: Its token ids, with the one that ended it.
-        logprobs: Log-probability of each token at the temperature it was drawn with (1 if greedy), among all tokens
-            that may be written, before `top_p`, as the policy pass recomputes it.
+        logprobs: Log-probability of each token in the distribution it was drawn from: at the temperature, among the
+            tokens that may be written and that `top_p` keeps. A greedy reply has those of temperature 1.
         text: The reply as text, without the end-of-turn token.
         truncated: Whether it reached the length limit before it ended.
     """
@@ -116,6 +116,8 @@ def draw(
     rows = torch.arange(groups * n, device=device)
     for step in range(steps):
         logits = head(hidden).float().index_fill(1, suppressed, -torch.inf) / (options.temperature or 1.0)
+        if options.temperature > 0 and options.top_p < 1:
+            logits = TopPLogitsWarper(options.top_p)(None, logits)
         token = _choose(logits, uniform[rows, step], options)
         tokens[rows, step] = token
         logprobs[rows, step] = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
@@ -145,8 +147,6 @@ def _choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor
     """One token per row: the likeliest, or the one at which the cumulative probability passes `uniform`."""
     if options.temperature == 0:
         return logits.argmax(-1)
-    if options.top_p < 1:
-        logits = TopPLogitsWarper(options.top_p)(None, logits)
     cumulative = logits.softmax(-1, dtype=torch.float64).cumsum(-1)
     total = cumulative[:, -1:]
     # Rounding must not make `point` equal to the total: no token lies beyond it.

@@ -184,6 +184,8 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     asked, own = module.policy_loss.kl_coefficient, module.reference is None
     spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights runs the vision tower
     plan.flops["policy"] = module.inner_epochs * needed - spared * flops.vision_tower(packed)
+    if module.inner_epochs > 1:
+        plan.notes.append(f"work: of one batch, {module.inner_epochs} optimizer steps on its rollouts (inner_epochs)")
     if asked:
         plan.flops["reference"] = judge.forward(packed) + judge.head.forward(replies)
     if model.gradient_checkpointing:

@@ -22,8 +22,8 @@ class GroupAdvantages:
     Attributes:
         values: Advantage by rollout id; a rollout that is not here takes no part in the policy step.
         groups: Number of groups that were given.
-        zero_variance: Groups skipped because their rewards are equal.
-        too_small: Groups skipped because fewer than two of their rollouts have a verdict.
+        zero_variance: Groups whose rewards are equal.
+        too_small: Groups of which fewer than two rollouts have a verdict.
         no_verdict: Rollouts left out because they have no reward.
     """
 
@@ -35,18 +35,24 @@ class GroupAdvantages:
 
 
 def group_advantages(
-    rewards: Mapping[str, float | None], groups: Mapping[str, str], std_floor: float = 0.0
+    rewards: Mapping[str, float | None],
+    groups: Mapping[str, str],
+    std_floor: float = 0.0,
+    filter_groups: bool = False,
 ) -> GroupAdvantages:
     """Subtract the group's mean, divide by `max(standard deviation, std_floor) + 1e-4`.
 
     The standard deviation is the unbiased one (n - 1). With `std_floor=0` the figures are those of TRL's GRPOTrainer
-    with `scale_rewards="group"`.
+    with `scale_rewards="group"`. A group without a difference has advantages of 0: it teaches nothing, but counts in
+    the mean of the loss and is held by its KL penalty (Eq. 6), unless it is filtered out.
 
     Args:
         rewards: Reward by rollout id; None is no verdict.
         groups: Group by rollout id, at least of every id of `rewards`.
         std_floor: Smallest standard deviation to divide by, in units of the reward: keeps groups that hardly differ
             from counting as much as those that do.
+        filter_groups: Leave out the rollouts of groups whose rewards are equal, or of which fewer than two have a
+            verdict. Source: Yu et al. 2025, "DAPO" (2503.14476), dynamic sampling, without drawing others instead.
 
     Raises:
         NonFiniteError: If a reward is NaN or infinite.
@@ -67,14 +73,14 @@ def group_advantages(
     values: dict[str, float] = {}
     zero_variance = too_small = 0
     for group in members.values():
-        if len(group) < 2:
-            too_small += 1
-            continue
         # fsum: the sums, and so the advantages, do not depend on the order of the rollouts.
-        mean = math.fsum(group.values()) / len(group)
-        std = math.sqrt(math.fsum((reward - mean) ** 2 for reward in group.values()) / (len(group) - 1))
+        mean = math.fsum(group.values()) / max(len(group), 1)
+        std = math.sqrt(math.fsum((reward - mean) ** 2 for reward in group.values()) / max(len(group) - 1, 1))
         if std <= SAME:
-            zero_variance += 1
+            too_small += len(group) < 2
+            zero_variance += len(group) >= 2
+            if not filter_groups:
+                values |= dict.fromkeys(group, 0.0)
             continue
         values |= {name: (reward - mean) / (max(std, std_floor) + EPSILON) for name, reward in group.items()}
     no_verdict = sum(reward is None for reward in rewards.values())

@@ -29,8 +29,9 @@ class GRPOLoss:
         aggregation: Mean over tokens of each rollout, then over rollouts (`sequence_mean`); or over all tokens, so that
             long rollouts weigh more (`token_mean`).
         importance_cap: w = min(exp(old - behaviour), cap) corrects for rollouts drawn by another engine than the one
-            that computes `old`; None leaves w = 1. Use 2 with rollouts of a server. Source: Yao et al. 2025, "Your
-            Efficient RL Framework Secretly Brings You Off-Policy RL Training" (truncated importance sampling).
+            that computes `old`, or by `top_p` below 1, where w is the probability of the tokens that it keeps (`top_p`
+            or more); None leaves w = 1. Use 2 with rollouts of a server. Source: Yao et al. 2025, "Your Efficient RL
+            Framework Secretly Brings You Off-Policy RL Training" (truncated importance sampling).
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -81,7 +82,8 @@ class GRPOLoss:
             mask: True (or 1) at the tokens that the policy drew, `[rollouts, tokens]`; what stands elsewhere, NaN
                 included, changes nothing.
             reference: The same as `logprobs` under the initial policy; needed unless `kl_coefficient` is 0.
-            behaviour: The same as the rollout engine gave them; needed if `importance_cap` is set, else unused.
+            behaviour: The same as the rollout engine gave them (`Rollout.logprobs`); needed if `importance_cap` is set,
+                else unused.
             count: Rollouts (`sequence_mean`) or tokens (`token_mean`) of the whole optimizer step: the losses of its
                 micro-batches then add up to the loss of the step. None means those of this call.
 

@@ -14,10 +14,35 @@ if TYPE_CHECKING:
     from embedrl.rl.rollout import RemoteEngine
 
 
-class Mismatch:
-    """Collects |policy - engine| of the log-probabilities of one step's tokens."""
+def unexplained(policy: Tensor, engine: Tensor, top_p: float) -> Tensor:
+    """How much further an engine's log-probabilities are from the policy's than `top_p` explains, never negative.
 
-    def __init__(self) -> None:
+    An engine gives those of the distribution that it drew from (`Rollout.logprobs`): the policy's divided by the
+    probability of all tokens that `top_p` keeps, which is `top_p` or more. So they are right if engine - policy lies
+    between 0 and -log(top_p).
+
+    Args:
+        policy: Log-probabilities under the policy, among all tokens.
+        engine: The same tokens' as the engine gave them.
+        top_p: The share of probability that tokens were drawn from.
+
+    >>> import torch
+    >>> unexplained(torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.25, -0.75, 0.0]), top_p=0.5).tolist()
+    [0.25, 0.0, 0.306...]
+    """
+    excess = engine - policy
+    return (excess - excess.clamp(0.0, -math.log(top_p))).abs()
+
+
+class Mismatch:
+    """Collects by how much the log-probabilities of one step's tokens differ: see `unexplained`.
+
+    Args:
+        top_p: As they were drawn.
+    """
+
+    def __init__(self, top_p: float = 1.0) -> None:
+        self._top_p = top_p
         self._total, self._tokens, self._largest = 0.0, 0.0, 0.0
 
     def add(self, policy: Tensor, engine: Tensor, mask: Tensor) -> None:
@@ -28,7 +53,8 @@ class Mismatch:
             engine: The same as the engine gave them.
             mask: Where there is a token.
         """
-        gaps = (policy - engine)[mask.bool()].float().abs()
+        kept = mask.bool()
+        gaps = unexplained(policy[kept].float(), engine[kept].float(), self._top_p)
         if gaps.numel():
             self._total += float(gaps.sum())
             self._tokens += gaps.numel()

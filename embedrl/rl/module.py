@@ -24,7 +24,8 @@ from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.advantages import group_advantages
 from embedrl.rl.grpo_loss import GRPOLoss
-from embedrl.rl.mismatch import Mismatch
+from embedrl.rl.learnable import check_learnable
+from embedrl.rl.mismatch import Mismatch, unexplained
 from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
 from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
 from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
@@ -59,8 +60,14 @@ class EGRLModule(TrainingModule):
         rollout: How rollouts are drawn.
         policy: How the policy pass is cut up.
         reference: A frozen model to stay close to; None means the policy with its adapter off.
-        inner_epochs: Optimizer steps on each step's rollouts (μ).
+        inner_epochs: Optimizer steps on each step's rollouts (μ). Lightning counts each: `trainer.max_steps`,
+            `warmup_steps`, the schedule and `checkpoint.every_n_steps` are in optimizer steps; `val_check_interval`,
+            `log_every_n_steps` and the curves of the log are in batches, which are steps on rollouts.
         std_floor: Smallest standard deviation that a group's rewards are divided by.
+        filter_groups: Leave groups whose rewards are equal out of the loss: its mean is then over the others alone,
+            which weigh more, and no KL holds the ones left out. False is Eq. 6, the mean over all groups. Source: Yu et
+            al. 2025, "DAPO" (2503.14476), dynamic sampling, which also draws other prompts in their place; here the
+            step gets smaller.
         gradient_clip_val: Largest norm of the gradient.
         style: Style of the prompts.
         schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
@@ -85,6 +92,7 @@ class EGRLModule(TrainingModule):
         reference: QwenVLReasoner | None = None,
         inner_epochs: int = 1,
         std_floor: float = 0.0,
+        filter_groups: bool = False,
         gradient_clip_val: float = 1.0,
         style: Style = "full",
         schedule: str = "constant_with_warmup",
@@ -99,7 +107,8 @@ class EGRLModule(TrainingModule):
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
         self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
-        self.inner_epochs, self.std_floor, self.gradient_clip_val = inner_epochs, std_floor, gradient_clip_val
+        self.inner_epochs = self.steps_per_batch = inner_epochs
+        self.std_floor, self.filter_groups, self.gradient_clip_val = std_floor, filter_groups, gradient_clip_val
         self.style, self.engine = style, engine
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
@@ -115,6 +124,16 @@ class EGRLModule(TrainingModule):
     def reference(self) -> QwenVLReasoner | None:
         """The frozen model to stay close to, if it is another one."""
         return self._reference[0]
+
+    def setup(self, stage: str) -> None:
+        """See, before a training, that something can be learned: `check_learnable`.
+
+        Raises:
+            ConfigError: If not.
+        """
+        if stage == "fit":
+            pairs = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+            check_learnable(self.group_size, self.inner_epochs, self.rollout, self.rewards, pairs)
 
     def configure_model(self) -> None:
         """Load the weights, and shard the policy if the strategy does."""
@@ -161,7 +180,7 @@ class EGRLModule(TrainingModule):
             rewards = total_rewards(self.rewards, step)
             clock.lap("reward")
         groups = {rollout.id: rollout.group for rollout in rollouts}
-        advantages = group_advantages(rewards.totals, groups, self.std_floor)
+        advantages = group_advantages(rewards.totals, groups, self.std_floor, self.filter_groups)
         figures = rewards.metrics | rollout_figures(step, rollouts, self.group_size)
         figures |= {
             "advantage/zero_variance": advantages.zero_variance / max(advantages.groups, 1),
@@ -191,7 +210,7 @@ class EGRLModule(TrainingModule):
         optimizer: Any = self.optimizers()
         figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
         losses: list[float] = []
-        self._mismatch, mismatch = Mismatch(), {}
+        self._mismatch, mismatch = Mismatch(self.rollout.top_p), {}
         sync = GradientSync(self.trainer.strategy.model)
         for epoch in range(self.inner_epochs):
             optimizer.zero_grad()
@@ -218,7 +237,6 @@ class EGRLModule(TrainingModule):
             optimizer.step()
             scheduler: Any = self.lr_schedulers()
             scheduler.step()
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
         if calls:
             figures["loss"] = [(sum(losses) / self.inner_epochs, 1.0)]  # the mean over processes is the step's
         return {
@@ -263,8 +281,7 @@ class EGRLModule(TrainingModule):
         size = float(current.mask.sum())
         metrics |= {"entropy": current.entropy.detach().sum() / max(size, 1.0)}
         if members:
-            gap = ((old - behaviour) * current.mask).abs()
-            metrics["engine_gap"] = gap.max()
+            metrics["engine_gap"] = (unexplained(old, behaviour, self.rollout.top_p) * current.mask).max()
             if self.engine is not None:
                 self._mismatch.add(old, behaviour, current.mask)
         return loss * weight, metrics, old, size

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,12 +63,13 @@ class PolicyBatch:
     """What goes through the policy at once.
 
     Attributes:
-        inputs: The network's inputs, from `packing.pack`, on the CPU.
+        pack: Makes the network's inputs, on the CPU: anew for every pass, so that the pixels of one batch at a time are
+            in memory beside those of the prompts.
         replies: For each row of the results: (position of the group, position of the reply in it).
         seen: What the policy's frozen vision tower made of the pictures (see `cache_vision_features`).
     """
 
-    inputs: ModelInputs
+    pack: Callable[[], ModelInputs]
     replies: list[tuple[int, int]]
     seen: list[Any] = field(default_factory=list)
 
@@ -121,14 +123,13 @@ class Policy:
         rows.sort()
         cut = cut_by_tokens([length for length, _, _ in rows], options.max_tokens)
         parts = [[rows[i] for i in part] for part in cut]
+
+        def packed(part: list[tuple[int, int, list[int]]]) -> ModelInputs:
+            rows = preprocessor.join([prompts[number] for _, number, _ in part])
+            return pack(rows, [[groups[number].replies[i] for i in replies] for _, number, replies in part])
+
         return [
-            PolicyBatch(
-                pack(
-                    preprocessor.join([prompts[number] for _, number, _ in part]),
-                    [[groups[number].replies[i] for i in replies] for _, number, replies in part],
-                ),
-                [(number, i) for _, number, replies in part for i in replies],
-            )
+            PolicyBatch(partial(packed, part), [(number, i) for _, number, replies in part for i in replies])
             for part in parts
         ]
 
@@ -172,7 +173,7 @@ class Policy:
 
     def _pass(self, generator: QwenVLReasoner, batch: PolicyBatch) -> ReplyLogprobs:
         device = next(generator.parameters()).device
-        inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
+        inputs = {name: value.to(device, non_blocking=True) for name, value in batch.pack().items()}
         # Another model as reference has a vision tower of its own: its features are not cached.
         seen = generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext()
         with seen, without_dropout(generator):

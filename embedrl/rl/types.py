@@ -21,7 +21,9 @@ class Rollout:
         role: The side of the pair that it describes.
         index: Its number in its group, 0 .. G - 1.
         tokens: Token ids of the reply, with the one that ended it.
-        logprobs: Log-probability of each token under the policy that drew it.
+        logprobs: Log-probability of each token in the distribution it was drawn from, whatever engine drew it: the
+            policy's at `rollout.temperature`, among the tokens that `rollout.top_p` keeps. The policy pass computes the
+            policy's among all tokens, which is at most -log(top_p) less.
         text: The reply as text, without the end-of-turn token.
         truncated: Whether it reached the length limit before it ended.
     """
@@ -84,7 +86,11 @@ class RewardResult:
 
 
 class Reward(Protocol):
-    """A reward: a callable over the whole step."""
+    """A reward: a callable over the whole step.
+
+    One that gives no verdict in a step of a single pair may say so by an attribute `compares_pairs = True`: training
+    with such steps is then refused.
+    """
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ import inspect
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from embedrl.errors import CAUSES, ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import hyperparameters
+from embedrl.training.progress import total_steps
 from embedrl.training.seeding import StepRandomness
 
-# The module decides when a batch moves, whatever data module it came from.
+TOTALS = "totals"
+"""Where a checkpoint keeps `TrainingModule.totals`."""
+
+# The module decides when a batch moves, whatever data module it came from; from Python as from the command line.
 warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
 
 
@@ -52,6 +56,8 @@ class TrainingModule(LightningModule, ABC):
     Attributes:
         processed: What the step went through on all processes, by unit, such as `{"tokens": 4096}`: logged per second.
         samples: Names of the samples in the batch, for errors.
+        steps_per_batch: Optimizer steps of a batch.
+        totals: What has been counted since the start of the run on all processes, by name; checkpoints keep it.
 
     Raises:
         ConfigError: If an argument cannot be written to a checkpoint.
@@ -70,6 +76,9 @@ class TrainingModule(LightningModule, ABC):
         self.strict_loading = False  # `load_state_dict` checks the keys that must be there
         self.processed: dict[str, float] = {}
         self.samples: list[str] = []
+        self.steps_per_batch = 1
+        self.totals: dict[str, int] = {}
+        self._means: tuple[int, dict[str, list[Tensor]]] = (-1, {})
         self._random = StepRandomness(self.seed)
         self._bad = OnBad("skip")  # for a data module of the user's own, which has none
 
@@ -103,10 +112,10 @@ class TrainingModule(LightningModule, ABC):
         # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
         # checkpoint goes from one number of ranks to another.
         optimizer = self.optimizer(self.parameters())
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
+        steps = total_steps(self.trainer)
+        if steps is None:
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps), self.schedule_args)
+        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps, self.schedule_args)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---------------------------------------------------------------- training
@@ -120,12 +129,18 @@ class TrainingModule(LightningModule, ABC):
         return {name: value.to(self.device, non_blocking=True) for name, value in inputs.items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make the step's randomness a function of the step alone, and count the bad samples it goes without.
+        """Make the step's randomness a function of the step alone, and its log one of what it measures.
+
+        Lightning would log a figure that the step before has measured and this one has not once more, until the epoch
+        ends or the run is resumed. The bad samples that the batch goes without are counted.
 
         Raises:
             TooManyBadError: If too many samples were bad.
         """
         self._random.seed(self)
+        for result in self.trainer.fit_loop.epoch_loop._results.result_metrics:
+            if result.meta.fx == "training_step" and not result.meta.on_epoch:
+                result.reset()
         counts = self.skipped(getattr(batch, "skipped", ()))
         self.log("data/skipped", float(counts.total()))
         self.log_dict({f"data/skipped/{cause}": float(count) for cause, count in counts.items()})
@@ -155,11 +170,14 @@ class TrainingModule(LightningModule, ABC):
         return counts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the gradient before clipping; a module with manual optimisation logs its own.
+        """Log the learning rate of the step, and the norm of its gradient before clipping.
+
+        A module with manual optimisation logs its own norm; of several steps a batch the last one's rate is logged.
 
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
         if self.automatic_optimization:
             self.log("train/grad_norm", self.gradient_norm())
 
@@ -179,6 +197,27 @@ class TrainingModule(LightningModule, ABC):
                 f"step {self.global_step}{where}: the gradient is not finite{last}; lower the learning rate"
             )
         return norm
+
+    def log_step_means(self, figures: Mapping[str, Tensor], prog_bar: bool = False) -> None:
+        """Log figures of a batch; of batches that lead to a step together (`accumulate_grad_batches`) their means.
+
+        Args:
+            figures: The figures by name.
+            prog_bar: Whether to show them beside the progress bar too.
+        """
+        if self._means[0] != self.global_step:
+            self._means = (self.global_step, defaultdict(list))
+        for name, value in figures.items():
+            values = self._means[1][name]
+            values.append(value.detach())
+            self.log(name, torch.stack(values).mean() if len(values) > 1 else values[0], prog_bar=prog_bar)
+
+    def log_totals(self, counts: Mapping[str, int]) -> None:
+        """Add what this process counted in a batch and log the totals as `data/...`; all processes call together."""
+        added = mean_over_ranks(torch.tensor([*counts.values()], dtype=torch.float64, device=self.device))
+        for name, value in zip(counts, (added * world_size()).round().long().tolist(), strict=True):
+            self.totals[name] = self.totals.get(name, 0) + value
+            self.log(f"data/{name}", float(self.totals[name]))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the speed of the step, loading left out."""
@@ -213,9 +252,14 @@ class TrainingModule(LightningModule, ABC):
         """
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes."""
+        """Keep only what training changes, and the totals."""
+        checkpoint[TOTALS] = dict(self.totals)
         keep = trained_keys(self)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.totals = dict(checkpoint.get(TOTALS, {}))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights.

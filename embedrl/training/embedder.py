@@ -67,7 +67,6 @@ class EmbedderModule(TrainingModule):
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
         self._bad_sides: list[BadSample] = []
-        self._raw_sides = 0
 
     @property
     def trained_model(self) -> Backbone:
@@ -100,11 +99,9 @@ class EmbedderModule(TrainingModule):
         self._check_finite(order, batch, loss)
         self._sync = GradientSync(self.trainer.strategy.model)
         self._sync.hold()
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict({f"train/{name}": value for name, value in metrics.items()})
-        self._raw_sides += batch.raw_sides
-        self.log("data/raw_sides", float(self._raw_sides), sync_dist=True, reduce_fx="sum")
+        self.log_step_means({"train/loss": loss}, prog_bar=True)
+        self.log_step_means({f"train/{name}": value for name, value in metrics.items()})
+        self.log_totals({"raw_sides": batch.raw_sides})
         return loss
 
     def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,22 +1,46 @@
-"""How far a run is, in words: used by what reports progress."""
+"""How far a run is, in steps and in words.
+
+A *step* is an optimizer step: Lightning's `global_step`, and the unit of `trainer.max_steps`, `warmup_steps` and
+`checkpoint.every_n_steps`. Several batches may make one (`trainer.accumulate_grad_batches`), or one batch several
+(`inner_epochs` of EG-RL). The curves of a log are drawn over batches that led to a step.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 
+def steps_per_batch(module: Any) -> int:
+    """Optimizer steps that a module makes of a batch; accumulated batches make less than one, and count as 1 here."""
+    return int(getattr(module, "steps_per_batch", 1))
+
+
 def total_steps(trainer: Trainer) -> int | None:
-    """Optimizer steps of the whole run; None if it has no known end.
+    """Optimizer steps of the whole run, up to the end of its last batch; None if it has no known end.
 
     Args:
         trainer: The trainer, its training loader set up.
     """
-    if trainer.lightning_module.automatic_optimization:
-        steps = trainer.estimated_stepping_batches
-        return int(steps) if math.isfinite(steps) else None
-    return trainer.max_steps if trainer.max_steps > 0 else None  # steps a batch are the module's own business
+    each = steps_per_batch(trainer.lightning_module)
+    batches = trainer.estimated_stepping_batches  # by epochs and accumulation; at most `max_steps`, for one step each
+    if batches < 0 or not math.isfinite(batches):
+        return None
+    if trainer.max_steps == -1:
+        return int(batches) * each
+    return min(int(batches), math.ceil(trainer.max_steps / each)) * each
+
+
+def curve_step(step: int, module: Any) -> int:
+    """Batches that have led to steps: where pictures and histograms stand beside the curves of the same moment.
+
+    Args:
+        step: Optimizer steps so far.
+        module: The module in training.
+    """
+    return step // steps_per_batch(module)
 
 
 def duration(seconds: float) -> str:

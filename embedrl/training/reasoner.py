@@ -136,7 +136,6 @@ class ReasonerModule(TrainingModule):
         if not torch.isfinite(mean):
             raise NonFiniteError(f"step {self.global_step}: the loss is not finite; lower the learning rate")
         self.log("train/loss", self._accumulated.add(mean, share), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return output + (loss - output.detach())
 
     def _backward_now(self, output: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning import LightningModule
 
 from embedrl.metrics.task_scorer import TaskResult
+from embedrl.training.progress import curve_step
 from embedrl.utils.tensorboard import tensorboard_writer
 
 
@@ -30,7 +31,8 @@ def log_results(module: LightningModule, stage: str, results: Sequence[TaskResul
     _log(module, stage, "delta_s", {task: values.mean().item() for task, values in gaps.items()})
     writer = tensorboard_writer(module.trainer)
     if writer is not None and gaps:
-        writer.add_histogram(f"{stage}/delta_s", torch.cat(list(gaps.values())), module.global_step)
+        step = curve_step(module.global_step, module)
+        writer.add_histogram(f"{stage}/delta_s", torch.cat(list(gaps.values())), step)
 
 
 def _log(module: LightningModule, stage: str, name: str, values: Mapping[str, float]) -> None:

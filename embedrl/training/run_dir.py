@@ -80,7 +80,8 @@ class CheckpointOptions:
     """Which checkpoints a run keeps: `last.ckpt`, and `best.ckpt` if `monitor` is set.
 
     Attributes:
-        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most this many.
+        every_n_steps: Optimizer steps between two `last.ckpt`; a killed run loses at most this many, or one batch where
+            a batch makes more steps than that (`inner_epochs` of EG-RL): checkpoints are written between batches.
         monitor: The logged quantity that decides which validation was best, such as `val/hit@1`; None keeps no best.
         mode: Whether more or less of it is better.
     """

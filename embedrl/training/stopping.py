@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from embedrl.training.progress import steps_per_batch
 from embedrl.utils.console import tell
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -111,17 +112,33 @@ class StopOnSignal(Callback):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes `last.ckpt` every few steps, after every validation, when training ends, and when a signal stops it."""
+    """Writes `last.ckpt` every few steps, after every validation, when training ends, and when a signal stops it.
+
+    Never in the middle of a step, between accumulated batches: a checkpoint holds no gradients.
+
+    Args:
+        every_n_steps: At most so many optimizer steps lie between two checkpoints; at least those of one batch.
+    """
 
     def __init__(self, every_n_steps: int) -> None:
         super().__init__(save_last=True, save_top_k=0, every_n_train_steps=every_n_steps, enable_version_counter=False)
+        self.every_n_steps = every_n_steps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Learn where batches end: only there is a checkpoint written."""
+        super().setup(trainer, pl_module, stage)
+        each = steps_per_batch(pl_module)
+        if self.every_n_steps > 0:
+            self._every_n_train_steps = max(1, self.every_n_steps // each) * each
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write what is due, unless a validation follows, which writes: a run that is killed in it must repeat it."""
-        if not _validation_follows(trainer, batch_idx):
+        if not _validation_follows(trainer, batch_idx) and not trainer.fit_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            if _ends_here(trainer) and self._last_global_step_saved != trainer.global_step:
+                self._write(trainer)  # not in `on_train_end`, where Lightning has counted the epoch as a whole one
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +146,8 @@ class LastCheckpoint(ModelCheckpoint):
 
         Not before the first step: a run that has done nothing starts anew.
         """
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.global_step and not trainer.fit_loop._should_accumulate():
             self._write(trainer)
             self._stop_if_asked(trainer)
 
@@ -162,6 +180,11 @@ class LastCheckpoint(ModelCheckpoint):
 def stop_of(trainer: Trainer) -> StopOnSignal | None:
     """The callback that knows of signals; None in a trainer without it."""
     return next((c for c in trainer.callbacks if isinstance(c, StopOnSignal)), None)  # type: ignore[attr-defined]
+
+
+def _ends_here(trainer: Trainer) -> bool:
+    """Whether the run ends with this batch, be it in the middle of an epoch."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _keeps_last(trainer: Trainer) -> bool:

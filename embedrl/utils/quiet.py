@@ -13,7 +13,6 @@ from typing import Any
 WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch
     r"`is_gradient_checkpointing` is deprecated",  # peft's use of transformers
-    r"You have overridden `transfer_batch_to_device` in `LightningModule`",  # our modules do so on purpose
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
     # What writes checkpoints has its state in them; `validate` and `test` write none.
     r"Be aware that when using `ckpt_path`.*following callbacks: \[(\"(Model|Last)Checkpoint\{[^\"]*\}\"(, )?)+\]",

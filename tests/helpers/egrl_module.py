@@ -29,10 +29,10 @@ def build(**options):
     return EGRLModule(
         generator=QwenVLReasoner("embedrl:tiny", lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")),
         embedder=FrozenEmbedder(QwenVLBackbone("embedrl:tiny", image_pixels=SMALL)),
-        rewards=[RewardRow(FormatReward(), 0.05), RewardRow(OutcomeReward(), 0.95)],
-        optimizer=functools.partial(torch.optim.AdamW, lr=1e-2),
-        loss=GRPOLoss(),
         **{
+            "rewards": [RewardRow(FormatReward(), 0.05), RewardRow(OutcomeReward(), 0.95)],
+            "optimizer": functools.partial(torch.optim.AdamW, lr=1e-2),
+            "loss": GRPOLoss(),
             "group_size": 3,
             "rollout": RolloutOptions(max_new_tokens=6),
             "policy": PolicyOptions(max_tokens=200),
@@ -49,14 +49,14 @@ def data():
     return EGRLDataModule(batch_size=2, mix=mix, val=lessons)
 
 
-def fit(module, folder, steps, ckpt_path=None, **options):
+def fit(module, folder, steps, ckpt_path=None, datamodule=None, **options):
     seed_everything(0, verbose=False)
     trainer = Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, default_root_dir=folder, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        **{"limit_val_batches": 0, **options},
+        accelerator="cpu", max_steps=steps, default_root_dir=folder, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0,
+        **{"limit_val_batches": 0, "max_epochs": -1, "logger": False, "enable_checkpointing": False, **options},
     )  # fmt: skip
-    trainer.fit(module, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(module, datamodule=datamodule or data(), ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 

@@ -124,7 +124,7 @@ class RolloutServer(ThreadingHTTPServer):
 
     def write(self, model, inputs, body, seed):
         """One reply, the whole row computed anew for every token."""
-        assert (body["top_p"], body["top_k"], body["min_p"]) == (1.0, -1, 0.0)
+        assert (body["top_k"], body["min_p"]) == (-1, 0.0)
         assert body["include_stop_str_in_output"]
         generator = torch.Generator().manual_seed(seed)
         eos = self.processor.tokenizer.eos_token_id
@@ -140,6 +140,10 @@ class RolloutServer(ThreadingHTTPServer):
             row["mm_token_type_ids"] = torch.cat([row["mm_token_type_ids"], torch.zeros_like(new)], 1)
             logits = model(**row, use_cache=False).logits[0, -1].float() + bias
             logprobs = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
+            likeliest = logprobs.sort(descending=True)
+            before = likeliest.values.exp().cumsum(0) - likeliest.values.exp()
+            logprobs[likeliest.indices[before > body["top_p"]]] = -torch.inf
+            logprobs = logprobs.log_softmax(-1)  # `--logprobs-mode processed_logprobs`
             token = int(torch.multinomial(logprobs.exp(), 1, generator=generator))
             token = int(logits.argmax()) if body["temperature"] == 0 else token
             tokens.append(token)

@@ -69,6 +69,7 @@ def shared(model, groups, max_chats=32, balance=None):
     preprocessor.balance = preprocessor.balance if balance is None else balance
     batches, order = preprocessor.groups(groups, max_chats)
     assert sorted(order.tolist()) == list(range(sum(map(len, groups))))
+    batches = list(batches)
     return torch.cat([model(inputs) for inputs in batches])[order.argsort()], batches
 
 
@@ -162,7 +163,7 @@ def test_rows_stay_below_the_limit_unless_a_chat_is_longer():
 
 
 def test_flash_attention_keeps_the_naive_pass_and_refuses_packed_rows(model):
-    inputs = model.preprocessor().groups([GROUPS["text"]], 32)[0][0]
+    [inputs] = model.preprocessor().groups([GROUPS["text"]], 32)[0]
     other = QwenVLBackbone(model.path, attn_implementation="flash_attention_2")
     assert model.shares_prefix
     assert not other.shares_prefix

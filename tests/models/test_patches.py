@@ -1,6 +1,7 @@
 """Chats → inputs: what the processor of transformers makes of them, each distinct picture being processed once."""
 
 import random
+import weakref
 
 import pytest
 import torch
@@ -121,9 +122,13 @@ def test_groups_of_one_picture_are_those_of_equal_pictures(preprocess, monkeypat
     chats += [[user(image(8), text(tail)), EMB] for tail in tails]
     keys, names = ["one"] * 9 + ["two"] * 4, [str(i) for i in range(13)]
     expected, order = group_micro_batches(apart(chats), keys, names, preprocess, 32)
+    expected = list(expected)
     numbers = counted(preprocess, monkeypatch)
-    found, same = group_micro_batches(chats, keys, names, preprocess, 32)
-    assert numbers == {"image": [1 + 2 + 4], "video": [1]}
+    made, same = group_micro_batches(chats, keys, names, preprocess, 32)
+    assert numbers == {"image": [], "video": []}  # nothing is processed before it is asked for
+    found = list(made)
+    # The star, the crops of two different beginnings, one of the four equal pictures; the others need not be processed.
+    assert numbers == {"image": [1 + 2 + 1], "video": [1]}
     assert torch.equal(order, same)
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
@@ -142,3 +147,30 @@ def test_rows_of_prompts_are_those_of_one_prompt_and_join_to_any_batch(preproces
         part = random.Random(seed).sample(range(len(chats)), 2 + seed)
         assert_equal(preprocess.join([rows[i] for i in part]), preprocess.prompts([chats[i] for i in part]))
     assert preprocess.prompt_rows([]) == []
+
+
+def test_pixels_are_in_memory_for_a_micro_batch_at_a_time(preprocess, monkeypatch):
+    """Forty rollouts of two sides, a crop each, eight at a time."""
+    sides = [image(1, (200, 120)), image(2, (160, 160))]
+    chats = [
+        [user(side, text("what ?"), image(10 + i, (48, 48)) | {"evidence": True}, text("so ." * (1 + i % 5))), EMB]
+        for i in range(20)
+        for side in sides
+    ]
+    keys, names = ["one", "two"] * 20, [str(i) for i in range(40)]
+    whole, order = group_micro_batches(chats, keys, names, preprocess, 40)
+    [together] = list(whole)
+    numbers = counted(preprocess, monkeypatch)
+    stream, same = group_micro_batches(chats, keys, names, preprocess, 8)
+    live, largest, parts = [], 0, []
+    for inputs in stream:
+        live = [ref for ref in live if ref() is not None] + [weakref.ref(inputs["pixel_values"])]
+        largest = max(largest, len(live))
+        parts.append(len(inputs["pixel_values"]))
+        del inputs
+    assert sorted(same.tolist()) == sorted(order.tolist()) == list(range(40))
+    assert 5 <= len(parts) <= 7
+    assert largest <= 2
+    assert max(parts) < len(together["pixel_values"]) / 3
+    # Each crop once; a side again only where a micro-batch in between does not show it.
+    assert 40 + 2 <= sum(numbers["image"]) <= 40 + 2 * len(parts)

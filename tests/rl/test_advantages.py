@@ -32,13 +32,15 @@ def test_equals_trl_without_a_floor(table):
     result = group_advantages(*laid_out(table))
     for g in range(len(table)):
         for i in range(len(table[0])):
-            value = result.values.get(f"{g}/{i}", 0.0)
+            value = result.values[f"{g}/{i}"]
             assert value == pytest.approx(trl[g, i].item(), abs=1e-6)  # its `nanstd` has a float32 factor
             assert value == pytest.approx(plain[g, i].item(), abs=1e-9)
     flat = sum(max(row) == min(row) for row in table)
     assert result.zero_variance == flat
     assert result.groups == len(table)
-    assert len(result.values) == (len(table) - flat) * len(table[0])
+    filtered = group_advantages(*laid_out(table), filter_groups=True).values
+    assert len(filtered) == (len(table) - flat) * len(table[0])
+    assert filtered.items() <= result.values.items()
 
 
 def test_equals_trl_where_a_verdict_is_missing():
@@ -84,12 +86,18 @@ def test_shift_and_order_change_nothing_and_scale_hardly(row, scale, shift, rng)
         ([0.5, 0.51], 0, 0, 0),
     ],
 )
-def test_groups_that_say_nothing_are_skipped_and_counted(row, zero_variance, too_small, no_verdict):
-    result = group_advantages(*laid_out([row, [0.0, 1.0]]))
+@pytest.mark.parametrize("filter_groups", [False, True])
+def test_groups_that_say_nothing_are_counted(row, zero_variance, too_small, no_verdict, filter_groups):
+    """Their advantages are 0, for they count in the mean of the loss; or they are left out."""
+    result = group_advantages(*laid_out([row, [0.0, 1.0]]), filter_groups=filter_groups)
     assert (result.zero_variance, result.too_small, result.no_verdict) == (zero_variance, too_small, no_verdict)
     assert result.groups == 2
-    skipped = zero_variance or too_small
-    assert {name for name in result.values if name.startswith("0/")} == (set() if skipped else {"0/0", "0/1"})
+    own = {name: value for name, value in result.values.items() if name.startswith("0/")}
+    if zero_variance or too_small:
+        judged = {f"0/{i}": 0.0 for i, reward in enumerate(row) if reward is not None}
+        assert own == ({} if filter_groups else judged)
+    else:
+        assert own["0/1"] > 0 > own["0/0"]
     assert result.values["1/1"] > 0 > result.values["1/0"]
 
 

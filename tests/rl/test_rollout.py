@@ -1,6 +1,6 @@
 import pytest
 import torch
-from policy_helpers import PROMPTS, plain_logits, plain_logprobs, policy_model
+from policy_helpers import PROMPTS, plain_logits, policy_model
 
 from embedrl.errors import ConfigError
 from embedrl.rl.rollout import LocalRollout, RolloutOptions
@@ -45,15 +45,29 @@ def test_greedy_replies_are_token_for_token_those_of_generate(kind, model, base)
         assert not all(group[0].truncated for group in found)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.0, 0.5), (0.7, 1.0), (1.0, 1.0), (1.0, 0.8)])
 @torch.no_grad()
-def test_log_probs_equal_a_teacher_forced_pass_of_transformers(base, temperature):
-    found = rollout(base, 3, max_new_tokens=16, temperature=temperature, top_p=0.95)
+def test_log_probs_equal_a_teacher_forced_pass_of_transformers(base, temperature, top_p):
+    found = rollout(base, 3, max_new_tokens=16, temperature=temperature, top_p=top_p)
     assert len({len(sample.tokens) for group in found for sample in group}) > 1  # rows left at different steps
+    kept_mass = []
     for chat, group in zip(CHATS, found, strict=True):
-        expected, _, mask = plain_logprobs(base, chat, [s.tokens for s in group], temperature or 1.0)
+        logits, tokens, mask = plain_logits(base, chat, [s.tokens for s in group])
+        probabilities = (logits / (temperature or 1.0)).double().softmax(-1)
+        mass = nucleus_mass(probabilities, top_p) if temperature else torch.ones(mask.shape, dtype=torch.float64)
+        expected = (probabilities.gather(2, tokens[..., None])[..., 0] / mass).log()
+        kept_mass += mass[mask].tolist()
         for sample, row, kept in zip(group, expected, mask, strict=True):
-            torch.testing.assert_close(torch.tensor(sample.logprobs), row[kept], atol=1e-5, rtol=0)
+            torch.testing.assert_close(torch.tensor(sample.logprobs).double(), row[kept], atol=1e-5, rtol=0)
+    assert top_p - 1e-6 <= min(kept_mass) <= 1.000001
+    assert (min(kept_mass) < 0.99) == (temperature > 0 and top_p < 1)  # else nothing was cut off
+
+
+def nucleus_mass(probabilities, top_p):
+    """The probability of the fewest likeliest tokens that have `top_p` together, `[replies, T]`."""
+    ordered = probabilities.sort(-1, descending=True).values
+    before = ordered.cumsum(-1) - ordered
+    return (ordered * (before < top_p)).sum(-1)
 
 
 def test_a_reply_depends_on_seed_step_and_key_and_on_nothing_else(model):

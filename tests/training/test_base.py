@@ -45,7 +45,8 @@ ARGUMENTS = {
     reasoner: ["generator", "schedule_args", "max_new_tokens", *SHARED],
     egrl: [
         "generator", "embedder", "rewards", "loss", "group_size", "rollout", "policy", "reference", "inner_epochs",
-        "std_floor", "gradient_clip_val", "style", "schedule_args", "max_new_tokens", "engine", *SHARED,
+        "std_floor", "filter_groups", "gradient_clip_val", "style", "schedule_args", "max_new_tokens", "engine",
+        *SHARED,
     ],
 }  # fmt: skip
 
@@ -96,8 +97,9 @@ def test_a_gradient_that_is_not_finite_names_step_place_and_samples(build, monke
     monkeypatch.setattr(module, "log", lambda name, value: logged.update({name: value}))
     module.weight.grad = torch.tensor([3.0, 4.0])
     assert float(module.gradient_norm()) == 5.0
-    module.on_before_optimizer_step(None)
-    assert logged == ({"train/grad_norm": 5.0} if build is embedder else {})  # EG-RL logs it as `policy/grad_norm`
+    module.on_before_optimizer_step(torch.optim.SGD([module.weight], lr=0.5))
+    norm = {"train/grad_norm": 5.0} if build is embedder else {}  # EG-RL logs it as `policy/grad_norm`
+    assert logged == {"train/lr": 0.5} | norm
     module.weight.grad[1], module.samples = torch.nan, ["data/7", "data/8"]
     message = r"step 0 \(inner epoch 1\): the gradient is not finite \(last batch: data/7, data/8\); lower the learning"
     with pytest.raises(NonFiniteError, match=message):

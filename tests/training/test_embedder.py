@@ -60,6 +60,31 @@ class Recorder(Callback):
             raise KilledError
 
 
+class Accumulated(Callback):
+    """The loss of every batch and the rate of every step, and what is logged of them."""
+
+    def __init__(self):
+        self.losses, self.rates, self.logged = [], [], []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)  # Lightning divides it
+        if not trainer.fit_loop._should_accumulate():
+            self.logged.append({name: float(trainer.logged_metrics[f"train/{name}"]) for name in ("loss", "lr")})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_accumulated_batches_the_mean_is_logged_with_the_rate_of_their_step():
+    seen = Accumulated()
+    make_trainer(3, seen, accumulate_grad_batches=3).fit(make_module(), datamodule=FakeData(12))
+    means = torch.tensor(seen.losses, dtype=torch.float64).view(3, 3).mean(1)
+    assert [row["loss"] for row in seen.logged] == pytest.approx(means.tolist(), rel=1e-5)
+    assert [row["lr"] for row in seen.logged] == pytest.approx(seen.rates)
+    assert len(set(seen.rates)) == 3
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("batches", [12, 4])
 def test_resumed_run_repeats_the_uninterrupted_one_bitwise(tmp_path, batches):

@@ -10,7 +10,6 @@ from embedrl.utils.quiet import BARS, LOGS, silence_bars, silence_messages
 SILENT = {
     "pytree": "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec) and ...` instead.",
     "checkpointing": "`is_gradient_checkpointing` is deprecated and will be removed in v6. Use `is_activation_...`",
-    "transfer": "You have overridden `transfer_batch_to_device` in `LightningModule` but have passed in a ...",
     "eval mode": "Found 393 module(s) in eval mode at the start of training. This may lead to unexpected behavior",
     "callbacks": "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided "
     "during `Trainer` instantiation. Please add the following callbacks: "

@@ -106,6 +106,11 @@ class EmbedderDataModule(BaseDataModule):
         Raises:
             ConfigError: If the mix and the batch settings do not go together.
         """
+        if self.batch_size < 2 and not self.max_negatives:
+            raise ConfigError(
+                f"data.batch_size is {self.batch_size}: without another pair or hard negatives there is nothing to "
+                "tell a target from; give 2 or more, or data.max_negatives"
+            )
         trainer = self._current_trainer
         labels = check_labels(self.mix)
         sampler = SubBatchSampler(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, DataError, ThinPictureError, TooLongError
 from embedrl.models.grouping import group_inputs
-from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Patches, Visuals, visual_inputs
+from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Visuals, visual_inputs
 from embedrl.models.prompt_rows import join, split
 from embedrl.models.qwen_vl.positions import mrope_positions
 from embedrl.types import Chat, Lesson
@@ -82,10 +82,11 @@ class QwenVLPreprocessor:
         """
         return self._process(chats, [self._text(chat) for chat in chats], self.padding_side)
 
-    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[list[ModelInputs], Tensor]:
+    def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[Iterator[ModelInputs], Tensor]:
         """Process groups of chats that begin alike: what a group shares comes once a row, pictures included.
 
-        A group takes as many rows as cost least (`grouping.plan`).
+        A group takes as many rows as cost least (`grouping.plan`). Pixels are processed when their micro-batch is
+        asked for, so that those of one or two are in memory.
 
         Args:
             groups: The groups.
@@ -102,8 +103,8 @@ class QwenVLPreprocessor:
         members = [[next(numbers) for _ in group] for group in groups]
         token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
         chats = [chat for group in groups for chat in group]
-        inputs, patches = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
-        return group_inputs(inputs, patches, members, token, self.balance, max_chats)
+        inputs, visuals = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
+        return group_inputs(inputs, visuals, members, token, self.balance, max_chats)
 
     def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""
@@ -111,7 +112,10 @@ class QwenVLPreprocessor:
 
     def prompt_rows(self, chats: Sequence[Chat]) -> list[ModelInputs]:
         """What `prompts([chat])` makes of each chat, a picture that several of them show being processed once."""
-        return split(*self._read(chats, [self._text(chat, prompt=True) for chat in chats], "left")) if chats else []
+        if not chats:
+            return []
+        inputs, visuals = self._read(chats, [self._text(chat, prompt=True) for chat in chats], "left")
+        return split(inputs, visuals.shown, visuals.process(visuals.shown))
 
     def join(self, rows: Sequence[ModelInputs]) -> ModelInputs:
         """What `prompts` makes of chats at once, of their `prompt_rows`."""
@@ -225,16 +229,16 @@ class QwenVLPreprocessor:
         return str(self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt))
 
     def _process(self, chats: Sequence[Chat], texts: list[str], side: str) -> ModelInputs:
-        inputs, patches = self._read(chats, texts, side)
-        return inputs | visual_inputs(patches)
+        inputs, visuals = self._read(chats, texts, side)
+        return inputs | visual_inputs(visuals.shown, visuals.process(visuals.shown))
 
-    def _read(self, chats: Sequence[Chat], texts: list[str], side: str) -> tuple[ModelInputs, dict[int, list[Patches]]]:
-        """The inputs without pixels, and the patches of every picture and video by kind, in the order of their tokens.
+    def _read(self, chats: Sequence[Chat], texts: list[str], side: str) -> tuple[ModelInputs, Visuals]:
+        """The inputs without pixels, and the pictures and videos, not processed yet.
 
-        A picture that several chats show is processed once. What `Qwen3VLProcessor.__call__` would make, step by step.
+        What `Qwen3VLProcessor.__call__` would make, step by step.
         """
-        patches = self._visuals(chats).patches()
-        placeholders = ([p.placeholder for p in patches[kind]] for kind in (IMAGE, VIDEO))
+        visuals = self._visuals(chats)
+        placeholders = ([v.placeholder for v in visuals.shown[kind]] for kind in (IMAGE, VIDEO))
         # A copy: the processor expands the placeholders in place.
         expanded, _ = self.processor.get_text_with_replacements(list(texts), *placeholders)
         inputs = dict(
@@ -254,20 +258,23 @@ class QwenVLPreprocessor:
                     "shorten it, lower the pixel budgets or raise max_length"
                 )
         inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(inputs["input_ids"]))
-        grids = {VISUAL[kind][0]: torch.stack([p.grid for p in items]) for kind, items in patches.items() if items}
+        shown = visuals.shown.items()
+        grids = {VISUAL[kind][0]: torch.stack([v.grid for v in items]) for kind, items in shown if items}
         inputs["position_ids"] = mrope_positions(inputs | grids, self.processor.image_processor.merge_size)
-        return inputs, patches
+        return inputs, visuals
 
     def _visuals(self, chats: Sequence[Chat]) -> Visuals:
         visuals = Visuals(self.processor)
         for part in (part for chat in chats for part in _parts(chat)):
             if part["type"] == "image":
                 image, budget = part["image"], self._budget(part)
-                # By identity, as the chats hold the pictures while they are read.
-                visuals.add_image((id(image), budget), partial(self._pixels, image, budget))
+                size = self._target(image.size, budget)
+                # By identity: what makes the pixels holds the picture, so that no other one takes its place in memory.
+                visuals.add_image((id(image), budget), size, partial(self._resized, image, size))
             elif part["type"] == "video":
                 frames, fps = part["video"], part.get("fps", 2.0)
-                visuals.add_video((*map(id, frames), fps), partial(self._frames, frames), fps)
+                size = self._target(frames[0].size, self.frames)
+                visuals.add_video((*map(id, frames), fps), size, len(frames), fps, partial(self._frames, frames))
         return visuals
 
     def _frames(self, frames: Sequence[Any]) -> Tensor:

@@ -44,6 +44,7 @@ class OutcomeReward:
     """
 
     name = "outcome"
+    compares_pairs = True
 
     def __init__(
         self, temperature: float = 0.5, negatives: NegativeWeights = "softmax", mask_duplicates: bool = True

@@ -38,6 +38,11 @@ class PermutedReward:
         """That of the reward."""
         return self.reward.name
 
+    @property
+    def compares_pairs(self) -> bool:
+        """As the reward does."""
+        return bool(getattr(self.reward, "compares_pairs", False))
+
     def bind(self, scorer: ChoiceScorer) -> None:
         """Pass the reference model on."""
         if isinstance(self.reward, NeedsScorer):

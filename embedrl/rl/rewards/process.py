@@ -62,6 +62,7 @@ class ProcessReward:
     """
 
     name = "process"
+    compares_pairs = True
 
     def __init__(
         self,

@@ -74,15 +74,10 @@ class ServerRollout:
         """See `RemoteEngine.bind`.
 
         Raises:
-            ConfigError: If the policy has no adapter, or `top_p` is below 1.
+            ConfigError: If the policy has no adapter.
         """
         if not isinstance(generator.network, PeftModel):
             raise ConfigError("model.engine: a server takes the policy's adapter alone: set generator.lora")
-        if options.top_p < 1:
-            raise ConfigError(
-                f"rollout.top_p is {options.top_p}: a server's log-probabilities are those after top_p, which the "
-                "policy does not compute; with model.engine use 1"
-            )
         self._generator, self._options = generator, options
         self._forbidden = frozenset(generator.suppressed)
         self._run, self._pushes = secrets.token_hex(4), 0

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from embedrl.training.progress import curve_step
 from embedrl.utils.tensorboard import tensorboard_writer
 from embedrl.visualization.drawing import thumbnail
 
@@ -44,7 +45,7 @@ class EmbeddingProjector(Callback):
             label_img=torch.cat([sprites for _, _, sprites in parts]),
             metadata_header=_HEADER,
             tag="validation",
-            global_step=trainer.global_step,
+            global_step=curve_step(trainer.global_step, pl_module),
         )
 
 

@@ -16,6 +16,7 @@ from embedrl.data.lenient_render import as_lenient
 from embedrl.errors import ConfigError
 from embedrl.tcot.parser import parse
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
+from embedrl.training.progress import curve_step
 from embedrl.types import RetrievalTask
 from embedrl.utils.file_names import file_name
 from embedrl.utils.tensorboard import tensorboard_writer
@@ -63,7 +64,7 @@ class ReasoningSamples(Callback):
         module: Any = pl_module
         embedder = self._scored.embedder or module.embedder
         writer = tensorboard_writer(trainer)
-        step = trainer.global_step
+        step = curve_step(trainer.global_step, pl_module)
         for index, row in choose_queries([result.task for result in results], self.num_samples, self.seed):
             result = results[index]
             picture = draw_sample(result, row, as_lenient(embedder.render))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from embedrl.training.progress import curve_step
 from embedrl.utils.file_names import file_name
 from embedrl.utils.tensorboard import tensorboard_writer
 from embedrl.visualization.grids import draw_grid
@@ -39,7 +40,9 @@ class RetrievalGrid(Callback):
             picture = draw_grid(result, self.num_queries, self.top_k)
             if writer is not None:
                 tag = f"retrieval/{result.task.name}"
-                writer.add_image(tag, np.asarray(picture), trainer.global_step, dataformats="HWC")
+                writer.add_image(
+                    tag, np.asarray(picture), curve_step(trainer.global_step, pl_module), dataformats="HWC"
+                )
             if log_dir:
                 folder = Path(log_dir) / "retrieval_grid"
                 folder.mkdir(parents=True, exist_ok=True)

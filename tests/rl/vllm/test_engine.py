@@ -273,8 +273,6 @@ def test_what_does_not_go_together_is_refused(engine, folder):
     bare = policy_model(lora=False, path=str(folder))
     with pytest.raises(ConfigError, match=r"set generator\.lora"):
         engine(bare)
-    with pytest.raises(ConfigError, match=r"rollout\.top_p is 0\.9"):
-        ServerRollout("http://a/v1", "x").bind(policy_model(path=str(folder)), RolloutOptions(top_p=0.9))
     with pytest.raises(ConfigError, match=r"engine\.max_mismatch is 0"):
         engine(max_mismatch=0)
     with pytest.raises(ConfigError, match=r"engine\.base_url"):

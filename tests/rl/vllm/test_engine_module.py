@@ -42,7 +42,7 @@ def server(folder):
 
 @pytest.fixture
 def build(folder, server, tmp_path):
-    def make(max_mismatch=1e-3, lr=1e-2):
+    def make(max_mismatch=1e-3, lr=1e-2, top_p=1.0):
         return EGRLModule(
             generator=QwenVLReasoner(str(folder), lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")),
             embedder=FrozenEmbedder(QwenVLBackbone("embedrl:tiny", image_pixels=SMALL)),
@@ -50,7 +50,7 @@ def build(folder, server, tmp_path):
             optimizer=functools.partial(torch.optim.AdamW, lr=lr),
             loss=GRPOLoss(importance_cap=2.0),
             group_size=3,
-            rollout=RolloutOptions(max_new_tokens=4),
+            rollout=RolloutOptions(max_new_tokens=4, top_p=top_p),
             policy=PolicyOptions(max_tokens=200),
             style="brief",
             inner_epochs=2,
@@ -81,6 +81,19 @@ def test_the_server_follows_the_policy_and_a_resumed_run_repeats_it(build, serve
     assert (again.engine.base_url, again.engine.max_mismatch) == (server.url, 1e-3)
     assert again.engine.endpoint == whole.engine.endpoint
     assert again.engine.endpoint.retries == 0
+
+
+def test_top_p_is_no_mismatch_and_is_weighted(build, tmp_path):
+    """The server's log-probabilities are those of what it drew from, the policy's those of all tokens."""
+    logged = fit(build(top_p=0.5), tmp_path, 2).logged_metrics
+    assert 0 <= logged["policy/mismatch"] < 1e-4
+    assert logged["policy/engine_gap"] < 1e-3
+    assert 0.5 < logged["policy/importance"] < 0.95
+    local = build(top_p=0.5)
+    local.engine = None
+    other = fit(local, tmp_path, 2).logged_metrics
+    assert 0.5 < other["policy/importance"] < 0.95
+    assert other["policy/engine_gap"] < 1e-4
 
 
 def test_a_server_that_ignores_the_adapter_is_found_out(build, server, tmp_path):
