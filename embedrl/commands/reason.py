@@ -17,6 +17,7 @@ from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
+from embedrl.tcot.schema import STOP
 from embedrl.training.run_dir import find_checkpoint
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.console import escaped
@@ -166,7 +167,7 @@ def write(
     chat = reasoning_chat(side, role, counterpart, style)
     device = next(generator.parameters()).device
     inputs = {name: value.to(device) for name, value in generator.preprocessor().prompts([chat]).items()}
-    return generator.generate(inputs, max_new_tokens)[0]
+    return generator.generate(inputs, max_new_tokens, stop=STOP)[0]
 
 
 def _device(name: str) -> torch.device:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrl.construction.checks import CheckName, Checks
-from embedrl.construction.judgement import JudgementStore, judge, verdict_key
+from embedrl.construction.judgement import Judgement, JudgementStore, judge, verdict_key
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
 from embedrl.construction.rows import (
@@ -37,6 +37,7 @@ def filter_pairs(
     journal: Path | None = None,
     checks: Sequence[CheckName] = CHECKS,
     threshold: float = 0.5,
+    min_mass: float = 0.5,
     max_unclear: float = 0.5,
     on_error: OnError = "raise",
     patience: int = 20,
@@ -54,7 +55,9 @@ def filter_pairs(
         journal: The file that keeps verdicts; None means `verdicts.jsonl` in `out`.
         checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
             `near_duplicate_picture`.
-        threshold: Probability of Yes above which a pair is left out.
+        threshold: Probability of Yes against No above which a pair is left out.
+        min_mass: Probability that Yes and No must have together, where the model returns probabilities; below it the
+            answer is unclear, whatever the two are against each other.
         max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
         on_error: A broken row or picture, or a request without an answer: stop, or leave the pair out and count it.
         patience: Consecutive requests without an answer after which the run stops, whatever `on_error` says.
@@ -64,11 +67,11 @@ def filter_pairs(
         DataError: If a row or a picture is broken and `on_error` is `raise`.
         EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
     """
-    if not 0 <= threshold <= 1 or not 0 <= max_unclear <= 1 or patience < 1:
-        raise ConfigError(
-            f"--threshold {threshold}, --max_unclear {max_unclear}, --patience {patience}: "
-            "give 0 to 1, 0 to 1, and 1 or more"
-        )
+    for name, share in (("threshold", threshold), ("min_mass", min_mass), ("max_unclear", max_unclear)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"--{name} {share}: give 0 to 1")
+    if patience < 1:
+        raise ConfigError(f"--patience {patience}: give 1 or more")
     check_slugs(check_labels(mix))
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
         raise ConfigError(f"--out {out} is the folder of --mix: give another")
@@ -78,7 +81,9 @@ def filter_pairs(
     with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
-            run = _SetFilter(row, vlm, store, Checks(checks), threshold, max_unclear, on_error, patience, left_out)
+            run = _SetFilter(
+                row, vlm, store, Checks(checks), threshold, min_mass, max_unclear, on_error, patience, left_out
+            )
             written, report[row.label] = run.data_set(out)
             rows.append(written)
             write_step_report(out / "report.json", report)
@@ -96,6 +101,7 @@ class _SetFilter:
     store: JudgementStore
     checks: Checks
     threshold: float
+    min_mass: float
     max_unclear: float
     on_error: OnError
     patience: int
@@ -144,7 +150,7 @@ class _SetFilter:
                 self.causes[index] = (pair.id, cause, detail)
                 yield None
                 continue
-            key = self.keys[index] = verdict_key(pair, self.vlm.name) if self.vlm else ""
+            key = self.keys[index] = verdict_key(pair, self.vlm.key) if self.vlm else ""
             needed = bool(key) and key not in self.store and key not in asked
             asked.add(key)
             yield (index, pair) if needed else None
@@ -153,11 +159,14 @@ class _SetFilter:
         assert self.vlm is not None
         judgement = await judge(self.vlm, job[1], self.keys[job[0]])
         self.store.put(judgement)
-        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
+        verdict = self._count(judgement)
         self._stop_if_unclear(judgement.answer, least=_ENOUGH)
-        if not judgement.is_clear:
-            return "unclear"
-        return "yes" if judgement.rejects(self.threshold) else "no"
+        return verdict
+
+    def _count(self, judgement: Judgement) -> str:
+        verdict = judgement.verdict(self.threshold, self.min_mass)
+        (self.unclear if verdict == "unclear" else self.clear).add(judgement.key)
+        return verdict
 
     def _stop_if_unclear(self, answer: str, least: int) -> None:
         number = len(self.clear) + len(self.unclear)
@@ -190,7 +199,6 @@ class _SetFilter:
         if judgement is None:  # an equal pair had no answer
             self.causes[index] = (self.row.source[index].id, "no_answer", "")
             return
-        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
-        if judgement.rejects(self.threshold):
+        if self._count(judgement) == "yes":
             detail = judgement.answer if judgement.p_yes is None else f"Yes with probability {judgement.p_yes:.2f}"
             self.causes[index] = (self.row.source[index].id, "conflict", detail)

@@ -158,7 +158,7 @@ def _score(
         task = with_tcots(task, {})  # no T-CoT is read, none is counted
     else:
         task, counts = writer.fill(task)
-    raw = count_raw(task, vectors.options, str(writer.path or "the data"))
+    raw = count_raw(task, vectors.options, writer.place)
     hashes = vectors.hashes(task.queries), vectors.hashes(task.candidates)
     queries = vectors.embed(task.queries, hashes[0], f"{task.name}/query")
     candidates = vectors.embed(task.candidates, hashes[1], f"{task.name}/candidate")

@@ -13,6 +13,7 @@ from embedrl.errors import DataError
 from embedrl.models.generator import Generator
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.prompts import Situation, Style, situation
+from embedrl.tcot.schema import STOP
 from embedrl.types import Chat, Modality, RetrievalTask, Role, Side
 
 Key = tuple[str, Situation]
@@ -82,7 +83,7 @@ def generate_tcots(
     batch_size: int,
     max_new_tokens: int,
 ) -> Iterator[list[str]]:
-    """Write T-CoTs greedily, batch by batch.
+    """Write T-CoTs greedily, batch by batch; each ends after its last tag, as rollouts do.
 
     Args:
         requests: What to write.
@@ -106,7 +107,7 @@ def generate_tcots(
             part = requests[start : start + batch_size]
             chats = [_chat(item, style) for item in part]
             inputs = {name: value.to(device) for name, value in preprocessor.prompts(chats).items()}
-            yield generator.generate(inputs, max_new_tokens)
+            yield generator.generate(inputs, max_new_tokens, stop=STOP)
     finally:
         generator.train(was_training)
 

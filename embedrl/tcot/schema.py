@@ -14,6 +14,9 @@ Box = tuple[float, float, float, float]
 SECTIONS = ("thinking", "rethink", "answer")
 """The tags of a T-CoT, in order."""
 
+STOP = (f"</{SECTIONS[-1]}>",)
+"""Texts that end the writing of a T-CoT: its last tag, in training and evaluation alike."""
+
 CUE_KEY = {Modality.TEXT: "text_keywords", Modality.IMAGE: "bbox_2d", Modality.VIDEO: "key_frames"}
 """The one JSON key that the cue object of a side must carry."""
 

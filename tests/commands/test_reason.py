@@ -100,7 +100,7 @@ def test_the_picture_shows_the_evidence(reason, place, monkeypatch):
     }
     given = {"--image": "scene.png", "--frames": "frames", "--text": "find the red star"}
     for flag, tcot in made.items():
-        monkeypatch.setattr(QwenVLReasoner, "generate", lambda *_, tcot=tcot: [tcot.render()])
+        monkeypatch.setattr(QwenVLReasoner, "generate", lambda *_, tcot=tcot, **__: [tcot.render()])
         code, out, _ = reason(*BASE, flag, given[flag], "--out", f"out/{flag}.png")
         assert code == 0
         assert out == f"{tcot.render()}\n\nproblems: none\nevidence: out/{flag}.png\n"

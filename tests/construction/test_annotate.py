@@ -27,7 +27,7 @@ def open_output(out):
     return {row["source"]["init_args"]["dataset"]: JsonlSource(**row["source"]["init_args"]) for row in rows}
 
 
-def test_every_released_format_and_the_own_one(tmp_path):
+def test_every_released_format_and_the_own_one(tmp_path, capsys):
     with serving(valid_tcot) as server:
         assert annotate(released(tmp_path), server, tmp_path / "out") == 0
     sets = open_output(tmp_path / "out")
@@ -41,6 +41,9 @@ def test_every_released_format_and_the_own_one(tmp_path):
     frames = [frame.name for frame in sets["hound"][1].query.frames]
     assert frames == [f"frames/1/{k}.jpg" for k in (0, 1, 2, 3, 4, 5, 6, 8)]  # the ones that were sampled
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    key = report["mmeb"].pop("model")
+    assert key.startswith("m#")
+    assert f"--tcots.model '{key}'" in capsys.readouterr().out
     assert report["mmeb"] == {"rows": 3, "sampled": 3, "annotated": 3, "left_out": {}}
     # Each T-CoT went to the side that was asked about.
     assert parse(sets["mmeb"][2].target.tcot, "text").tcot.answer == "thing 2"

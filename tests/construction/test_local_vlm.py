@@ -11,6 +11,7 @@ from embedrl.construction.local_vlm import LocalVLM
 from embedrl.construction.vlm import VLM
 from embedrl.data.world.source import WorldSource
 from embedrl.errors import ConfigError
+from embedrl.models.qwen_vl.loading import SHIPPED
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.store import TCoTJournal
 from embedrl.types import Role
@@ -40,9 +41,9 @@ def test_what_is_asked_together_is_answered_together(chats, monkeypatch):
     assert isinstance(vlm, VLM)
     sizes, generate = [], vlm.generator.generate
 
-    def counted(inputs, tokens):
+    def counted(inputs, tokens, **options):
         sizes.append(len(inputs["input_ids"]))
-        return generate(inputs, tokens)
+        return generate(inputs, tokens, **options)
 
     monkeypatch.setattr(vlm.generator, "generate", counted)
     together = [answer.text for answer in ask(vlm, chats)]
@@ -58,15 +59,40 @@ def test_yes_or_no_is_weighed(chats):
         async with vlm.session():
             return await vlm.yes_or_no(chats[0])
 
-    word, probability = asyncio.run(weigh())
-    expected = vlm.generator.score_choices([chats[0]], [("Yes", "No")])[0].double().softmax(0)[0]
-    assert probability == pytest.approx(float(expected))
-    assert word == ("Yes" if probability > 0.5 else "No")
+    answer = asyncio.run(weigh())
+    yes, no = (
+        float(vlm.generator.score_choices([chats[0]], [words], whole=False)[0].double().exp().sum())
+        for words in (["Yes", "yes"], ["No", "no"])
+    )
+    assert answer.mass == pytest.approx(yes + no)
+    assert answer.p_yes == pytest.approx(yes / (yes + no))
+    # The base was never taught to judge: it says neither, and what it says is written down.
+    assert answer.mass < 0.5
+    assert answer.text not in ("Yes", "No", "")
+
+
+def test_a_retrained_model_is_another_one(tmp_path):
+    """By its weights, not by its folder; what only says where and how many at once does not count."""
+    base = "embedrl:world_base"
+    moved = {"path": str(SHIPPED[base]), "name": base, "batch_size": 3}
+    changes = [{}, moved, {"max_tokens": 7}, {"dtype": "bfloat16"}, {"name": "other"}]
+    keys = [LocalVLM(**{"path": base, "device": "cpu", **change}).key for change in changes]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
+    retrained = LocalVLM(base, device="cpu")
+    retrained.generator.build()
+    with torch.no_grad():
+        next(iter(retrained.generator.parameters()))[0, 0] += 1
+    assert retrained.key not in keys
 
 
 def test_everybody_in_a_failed_batch_is_told(chats, monkeypatch):
     vlm = LocalVLM("embedrl:world_base", batch_size=4, device="cpu")
-    monkeypatch.setattr(vlm.generator, "generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+
+    def generate(*_, **__):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(vlm.generator, "generate", generate)
     assert {type(answer) for answer in ask(vlm, chats)} == {torch.OutOfMemoryError}
 
 
