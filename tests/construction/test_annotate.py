@@ -11,8 +11,10 @@ from full_disk import files_up_to
 from making import annotate, lines, picture, released, run, source, vlm, world, write_mix
 
 from embedrl.data.formats import JsonlSource
+from embedrl.tcot import prompts
 from embedrl.tcot.parser import parse
-from embedrl.tcot.store import TCoTJournal
+from embedrl.tcot.prompts import Situation
+from embedrl.tcot.store import TCoTJournal, prompt_version
 
 BROKEN = "<thinking>no cue</thinking><rethink>r</rethink><answer>a</answer>"
 
@@ -94,6 +96,24 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path):
         assert len(server.asked) == asked
         assert annotate(mix, server, tmp_path / "out", model="other") == 0
         assert len(server.asked) == 2 * asked
+
+
+def test_other_options_and_another_prompt_ask_again(tmp_path, monkeypatch):
+    mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 1)])
+
+    def asked(**options):
+        before = len(server.asked)
+        assert annotate(mix, server, tmp_path / "out", **options) == 0
+        return len(server.asked) - before
+
+    with serving(valid_tcot) as server:
+        assert [asked(), asked(timeout=9), asked(max_pixels=300)] == [2, 0, 2]
+        monkeypatch.setitem(prompts._BRIEF, Situation.QUERY_IMAGE, "image of a query:")
+        prompt_version.cache_clear()
+        try:
+            assert asked() == 1
+        finally:
+            prompt_version.cache_clear()
 
 
 def test_equal_sides_are_asked_about_once(tmp_path):
