@@ -36,6 +36,7 @@ def filter_pairs(
     vlm: VLM | None = None,
     journal: Path | None = None,
     checks: Sequence[CheckName] = CHECKS,
+    strict_boxes: bool = False,
     threshold: float = 0.5,
     min_mass: float = 0.5,
     max_unclear: float = 0.5,
@@ -55,6 +56,7 @@ def filter_pairs(
         journal: The file that keeps verdicts; None means `verdicts.jsonl` in `out`.
         checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
             `near_duplicate_picture`.
+        strict_boxes: Let the check `format` refuse one box in place of a list of boxes.
         threshold: Probability of Yes against No above which a pair is left out.
         min_mass: Probability that Yes and No must have together, where the model returns probabilities; below it the
             answer is unclear, whatever the two are against each other.
@@ -82,7 +84,16 @@ def filter_pairs(
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
             run = _SetFilter(
-                row, vlm, store, Checks(checks), threshold, min_mass, max_unclear, on_error, patience, left_out
+                row,
+                vlm,
+                store,
+                Checks(checks, strict_boxes),
+                threshold,
+                min_mass,
+                max_unclear,
+                on_error,
+                patience,
+                left_out,
             )
             written, report[row.label] = run.data_set(out)
             rows.append(written)

@@ -129,10 +129,13 @@ class ParseResult:
     Attributes:
         tcot: The best reading of the text; its fields may be empty.
         problems: Every deviation from the template, each kind once.
+        one_box: Whether the cue that is asked for is `"bbox_2d": [x1, y1, x2, y2]`, one box in place of a list of boxes.
+            The template allows both.
     """
 
     tcot: TCoT
     problems: tuple[Problem, ...] = ()
+    one_box: bool = False
 
     @property
     def ok(self) -> bool:
@@ -151,9 +154,14 @@ def clean_text(text: str) -> str:
 
 
 class ProblemLog:
-    """Collects problems; a deviation that occurs many times is listed once, with its count."""
+    """Collects problems; a deviation that occurs many times is listed once, with its count.
+
+    Attributes:
+        one_box: See `ParseResult`.
+    """
 
     def __init__(self) -> None:
+        self.one_box = False
         self._first: dict[tuple[ProblemCode, str], str] = {}
         self._count: dict[tuple[ProblemCode, str], int] = {}
 
