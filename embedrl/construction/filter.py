@@ -83,18 +83,8 @@ def filter_pairs(
     with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
-            run = _SetFilter(
-                row,
-                vlm,
-                store,
-                Checks(checks, strict_boxes),
-                threshold,
-                min_mass,
-                max_unclear,
-                on_error,
-                patience,
-                left_out,
-            )
+            cheap = Checks(checks, strict_boxes)
+            run = _SetFilter(row, vlm, store, cheap, threshold, min_mass, max_unclear, on_error, patience, left_out)
             written, report[row.label] = run.data_set(out)
             rows.append(written)
             write_step_report(out / "report.json", report)

@@ -129,8 +129,8 @@ class ParseResult:
     Attributes:
         tcot: The best reading of the text; its fields may be empty.
         problems: Every deviation from the template, each kind once.
-        one_box: Whether the cue that is asked for is `"bbox_2d": [x1, y1, x2, y2]`, one box in place of a list of boxes.
-            The template allows both.
+        one_box: Whether the cue that is asked for is one box in place of a list, `"bbox_2d": [x1, y1, x2, y2]`. The
+            template allows both.
     """
 
     tcot: TCoT
