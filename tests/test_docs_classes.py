@@ -5,7 +5,6 @@ import json
 import re
 
 import pytest
-import yaml
 from chat_server import serving
 from cli_process import logged
 from documented import ROOT, blocks, named, nodes, recipes

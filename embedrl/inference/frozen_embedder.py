@@ -124,7 +124,7 @@ class FrozenEmbedder:
             tasks: The tasks, their sides with T-CoTs.
             device: Where to embed.
             rank: Rank of this process.
-            metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
+            metrics: What to compute of every task; None: hit@1, hit@5, hit@10 and ndcg@5.
         """
         backbone = self.build(device)
         options, preprocessor = as_lenient(self.render), backbone.preprocessor()

@@ -38,7 +38,7 @@ class EmbedderModule(TrainingModule):
             graphs: the same gradients, faster, for batches that fit.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
         metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
-            hit@1, hit@5 and ndcg@5.
+            hit@1, hit@5, hit@10 and ndcg@5.
 
     Attributes:
         validation: What the last validation or test scored; callbacks draw from it.

@@ -120,7 +120,7 @@ def test_scores_and_log_names(tmp_path):
     trainer = make_trainer(3, logger=CSVLogger(tmp_path), limit_val_batches=1.0)
     trainer.fit(module, datamodule=data)
     header = next(iter(Path(tmp_path).rglob("metrics.csv"))).read_text().splitlines()[0].split(",")
-    named = {f"val/{t}{k}" for t in ("alpha/", "beta/", "") for k in ("hit@1", "hit@5", "ndcg@5")}
+    named = {f"val/{t}{k}" for t in ("alpha/", "beta/", "") for k in ("hit@1", "hit@5", "hit@10", "ndcg@5")}
     training = {
         "loss",
         "lr",
@@ -140,7 +140,7 @@ def test_scores_and_log_names(tmp_path):
         torch.testing.assert_close(result.queries, q)
         torch.testing.assert_close(result.candidates, c)
         expected = mean_metrics(rank(q, c, task.qrels))
-        names = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
+        names = {"hit@1": "hit@1", "hit@5": "hit@5", "hit@10": "hit@10", "ndcg@5": "ndcg_linear@5"}
         assert result.metrics == pytest.approx({name: expected[theirs] for name, theirs in names.items()})
         assert trainer.logged_metrics[f"val/{task.name}/ndcg@5"] == pytest.approx(expected["ndcg_linear@5"])
         assert result.metrics["hit@5"] > 0.5
