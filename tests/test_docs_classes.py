@@ -38,6 +38,7 @@ TRIED = {
 """Classes that no recipe below names which a test trains as it stands, and the test that runs them."""
 COMMANDS = {
     "embedrl.construction.EndpointVLM",
+    "embedrl.construction.LocalVLM",
     "embedrl.data.datasets.Eyes17Tasks",
     "embedrl.data.datasets.OpenClipartTasks",
 }

@@ -12,6 +12,7 @@ import torch
 
 from embedrl.construction.vlm import VLM, YES_NO, YesNo, key_of
 from embedrl.errors import ConfigError
+from embedrl.models.qwen_vl.loading import tell_if_of_the_world
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.models.weights_hash import weights_hash
 from embedrl.tcot.schema import STOP
@@ -23,7 +24,8 @@ class LocalVLM(VLM):
     """A Qwen3-VL in this process, asked in batches.
 
     Args:
-        path: A checkpoint folder, a Hub name, or `embedrl:world_base`.
+        path: A checkpoint folder, a Hub name such as `Qwen/Qwen3-VL-2B-Instruct`, or `embedrl:world_base`, which knows
+            the built-in world alone.
         name: Name of the model in keys; None means `path`.
         max_tokens: Longest answer in tokens.
         batch_size: Chats that are answered at once.
@@ -51,6 +53,7 @@ class LocalVLM(VLM):
         self.max_tokens, self.concurrency = max_tokens, batch_size
         self.device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
         self.generator = QwenVLReasoner(path, dtype=dtype)
+        self._told = False
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
 
     @cached_property
@@ -73,6 +76,9 @@ class LocalVLM(VLM):
     async def session(self) -> AsyncIterator[None]:
         """See `VLM`."""
         self.generator.build()
+        if not self._told:
+            tell_if_of_the_world(self.path, self.generator.processor.tokenizer)
+            self._told = True
         self.generator.eval().to(self.device)
         yield
 

@@ -1,10 +1,10 @@
 """A model in this process in the place of an endpoint: batches, answers, errors."""
 
 import asyncio
-import json
 
 import pytest
 import torch
+from documented import ROOT, blocks
 from making import lines, run, world, write_mix
 
 from embedrl.construction.local_vlm import LocalVLM
@@ -16,10 +16,7 @@ from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.store import TCoTJournal
 from embedrl.types import Role
 
-FLAG = {
-    "class_path": "embedrl.construction.LocalVLM",
-    "init_args": {"path": "embedrl:world_base", "max_tokens": 12, "batch_size": 4, "device": "cpu"},
-}
+FEW = ["--caps.documents", "[]"]  # the recipe's are not in the mix of a test
 
 
 def ask(vlm, chats):
@@ -96,11 +93,16 @@ def test_everybody_in_a_failed_batch_is_told(chats, monkeypatch):
     assert {type(answer) for answer in ask(vlm, chats)} == {torch.OutOfMemoryError}
 
 
-def test_annotate_in_process_records_what_the_base_cannot_do(tmp_path):
+def test_annotate_in_process_as_documented_records_what_the_base_cannot_do(tmp_path, capsys):
     """The base was never taught T-CoTs: every side fails, each recorded once, and no mix is written."""
     mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 3)])
-    words = ["annotate", "--mix", mix, "--out", tmp_path / "out", "--style", "brief", "--attempts", 1]
-    assert run(*words, "--vlm", json.dumps(FLAG)) == 1
+    (text,) = (text for _, text in blocks() if text.startswith("# my_vlm.yaml"))
+    (tmp_path / "my_vlm.yaml").write_text(text)
+    here = {"path": "embedrl:world_base", "max_tokens": 12, "dtype": "float32", "device": "cpu"}
+    words = ["annotate", "--config", ROOT / "configs/construction/annotate.yaml", "--vlm", tmp_path / "my_vlm.yaml"]
+    words += [word for name, value in here.items() for word in (f"--vlm.init_args.{name}", value)]
+    assert run(*words, "--mix", mix, "--out", tmp_path / "out", "--style", "brief", "--attempts", 1, *FEW) == 1
+    assert "embedrl:world_base knows the built-in world alone" in capsys.readouterr().err
     with TCoTJournal(tmp_path / "out" / "tcots.jsonl", read_only=True) as journal:
         assert {record.ok for record in journal.records()} == {False}
     assert len(lines(tmp_path / "out" / "left_out.jsonl")) == 3
