@@ -158,8 +158,9 @@ class EmbedderModule(TrainingModule):
 
     def score(self, stage: str) -> None:
         """Score the tasks and log `<stage>/<task>/hit@1` and so on, and their means."""
-        limit: float = getattr(self.trainer, f"limit_{stage}_batches")
-        self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limit != 1.0)
+        limit: int | float = getattr(self.trainer, f"limit_{stage}_batches")
+        limited = isinstance(limit, int) or limit != 1.0  # 1 is one batch, 1.0 is all of them
+        self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limited)
         self._scorer = TaskScorer([])
         log_results(self, stage, self.validation)
 

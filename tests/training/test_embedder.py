@@ -154,11 +154,12 @@ def test_scores_and_log_names(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_limited_validation_scores_the_whole_tasks_only():
-    trainer = make_trainer(1, limit_val_batches=2)
+@pytest.mark.parametrize(("limit", "scored"), [(1, []), (2, ["alpha"]), (1.0, ["alpha", "beta"])])
+def test_a_limited_validation_scores_the_whole_tasks_only(limit, scored):
+    trainer = make_trainer(1, limit_val_batches=limit)
     module = make_module()
     trainer.validate(module, datamodule=FakeData(), verbose=False)
-    assert [r.task.name for r in module.validation] == ["alpha"]
+    assert [r.task.name for r in module.validation] == scored
 
 
 @pytest.mark.filterwarnings("ignore")
