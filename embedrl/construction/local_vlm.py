@@ -57,7 +57,7 @@ class LocalVLM(VLM):
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
 
     @cached_property
-    def key(self) -> str:  # type: ignore[override]  # a property of the same type, read once
+    def key(self) -> str:
         """See `VLM`: the name, the weights in their type, the processor, and the longest answer.
 
         Hashing the weights takes about as long as reading them from a disk cache: seconds for billions of parameters.
