@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -259,6 +260,12 @@ def test_the_house_shows_every_room() -> None:
     rows = [row for row in questions if row.startswith("| ")][1:]
     assert len(rows) == 10
     assert all(PATH.search(row) for row in rows)
+
+
+def test_results_state_the_size_at_which_the_towers_see() -> None:
+    towers = json.loads((ROOT / "embedrl/assets/open_clip/lite0_minilm.json").read_text(encoding="utf-8"))
+    size = towers["model_cfg"]["vision_cfg"]["image_size"]
+    assert f"OpenCLIP sees a page at {size} x {size} pixels" in PAGES["docs/results.md"]
 
 
 # -------------------------------------------------------------------------------------------- links

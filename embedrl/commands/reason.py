@@ -12,9 +12,12 @@ from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.generator import Generator
+from embedrl.models.qwen_vl.loading import tell_if_of_the_world
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
+from embedrl.tcot.schema import STOP
 from embedrl.training.trained_model import load_reasoner
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.console import escaped
@@ -34,10 +37,12 @@ def reason(
     num_frames: int = 8,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+    strict: bool = False,
 ) -> None:
     """Write the T-CoT of one input, greedily; print it with what is wrong with it, and draw its evidence.
 
-    Give a text, a picture, frames, or a text with one of them.
+    Give a text, a picture, frames, or a text with one of them. The exit code is 0 whatever the model wrote, unless
+    `strict` asks for more. Models of the built-in world know that world alone; real pictures need a pretrained one.
 
     Args:
         checkpoint: A Reasoner: a `.ckpt` or the folder of a run of `embedrl fit`, whose newest `last.ckpt` is taken; a
@@ -54,10 +59,11 @@ def reason(
         num_frames: Frames that are sampled from the folder.
         device: Where to compute; auto takes a GPU if there is one.
         dtype: Type of the weights; a `.ckpt` keeps its own.
+        strict: End with exit code 1 if the T-CoT departs from the template.
 
     Raises:
         ConfigError: If there is no input, or a flag is out of range.
-        DataError: If a file is missing or broken.
+        DataError: If a file is missing or broken, or the T-CoT is malformed and `strict` is set.
         CheckpointError: If the checkpoint cannot be read, or is no Reasoner's.
     """
     side = read_side(text, image, frames, num_frames)
@@ -67,6 +73,8 @@ def reason(
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
     target = _device(device)
     generator = load_reasoner(checkpoint, dtype).to(target)
+    if isinstance(generator, QwenVLReasoner):
+        tell_if_of_the_world(checkpoint, generator.processor.tokenizer)
     side = side.with_tcot(write(generator, side, Role(role), Modality(counterpart), style, max_new_tokens))
     read = parse(side.tcot, side.modality, len(side.frames) or None)
     lines = [side.tcot, "", "problems: none" if read.ok else f"problems: {len(read.problems)}"]
@@ -76,6 +84,8 @@ def reason(
         draw_evidence(side, [f"{role}, written by {checkpoint}"]).save(out)
         lines.append(f"evidence: {out}")
     sys.stdout.write(escaped("\n".join(lines) + "\n"))
+    if strict and not read.ok:
+        raise DataError(f"--strict: the T-CoT departs from the template, {read.problems[0].message}")
 
 
 def read_side(text: str, image: Path | None, frames: Path | None, num_frames: int) -> Side:
@@ -123,7 +133,7 @@ def write(
     chat = reasoning_chat(side, role, counterpart, style)
     device = next(generator.parameters()).device
     inputs = {name: value.to(device) for name, value in generator.preprocessor().prompts([chat]).items()}
-    return generator.generate(inputs, max_new_tokens)[0]
+    return generator.generate(inputs, max_new_tokens, stop=STOP)[0]
 
 
 def _device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style, correction, situation
 from embedrl.tcot.store import Record, TCoTJournal, tcot_key
 from embedrl.types import Chat, Modality, Pair, Role, Side
+from embedrl.utils.console import make_console
 from embedrl.utils.file_names import check_file_names
 from embedrl.utils.reserved_words import escape
 
@@ -78,7 +79,8 @@ def annotate(
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")
     report: StepReport = {}
     rows = []
-    with TCoTJournal(journal or out / "tcots.jsonl") as store:
+    journal = journal or out / "tcots.jsonl"
+    with TCoTJournal(journal) as store:
         left_out = LeftOut(out / "left_out.jsonl")
         run = _Annotation(vlm, store, style, attempts, keep_existing, bad, patience, left_out)
         for row in mix:
@@ -88,6 +90,10 @@ def annotate(
             write_step_report(out / "report.json", report)
         left_out.close()
     print_step_report(report, "annotated")
+    make_console().print(
+        f"embedrl eval takes these T-CoTs by: --tcots.cache {journal} --tcots.model '{vlm.key}'",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
     write_mix(out / "mix.yaml", rows)
 
 
@@ -142,7 +148,7 @@ class _Annotation:
             if cause:
                 causes[cause] += 1
         report = {"rows": len(row.source), "sampled": len(picked), "annotated": writer.count, "left_out": dict(causes)}
-        return writer.close(), report
+        return writer.close(), {**report, "model": self.vlm.key}
 
     def _jobs(self, row: MixRow, picked: list[int], keys: dict[int, _Keys | BadSample]) -> Iterator[_Job | None]:
         """The sides that have no T-CoT yet; stores the keys of all in `keys`."""
@@ -162,7 +168,7 @@ class _Annotation:
         side = side_of(pair, role)
         if self.keep_existing and side.tcot.strip():
             return ""
-        return tcot_key(side, situation(side.modality, role, counterpart_of(pair, role)), self.style, self.vlm.name)
+        return tcot_key(side, situation(side.modality, role, counterpart_of(pair, role)), self.style, self.vlm.key)
 
     def _is_needed(self, key: str) -> bool:
         if not key or key in self.asked:

@@ -54,17 +54,18 @@ class Checks:
 
     Args:
         names: The checks to make.
+        strict_boxes: Let `format` ask for a list of boxes also where there is one: `[[x1, y1, x2, y2]]`.
 
     Raises:
         ConfigError: If a check is unknown.
     """
 
-    def __init__(self, names: Sequence[CheckName]) -> None:
+    def __init__(self, names: Sequence[CheckName], strict_boxes: bool = False) -> None:
         known = get_args(CheckName)
         for name in names:
             if name not in known:
                 raise ConfigError(f"--checks {name}: give any of {', '.join(known)}")
-        self.names = [name for name in known if name in names]
+        self.names, self.strict_boxes = [name for name in known if name in names], strict_boxes
         self._pairs: set[tuple[str, str]] = set()
         self._texts: dict[str, str] = {}
         self._pictures = _PictureIndex()
@@ -83,6 +84,8 @@ class Checks:
             if not side.tcot.strip():
                 return "no_tcot", str(role)
             read = parse(side.tcot, side.modality, len(side.frames) or None)
+            if "format" in self.names and self.strict_boxes and read.one_box:
+                return "format", f"{role}: 'bbox_2d' is one box; strict_boxes asks for a list of boxes"
             for name in self.names:
                 problem = _OF_A_SIDE[name](side, read) if name in _OF_A_SIDE else ""
                 if problem:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrl.construction.checks import CheckName, Checks
-from embedrl.construction.judgement import JudgementStore, judge, verdict_key
+from embedrl.construction.judgement import Judgement, JudgementStore, judge, verdict_key
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import run_requests
 from embedrl.construction.rows import (
@@ -39,7 +39,9 @@ def filter_pairs(
     vlm: VLM | None = None,
     journal: Path | None = None,
     checks: Sequence[CheckName] = CHECKS,
+    strict_boxes: bool = False,
     threshold: float = 0.5,
+    min_mass: float = 0.5,
     max_unclear: float = 0.5,
     on_bad: OnBadMode = "raise",
     max_bad: int = MAX_BAD,
@@ -58,7 +60,10 @@ def filter_pairs(
         journal: The file that keeps verdicts; None means `verdicts.jsonl` in `out`.
         checks: The cheap checks, of `format`, `evidence`, `keywords`, `duplicate`, `near_duplicate_text` and
             `near_duplicate_picture`.
-        threshold: Probability of Yes above which a pair is left out.
+        strict_boxes: Let the check `format` refuse one box in place of a list of boxes.
+        threshold: Probability of Yes against No above which a pair is left out.
+        min_mass: Probability that Yes and No must have together, where the model returns probabilities; below it the
+            answer is unclear, whatever the two are against each other.
         max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
         on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
         max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
@@ -69,11 +74,11 @@ def filter_pairs(
         DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
         EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
     """
-    if not 0 <= threshold <= 1 or not 0 <= max_unclear <= 1 or patience < 1:
-        raise ConfigError(
-            f"--threshold {threshold}, --max_unclear {max_unclear}, --patience {patience}: "
-            "give 0 to 1, 0 to 1, and 1 or more"
-        )
+    for name, share in (("threshold", threshold), ("min_mass", min_mass), ("max_unclear", max_unclear)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"--{name} {share}: give 0 to 1")
+    if patience < 1:
+        raise ConfigError(f"--patience {patience}: give 1 or more")
     bad = OnBad(on_bad, max_bad, "--")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
@@ -84,7 +89,8 @@ def filter_pairs(
     with JudgementStore(journal or out / "verdicts.jsonl") as store:
         left_out = LeftOut(out / "left_out.jsonl")
         for row in mix:
-            run = _SetFilter(row, vlm, store, Checks(checks), threshold, max_unclear, bad, patience, left_out)
+            cheap = Checks(checks, strict_boxes)
+            run = _SetFilter(row, vlm, store, cheap, threshold, min_mass, max_unclear, bad, patience, left_out)
             written, report[row.label] = run.data_set(out)
             rows.append(written)
             write_step_report(out / "report.json", report)
@@ -102,6 +108,7 @@ class _SetFilter:
     store: JudgementStore
     checks: Checks
     threshold: float
+    min_mass: float
     max_unclear: float
     bad: OnBad
     patience: int
@@ -150,7 +157,7 @@ class _SetFilter:
                 self.causes[index] = (pair.id, cause, detail)
                 yield None
                 continue
-            key = self.keys[index] = verdict_key(pair, self.vlm.name) if self.vlm else ""
+            key = self.keys[index] = verdict_key(pair, self.vlm.key) if self.vlm else ""
             needed = bool(key) and key not in self.store and key not in asked
             asked.add(key)
             yield (index, pair) if needed else None
@@ -159,11 +166,14 @@ class _SetFilter:
         assert self.vlm is not None
         judgement = await judge(self.vlm, job[1], self.keys[job[0]])
         self.store.put(judgement)
-        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
+        verdict = self._count(judgement)
         self._stop_if_unclear(judgement.answer, least=_ENOUGH)
-        if not judgement.is_clear:
-            return "unclear"
-        return "yes" if judgement.rejects(self.threshold) else "no"
+        return verdict
+
+    def _count(self, judgement: Judgement) -> str:
+        verdict = judgement.verdict(self.threshold, self.min_mass)
+        (self.unclear if verdict == "unclear" else self.clear).add(judgement.key)
+        return verdict
 
     def _stop_if_unclear(self, answer: str, least: int) -> None:
         number = len(self.clear) + len(self.unclear)
@@ -195,7 +205,6 @@ class _SetFilter:
         if judgement is None:  # an equal pair had no answer
             self.causes[index] = (self.row.source[index].id, "no_answer", "")
             return
-        (self.clear if judgement.is_clear else self.unclear).add(judgement.key)
-        if judgement.rejects(self.threshold):
+        if self._count(judgement) == "yes":
             detail = judgement.answer if judgement.p_yes is None else f"Yes with probability {judgement.p_yes:.2f}"
             self.causes[index] = (self.row.source[index].id, "conflict", detail)

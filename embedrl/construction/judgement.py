@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from embedrl.construction.vlm import VLM
 from embedrl.tcot.schema import clean_text
@@ -39,26 +39,28 @@ class Judgement:
         key: What `verdict_key` returns.
         answer: Its text.
         p_yes: Probability of Yes against No; None if the model does not return it.
+        mass: Probability of Yes and No together; None if the model does not return it.
     """
 
     key: str
     answer: str
     p_yes: float | None = None
+    mass: float | None = None
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether it is Yes or No, or their probabilities are known."""
-        return self.p_yes is not None or bool(_YES.fullmatch(self.answer) or _NO.fullmatch(self.answer))
-
-    def rejects(self, threshold: float) -> bool:
-        """Whether the pair is to be left out; what is unclear is No.
+    def verdict(self, threshold: float, min_mass: float) -> Literal["yes", "no", "unclear"]:
+        """What the answer says; where its probabilities are known, they decide.
 
         Args:
-            threshold: Probability of Yes above which a pair is left out.
+            threshold: Probability of Yes against No above which it is Yes.
+            min_mass: Probability that Yes and No must have together; below it the answer is unclear.
         """
+        if self.mass is not None and not self.mass >= min_mass:
+            return "unclear"
         if self.p_yes is not None:
-            return self.p_yes > threshold
-        return bool(_YES.fullmatch(self.answer))
+            return "yes" if self.p_yes > threshold else "no"
+        if _YES.fullmatch(self.answer):
+            return "yes"
+        return "no" if _NO.fullmatch(self.answer) else "unclear"
 
 
 def question(pair: Pair) -> Chat:
@@ -82,6 +84,10 @@ def _said(side: Side) -> str:
 def verdict_key(pair: Pair, model: str) -> str:
     """The key of a verdict: both sides, both T-CoTs, the prompt's words, the model.
 
+    Args:
+        pair: The pair, with T-CoTs.
+        model: The model's `VLM.key`.
+
     Raises:
         DataError: If a picture file is missing.
     """
@@ -101,8 +107,8 @@ async def judge(vlm: VLM, pair: Pair, key: str) -> Judgement:
     Raises:
         NoAnswer: If the model does not answer.
     """
-    answer, probability = await vlm.yes_or_no(question(pair))
-    return Judgement(key, answer.strip(), probability)
+    answer = await vlm.yes_or_no(question(pair))
+    return Judgement(key, answer.text.strip(), answer.p_yes, answer.mass)
 
 
 class JudgementStore(RecordStore[Judgement]):
@@ -110,10 +116,11 @@ class JudgementStore(RecordStore[Judgement]):
 
     def record(self, row: dict[str, Any]) -> Judgement:
         """See `RecordStore`."""
-        return Judgement(row["key"], row["answer"], row["p_yes"])
+        return Judgement(row["key"], row["answer"], row["p_yes"], row.get("mass"))
 
     def problem(self, row: dict[str, Any]) -> str:
         """See `RecordStore`."""
-        if not isinstance(row.get("answer"), str) or not isinstance(row.get("p_yes"), float | None):
-            return "not a verdict {key, answer, p_yes}"
+        numbers = (row.get("p_yes"), row.get("mass"))
+        if not isinstance(row.get("answer"), str) or not all(isinstance(value, float | None) for value in numbers):
+            return "not a verdict {key, answer, p_yes, mass}"
         return ""

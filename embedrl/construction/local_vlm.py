@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Literal
 
 import torch
 
-from embedrl.construction.vlm import VLM, YES_NO
+from embedrl.construction.vlm import VLM, YES_NO, YesNo, key_of
 from embedrl.errors import ConfigError
+from embedrl.models.qwen_vl.loading import tell_if_of_the_world
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.weights_hash import weights_hash
+from embedrl.tcot.schema import STOP
 from embedrl.types import Chat
 from embedrl.utils.chat_client import Completion
 
@@ -20,7 +24,8 @@ class LocalVLM(VLM):
     """A Qwen3-VL in this process, asked in batches.
 
     Args:
-        path: A checkpoint folder, a Hub name, or `embedrl:world_base`.
+        path: A checkpoint folder, a Hub name such as `Qwen/Qwen3-VL-2B-Instruct`, or `embedrl:world_base`, which knows
+            the built-in world alone.
         name: Name of the model in keys; None means `path`.
         max_tokens: Longest answer in tokens.
         batch_size: Chats that are answered at once.
@@ -48,24 +53,44 @@ class LocalVLM(VLM):
         self.max_tokens, self.concurrency = max_tokens, batch_size
         self.device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
         self.generator = QwenVLReasoner(path, dtype=dtype)
+        self._told = False
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
+
+    @cached_property
+    def key(self) -> str:
+        """See `VLM`: the name, the weights in their type, the processor, and the longest answer.
+
+        Hashing the weights takes about as long as reading them from a disk cache: seconds for billions of parameters.
+        """
+        self.generator.build()
+        processor = self.generator.processor
+        options = {
+            "weights": weights_hash(self.generator),
+            "processor": processor.to_json_string(),
+            "chat_template": processor.chat_template,
+            "max_tokens": self.max_tokens,
+        }
+        return key_of(self.name, options)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
         """See `VLM`."""
         self.generator.build()
+        if not self._told:
+            tell_if_of_the_world(self.path, self.generator.processor.tokenizer)
+            self._told = True
         self.generator.eval().to(self.device)
         yield
 
     async def write(self, chat: Chat) -> Completion:
-        """See `VLM`: concurrent requests are answered in one batch."""
+        """See `VLM`: concurrent requests are answered in one batch; an answer ends after a T-CoT's last tag."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((chat, future))
         if len(self._waiting) == 1:
             await self._gather()
             batch, self._waiting = self._waiting, []
             try:
-                answers = self._generate([chat for chat, _ in batch])
+                answers = self._generate([chat for chat, _ in batch], self.max_tokens)
             except Exception as error:  # noqa: BLE001  # raised in every waiting request
                 for _, waiting in batch:
                     if not waiting.done():
@@ -76,11 +101,14 @@ class LocalVLM(VLM):
                         waiting.set_result(answer)
         return Completion(await future)
 
-    async def yes_or_no(self, chat: Chat) -> tuple[str, float | None]:
-        """See `VLM`."""
-        scores = self.generator.score_choices([chat], [YES_NO])[0]
-        probability = float(scores.double().softmax(0)[0])
-        return YES_NO[probability <= 0.5], probability
+    async def yes_or_no(self, chat: Chat) -> YesNo:
+        """See `VLM`; the probabilities are those that the answer begins with the word, in upper or lower case."""
+        words = [word for yes_or_no in YES_NO for word in (yes_or_no, yes_or_no.lower())]
+        scores = self.generator.score_choices([chat], [words], whole=False)[0]
+        yes, no = scores.double().exp().view(2, 2).sum(1).tolist()
+        # Most likely neither is the answer: it is written out for the journal.
+        text = YES_NO[yes <= no] if yes + no >= 0.5 else self._generate([chat], 8)[0]
+        return YesNo(text, yes / (yes + no) if yes + no > 0 else None, yes + no)
 
     async def _gather(self) -> None:
         """Wait until the batch is full, or no request arrives for a moment."""
@@ -89,6 +117,6 @@ class LocalVLM(VLM):
             seen = len(self._waiting)
             await asyncio.sleep(0.02)
 
-    def _generate(self, chats: list[Chat]) -> list[str]:
-        inputs = self.generator.preprocessor().prompts(chats)
-        return self.generator.generate({k: v.to(self.device) for k, v in inputs.items()}, self.max_tokens)
+    def _generate(self, chats: list[Chat], max_tokens: int) -> list[str]:
+        inputs = {k: v.to(self.device) for k, v in self.generator.preprocessor().prompts(chats).items()}
+        return self.generator.generate(inputs, max_tokens, stop=STOP)

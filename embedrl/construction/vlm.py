@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import io
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,11 +24,27 @@ if TYPE_CHECKING:
 YES_NO = ("Yes", "No")
 
 
+@dataclass(frozen=True, slots=True)
+class YesNo:
+    """An answer to a question that asks for Yes or No.
+
+    Attributes:
+        text: Its text.
+        p_yes: Probability of Yes against No; None if the model does not return it.
+        mass: Probability of Yes and No together. Where it is small, `p_yes` compares two answers that the model would
+            hardly give. None if the model does not return it.
+    """
+
+    text: str
+    p_yes: float | None = None
+    mass: float | None = None
+
+
 class VLM(ABC):
     """A model that reads chats with pictures.
 
     Attributes:
-        name: Name of the model: a part of the key of everything that it writes.
+        name: Name of the model: a part of `key`.
         where: Its name in errors, e.g. its address.
         concurrency: Number of concurrent requests.
     """
@@ -34,6 +52,14 @@ class VLM(ABC):
     name: str
     where: str
     concurrency: int
+
+    @property
+    def key(self) -> str:
+        """What its answers depend on besides the question, in one line: journals keep answers under it.
+
+        Read in or after a session. A class whose options change its answers adds them to its name: see `key_of`.
+        """
+        return self.name
 
     @abstractmethod
     def session(self) -> AbstractAsyncContextManager[None]:
@@ -48,15 +74,26 @@ class VLM(ABC):
         """
 
     @abstractmethod
-    async def yes_or_no(self, chat: Chat) -> tuple[str, float | None]:
+    async def yes_or_no(self, chat: Chat) -> YesNo:
         """Answer a chat with Yes or No.
-
-        Returns:
-            The answer, and the probability of Yes against No; None if the model does not return it.
 
         Raises:
             NoAnswer: If there is no answer.
         """
+
+
+def key_of(name: str, options: Mapping[str, Any]) -> str:
+    """A model's name with a hash of what else its answers depend on.
+
+    Args:
+        name: Name of the model.
+        options: Values that JSON can hold.
+
+    >>> key_of("qwen", {"max_tokens": 8})
+    'qwen#ab3af8566ebd'
+    """
+    text = json.dumps(options, sort_keys=True)
+    return f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +146,12 @@ class EndpointVLM(VLM):
         self.image_format, self.max_pixels = image_format, max_pixels
         self._client: ChatClient | None = None
 
+    @property
+    def key(self) -> str:
+        """See `VLM`: the name, and every option that is sent or changes what is sent."""
+        options = {name: getattr(self, name) for name in ("max_tokens", "temperature", "image_format", "max_pixels")}
+        return key_of(self.name, options | {"extra": self.endpoint.extra or {}})
+
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
         """See `VLM`."""
@@ -119,10 +162,10 @@ class EndpointVLM(VLM):
         """See `VLM`."""
         return await self._ask(chat, max_tokens=self.max_tokens)
 
-    async def yes_or_no(self, chat: Chat) -> tuple[str, float | None]:
-        """See `VLM`; the probability comes from the first token's, if the endpoint gives them."""
+    async def yes_or_no(self, chat: Chat) -> YesNo:
+        """See `VLM`; the probabilities are those of the first token, if the endpoint gives them."""
         answer = await self._ask(chat, max_tokens=min(8, self.max_tokens), logprobs=True, top_logprobs=10)
-        return answer.text, p_yes(answer.first)
+        return weigh(answer.text, answer.first)
 
     async def _ask(self, chat: Chat, **options: Any) -> Completion:
         if self._client is None:
@@ -131,18 +174,24 @@ class EndpointVLM(VLM):
         return await self._client.complete(self.model, messages, temperature=self.temperature, **options)
 
 
-def p_yes(first: Mapping[str, float] | None) -> float | None:
-    """Probability of Yes against No as an answer's first token.
+def weigh(text: str, first: Mapping[str, float] | None) -> YesNo:
+    """An answer with its probabilities, read off those of its first token.
 
-    >>> round(p_yes({"Yes": -0.7, " yes": -2.0, "No": -1.5, "Maybe": -3.0}), 3)
-    0.739
+    Args:
+        text: The answer.
+        first: Log-probabilities of the likeliest first tokens; None or empty if they are not known.
+
+    >>> answer = weigh("Yes", {"Yes": -0.7, " yes": -2.0, "No": -1.5, "Maybe": -3.0})
+    >>> round(answer.p_yes, 3), round(answer.mass, 3)
+    (0.739, 0.855)
     """
-    mass = {
-        word: sum(math.exp(value) for token, value in (first or {}).items() if token.strip().lower() == word.lower())
+    if not first:
+        return YesNo(text)
+    yes, no = (
+        sum(math.exp(value) for token, value in first.items() if token.strip().lower() == word.lower())
         for word in YES_NO
-    }
-    total = sum(mass.values())
-    return mass["Yes"] / total if total > 0 else None
+    )
+    return YesNo(text, yes / (yes + no) if yes + no > 0 else None, yes + no)
 
 
 def to_messages(chat: Chat, image_format: str, max_pixels: int) -> list[dict[str, Any]]:

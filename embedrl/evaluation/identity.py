@@ -6,15 +6,15 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from embedrl.data.render import RenderOptions
+from embedrl.models.weights_hash import weights_hash
 from embedrl.training.checkpoints import config_form
 from embedrl.utils.input_files import visible
 from embedrl.utils.versions import package_versions, source_hash
@@ -24,30 +24,6 @@ CODE = ("types.py", "tcot", "data", "distributed", "models", "inference")
 
 _NOISE = ("jitter", "drop_evidence", "replace_evidence")  # used in training only
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # hashed as they are in memory
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Hash of every parameter and buffer that a module saves, with names, shapes and types; LoRA included.
-
-    Args:
-        module: A module with its weights.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-
-    def one(item: tuple[str, Any]) -> bytes:
-        name, value = item
-        digest = hashlib.sha256(name.encode() + b"\0")
-        if not isinstance(value, Tensor):
-            digest.update(repr(value).encode())
-            return digest.digest()
-        digest.update(f"{value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.digest()
-
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        return hashlib.sha256(b"".join(pool.map(one, sorted(module.state_dict().items())))).hexdigest()
 
 
 def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _score(
         left.without_tcots()  # no T-CoT is read, none is counted
     else:
         counts = left.reason(writer)
-    raw = count_raw(left.task, vectors.options, str(writer.path or "the data"))
+    raw = count_raw(left.task, vectors.options, writer.place)
     queries, candidates = left.embed(vectors)
     if rank != 0:
         return None

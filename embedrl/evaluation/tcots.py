@@ -28,7 +28,8 @@ class TCoTOptions:
     Attributes:
         cache: The journal, as `embedrl annotate` writes it; None means `tcots.jsonl` in the output folder if there is a
             Reasoner, and the tasks' own T-CoTs if not.
-        model: The model's name in the journal; None derives one from the Reasoner's weights and options.
+        model: The model's name in the journal, as `embedrl annotate` prints it; None derives one from the Reasoner's
+            weights and options.
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Maximum length of a T-CoT in tokens.
@@ -81,10 +82,16 @@ class TCoTs:
                 self.model = f"{key_of(model_identity(generator, device))}, {options.max_new_tokens} tokens"
         elif not self.model:
             raise ConfigError(
-                f"--tcots.model: name the model whose T-CoTs to take from {self.path}, as `annotate` was told"
+                f"--tcots.model: name the model whose T-CoTs to take from {self.path}, as `annotate` printed it and "
+                "its report.json has it"
             )
         if rank == 0:
             self._journal = TCoTJournal(self.path, read_only=generator is None)
+
+    @property
+    def place(self) -> str:
+        """Where T-CoTs are looked up, for errors."""
+        return f"{self.path} of the model {self.model!r}" if self.path else "the data"
 
     def fill(
         self, task: RetrievalTask, bad: dict[Key, BadSample] | None = None

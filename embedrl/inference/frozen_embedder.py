@@ -128,7 +128,7 @@ class FrozenEmbedder:
             tasks: The tasks, their sides with T-CoTs.
             device: Where to embed.
             rank: Rank of this process.
-            metrics: What to compute of every task; None: hit@1, hit@5 and ndcg@5.
+            metrics: What to compute of every task; None: hit@1, hit@5, hit@10 and ndcg@5.
             skipped: Where to put the bad sides that this process met; tasks are scored without those of all processes.
                 None stops at the first.
 

@@ -17,6 +17,7 @@ from embedrl.errors import DataError
 from embedrl.models.generator import Generator
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.prompts import Situation, Style, situation
+from embedrl.tcot.schema import STOP
 from embedrl.types import Chat, Modality, RetrievalTask, Role, Side
 
 Key = tuple[str, Situation]
@@ -108,7 +109,7 @@ def generate_tcots(
     max_new_tokens: int,
     on_bad: OnBadMode = "raise",
 ) -> Iterator[list[str | BadSample]]:
-    """Write T-CoTs greedily, batch by batch.
+    """Write T-CoTs greedily, batch by batch; each ends after its last tag, as rollouts do.
 
     Args:
         requests: What to write.
@@ -133,7 +134,7 @@ def generate_tcots(
             part = requests[start : start + batch_size]
             inputs, bad = _prompts(part, style, preprocessor, on_bad)
             moved = {name: value.to(device) for name, value in inputs.items()}
-            texts = iter(generator.generate(moved, max_new_tokens) if moved else [])
+            texts = iter(generator.generate(moved, max_new_tokens, stop=STOP) if moved else [])
             yield [bad[i] if i in bad else next(texts) for i in range(len(part))]
     finally:
         generator.train(was_training)

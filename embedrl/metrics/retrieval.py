@@ -241,8 +241,8 @@ def mean_metrics(ranking: Ranking, ks: Sequence[int] = KS) -> dict[str, float]:
 
 
 def training_metrics() -> list[RankingMetric]:
-    """What validations log unless a YAML names other metrics: hit@1, hit@5 and ndcg@5."""
-    return [HitRate(1), HitRate(5), NDCG(5)]
+    """What validations log unless a YAML names other metrics: hit@1, hit@5, hit@10 and ndcg@5."""
+    return [HitRate(1), HitRate(5), HitRate(10), NDCG(5)]
 
 
 def check_metrics(metrics: Sequence[RankingMetric], flag: str) -> None:

@@ -11,6 +11,7 @@ from transformers.generation import TopPLogitsWarper
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
+from embedrl.tcot.schema import STOP
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SamplingOptions:
     max_new_tokens: int = 512
     temperature: float = 1.0
     top_p: float = 1.0
-    stop: tuple[str, ...] = ("</answer>",)
+    stop: tuple[str, ...] = STOP
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

@@ -241,7 +241,7 @@ def _boxes(value: Any, log: ProblemLog) -> Iterator[Box]:
     items = _as_list(value, CUE_KEY[Modality.IMAGE], log)
     if items and not any(isinstance(item, list) for item in items):
         if len(items) == 4:
-            log.add(ProblemCode.NOT_A_LIST, f"'bbox_2d' is one box {_show(items)}; a list of boxes is asked for")
+            log.one_box = True
         else:
             log.add(ProblemCode.BAD_BOX, f"{len(items)} values in a row; a list of [x1, y1, x2, y2] is asked for")
         items = [items[i : i + 4] for i in range(0, len(items), 4)]

@@ -46,7 +46,7 @@ def parse(text: str, modality: Modality, num_frames: int | None = None) -> Parse
     sections = {name: _TAG.sub(lambda m: f"[{m[2]}]", raw_sections.get(name, "")).strip() for name in SECTIONS}
     elsewhere = (sections["rethink"], sections["answer"], outside)
     cues = read_cues(sections["thinking"], elsewhere, modality, num_frames, log)
-    return ParseResult(TCoT(**sections, cues=cues), log.problems())
+    return ParseResult(TCoT(**sections, cues=cues), log.problems(), log.one_box)
 
 
 def build(

@@ -14,6 +14,9 @@ Box = tuple[float, float, float, float]
 SECTIONS = ("thinking", "rethink", "answer")
 """The tags of a T-CoT, in order."""
 
+STOP = (f"</{SECTIONS[-1]}>",)
+"""Texts that end the writing of a T-CoT: its last tag, in training and evaluation alike."""
+
 CUE_KEY = {Modality.TEXT: "text_keywords", Modality.IMAGE: "bbox_2d", Modality.VIDEO: "key_frames"}
 """The one JSON key that the cue object of a side must carry."""
 
@@ -126,10 +129,13 @@ class ParseResult:
     Attributes:
         tcot: The best reading of the text; its fields may be empty.
         problems: Every deviation from the template, each kind once.
+        one_box: Whether the cue that is asked for is one box in place of a list, `"bbox_2d": [x1, y1, x2, y2]`. The
+            template allows both.
     """
 
     tcot: TCoT
     problems: tuple[Problem, ...] = ()
+    one_box: bool = False
 
     @property
     def ok(self) -> bool:
@@ -148,9 +154,14 @@ def clean_text(text: str) -> str:
 
 
 class ProblemLog:
-    """Collects problems; a deviation that occurs many times is listed once, with its count."""
+    """Collects problems; a deviation that occurs many times is listed once, with its count.
+
+    Attributes:
+        one_box: See `ParseResult`.
+    """
 
     def __init__(self) -> None:
+        self.one_box = False
         self._first: dict[tuple[ProblemCode, str], str] = {}
         self._count: dict[tuple[ProblemCode, str], int] = {}
 

@@ -1,8 +1,8 @@
 """The store of T-CoTs, keyed by the content of the side, the prompt and the model. Source: Embed-RL §I.
 
-The key is a hash of what the model reads (the text, the pixels, the prompt's words) and of the model's name. A picture
-that is a file (an `ImageSource` with a `path`) is identified by its bytes, wherever it is stored; any other picture by
-its `name`.
+The key is a hash of what the model reads (the text, the pixels, the prompt's words) and of what writes: the model's
+name, options and weights. A picture that is a file (an `ImageSource` with a `path`) is identified by its bytes,
+wherever it is stored; any other picture by its `name`.
 So one journal serves training, evaluation and search, and a changed picture or prompt never gets an outdated T-CoT.
 """
 
@@ -56,7 +56,7 @@ def tcot_key(side: Side, situation: Situation, style: Style, model: str) -> str:
         side: The side; its own T-CoT does not count.
         situation: The situation in which the T-CoT is written.
         style: Style of the prompt.
-        model: Name of the model that writes.
+        model: What writes, e.g. the `key` of a model of data construction: its name, options and weights.
 
     Returns:
         32 hexadecimal digits.

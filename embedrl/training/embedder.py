@@ -41,7 +41,7 @@ class EmbedderModule(TrainingModule):
             graphs: the same gradients, faster, for batches that fit.
         seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
         metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
-            hit@1, hit@5 and ndcg@5.
+            hit@1, hit@5, hit@10 and ndcg@5.
 
     Attributes:
         validation: What the last validation or test scored; callbacks draw from it.
@@ -160,8 +160,9 @@ class EmbedderModule(TrainingModule):
             DataError: If nothing is left of a task.
         """
         self.skipped(self._bad_sides)
-        limit: float = getattr(self.trainer, f"limit_{stage}_batches")
-        self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limit != 1.0)
+        limit: int | float = getattr(self.trainer, f"limit_{stage}_batches")
+        limited = isinstance(limit, int) or limit != 1.0  # 1 is one batch, 1.0 is all of them
+        self.validation = self._scorer.results(partial=self.trainer.sanity_checking or limited)
         self._scorer = TaskScorer([])
         log_results(self, stage, self.validation)
 

@@ -13,6 +13,7 @@ from embedrl.distributed.collectives import gather_objects
 from embedrl.distributed.unshard import unsharded
 from embedrl.metrics.replies import score_reply
 from embedrl.models.generator import Generator
+from embedrl.tcot.schema import STOP
 from embedrl.training.base import TrainingModule
 from embedrl.types import Lesson
 
@@ -44,7 +45,7 @@ class GreedyReplies:
         self._whole.enter_context(unsharded(self.generator))
 
     def write(self, batch: LessonBatch, where: device) -> None:
-        """Write the replies to one batch of prompts.
+        """Write the replies to one batch of prompts; one ends at the end of its turn, or after a T-CoT's last tag.
 
         Args:
             batch: The prompts.
@@ -52,7 +53,8 @@ class GreedyReplies:
         """
         self._skipped += batch.skipped
         moved = ({name: value.to(where, non_blocking=True) for name, value in m.items()} for m in batch.micro_batches)
-        written = [reply for inputs in moved for reply in self.generator.generate(inputs, self.max_new_tokens)]
+        length = self.max_new_tokens
+        written = [reply for inputs in moved for reply in self.generator.generate(inputs, length, stop=STOP)]
         for lesson, reply in zip(batch.lessons, written, strict=True):
             self.rows.append((lesson, reply, score_reply(reply, lesson)))
 

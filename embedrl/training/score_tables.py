@@ -12,7 +12,10 @@ WIDTH = 96
 """Characters of a line."""
 COLUMN = 10
 """Characters of a figure's column; a longer name of a metric has a wider one."""
-ORDER = ("hit@1", "hit@5", "ndcg@5", "delta_s", "answer", "iou", "f1", "keyword_f1", "format", "exact", "words")
+ORDER = (
+    *("hit@1", "hit@5", "hit@10", "ndcg@5", "delta_s"),
+    *("answer", "iou", "f1", "keyword_f1", "format", "exact", "words"),
+)
 """The metrics that come first."""
 
 

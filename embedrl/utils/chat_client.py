@@ -17,6 +17,7 @@ import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, Omit
 
 from embedrl.errors import ConfigError, EndpointError
+from embedrl.utils.chat_answer import first_token, hint
 
 T = TypeVar("T")
 LONGEST = 64 << 20  # bytes of an answer, unpacked
@@ -42,7 +43,8 @@ class Completion:
     Attributes:
         text: What the model wrote.
         truncated: Whether it was cut off at the longest length.
-        first: Log-probabilities of the likeliest first tokens; None if the endpoint does not return them.
+        first: Log-probabilities of the likeliest tokens where the first word begins, after spaces, quotes and other
+            marks; None if the endpoint does not return them.
     """
 
     text: str
@@ -180,12 +182,12 @@ class ChatClient:
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise NoAnswer("malformed", f"not a chat completion: {self._shown(response.text)}") from error
         if not isinstance(text, str):
-            raise NoAnswer("malformed", f"the answer's content is {text!r:.60}, not a text{_hint(message)}")
+            raise NoAnswer("malformed", f"the answer's content is {text!r:.60}, not a text{hint(message)}")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise NoAnswer("malformed", "the answer holds half a character (a lone surrogate)") from error
-        return Completion(text, choice.get("finish_reason") == "length", _first_token(choice))
+        return Completion(text, choice.get("finish_reason") == "length", first_token(choice))
 
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
         """The response to `POST <base_url>/<path>`.
@@ -298,21 +300,3 @@ def _is_this_machine(host: str) -> bool:
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
     return address.is_loopback or address.is_unspecified
-
-
-def _first_token(choice: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """The likeliest first tokens; None where the endpoint leaves them out."""
-    try:
-        return {str(top["token"]): float(top["logprob"]) for top in choice["logprobs"]["content"][0]["top_logprobs"]}
-    except (LookupError, TypeError, ValueError):
-        return None
-
-
-def _hint(message: Mapping[str, Any]) -> str:
-    """What to do about a model that thinks, and says nothing."""
-    if message.get("reasoning_content") or message.get("reasoning"):
-        return (
-            ": the model has only thought so far: raise max_tokens, or switch thinking off, for many models by "
-            "extra: {chat_template_kwargs: {enable_thinking: false}}"
-        )
-    return ""

@@ -1,6 +1,7 @@
 """`embedrl reason` through the command line: what it prints and draws, and one line for whatever is wrong."""
 
 import functools
+import re
 from pathlib import Path
 
 import lightning
@@ -82,14 +83,18 @@ def test_the_reply_is_the_one_that_validation_would_see(reason, place, base):
     side = Side("what is at the top left ?", (Loaded(place / "scene.png"),))
     task = RetrievalTask("t", [side], [Side("a")], [{0: 1.0}])
     (written,) = write_tcots([task], base, torch.device("cpu"), "brief", 1, 16)
-    code, out, _ = reason(*BASE, "--image", "scene.png", "--text", side.text)
+    code, out, error = reason(*BASE, "--image", "scene.png", "--text", side.text)
     assert code == 0
+    assert re.fullmatch(r"embedrl: embedrl:world_base knows the built-in world alone: .*Qwen3-VL-2B-Instruct\n", error)
     reply, _, rest = out.partition("\n\nproblems: ")
     assert reply == written.queries[0].tcot
     problems = parse(reply, Modality.IMAGE).problems
     assert problems, "the base has not learned T-CoTs"
     assert rest.splitlines()[0] == str(len(problems))
     assert all(f"  {problem.code}: {problem.message}\n" in rest for problem in problems)
+    code, strictly, error = reason(*BASE, "--image", "scene.png", "--text", side.text, "--strict", "true")
+    assert (code, strictly) == (1, out)
+    assert "--strict: the T-CoT departs from the template" in error.splitlines()[-1]
 
 
 def test_the_picture_shows_the_evidence(reason, place, monkeypatch):
@@ -100,7 +105,7 @@ def test_the_picture_shows_the_evidence(reason, place, monkeypatch):
     }
     given = {"--image": "scene.png", "--frames": "frames", "--text": "find the red star"}
     for flag, tcot in made.items():
-        monkeypatch.setattr(QwenVLReasoner, "generate", lambda *_, tcot=tcot: [tcot.render()])
+        monkeypatch.setattr(QwenVLReasoner, "generate", lambda *_, tcot=tcot, **__: [tcot.render()])
         code, out, _ = reason(*BASE, flag, given[flag], "--out", f"out/{flag}.png")
         assert code == 0
         assert out == f"{tcot.render()}\n\nproblems: none\nevidence: out/{flag}.png\n"

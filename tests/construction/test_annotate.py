@@ -11,8 +11,10 @@ from full_disk import files_up_to
 from making import annotate, lines, picture, released, run, source, vlm, world, write_mix
 
 from embedrl.data.formats import JsonlSource
+from embedrl.tcot import prompts
 from embedrl.tcot.parser import parse
-from embedrl.tcot.store import TCoTJournal
+from embedrl.tcot.prompts import Situation
+from embedrl.tcot.store import TCoTJournal, prompt_version
 
 BROKEN = "<thinking>no cue</thinking><rethink>r</rethink><answer>a</answer>"
 
@@ -27,7 +29,7 @@ def open_output(out):
     return {row["source"]["init_args"]["dataset"]: JsonlSource(**row["source"]["init_args"]) for row in rows}
 
 
-def test_every_released_format_and_the_own_one(tmp_path):
+def test_every_released_format_and_the_own_one(tmp_path, capsys):
     with serving(valid_tcot) as server:
         assert annotate(released(tmp_path), server, tmp_path / "out") == 0
     sets = open_output(tmp_path / "out")
@@ -41,6 +43,9 @@ def test_every_released_format_and_the_own_one(tmp_path):
     frames = [frame.name for frame in sets["hound"][1].query.frames]
     assert frames == [f"frames/1/{k}.jpg" for k in (0, 1, 2, 3, 4, 5, 6, 8)]  # the ones that were sampled
     report = json.loads((tmp_path / "out" / "report.json").read_text())
+    key = report["mmeb"].pop("model")
+    assert key.startswith("m#")
+    assert f"--tcots.model '{key}'" in capsys.readouterr().out
     assert report["mmeb"] == {"rows": 3, "sampled": 3, "annotated": 3, "left_out": {}}
     # Each T-CoT went to the side that was asked about.
     assert parse(sets["mmeb"][2].target.tcot, "text").tcot.answer == "thing 2"
@@ -91,6 +96,24 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path):
         assert len(server.asked) == asked
         assert annotate(mix, server, tmp_path / "out", model="other") == 0
         assert len(server.asked) == 2 * asked
+
+
+def test_other_options_and_another_prompt_ask_again(tmp_path, monkeypatch):
+    mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 1)])
+
+    def asked(**options):
+        before = len(server.asked)
+        assert annotate(mix, server, tmp_path / "out", **options) == 0
+        return len(server.asked) - before
+
+    with serving(valid_tcot) as server:
+        assert [asked(), asked(timeout=9), asked(max_pixels=300)] == [2, 0, 2]
+        monkeypatch.setitem(prompts._BRIEF, Situation.QUERY_IMAGE, "image of a query:")
+        prompt_version.cache_clear()
+        try:
+            assert asked() == 1
+        finally:
+            prompt_version.cache_clear()
 
 
 def test_equal_sides_are_asked_about_once(tmp_path):

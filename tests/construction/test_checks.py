@@ -51,6 +51,7 @@ def pair(query=QUERY, target=IMAGE):
 
 
 BOX = tcot(Modality.IMAGE)
+ONE_BOX = BOX.replace("[[0, 0, 500, 500]]", "[0, 0, 500, 500]")
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,14 @@ BOX = tcot(Modality.IMAGE)
 )
 def test_checks_of_a_side(names, given, cause):
     assert Checks(names)(given)[0] == cause
+
+
+@pytest.mark.parametrize(("strict", "text", "cause"), [
+    (False, ONE_BOX, ""), (True, ONE_BOX, "format"), (True, BOX, ""), (False, BOX, ""),
+])  # fmt: skip
+def test_one_box_passes_unless_a_list_is_asked_for(strict, text, cause):
+    assert Checks(["format", "evidence"], strict)(pair(target=IMAGE.with_tcot(text)))[0] == cause
+    assert Checks(["evidence"], strict)(pair(target=IMAGE.with_tcot(text)))[0] == ""
 
 
 def test_duplicates_are_equal_in_query_and_target():

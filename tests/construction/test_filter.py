@@ -7,47 +7,52 @@ import pytest
 from chat_server import asked_text, completion, serving
 from making import lines, run, vlm, world, write_mix
 
-from embedrl.construction.judgement import Judgement, JudgementStore, question, verdict_key
-from embedrl.construction.vlm import p_yes
+from embedrl.construction.judgement import PROMPT, Judgement, JudgementStore, question, verdict_key
+from embedrl.construction.vlm import weigh
 from embedrl.data.world.source import WorldSource
 from embedrl.errors import DataError
 
 
 @pytest.mark.parametrize(
-    ("answer", "probability", "clear", "rejected"),
+    ("answer", "p_yes", "mass", "expected"),
     [
-        ("Yes", None, True, True),
-        (" yes. ", None, True, True),
-        ("**YES**", None, True, True),
-        ("No", None, True, False),
-        ("no.", None, True, False),
-        ("", None, False, False),
-        ("Unclear", None, False, False),
-        ("Yes, because", None, False, False),  # one word was asked for
-        ("Yes", 0.4, True, False),  # probabilities decide
-        ("well", 0.6, True, True),
-        ("Yes", 0.5, True, False),
+        ("Yes", None, None, "yes"),
+        (" yes. ", None, None, "yes"),
+        ("**YES**", None, None, "yes"),
+        ("No", None, None, "no"),
+        ("no.", None, None, "no"),
+        ("", None, None, "unclear"),
+        ("Unclear", None, None, "unclear"),
+        ("Yes, because", None, None, "unclear"),  # one word was asked for
+        ("Yes", 0.4, 0.9, "no"),  # probabilities decide
+        ("well", 0.6, 0.5, "yes"),
+        ("Yes", 0.5, 1.0, "no"),
+        ("Maybe", 0.82, 0.0007, "unclear"),  # Yes against No says nothing where the model says neither
+        ("Yes", 0.9, 0.3, "unclear"),
+        ("<think>", None, 0.0, "unclear"),
+        ("Yes", 0.9, float("nan"), "unclear"),
     ],
 )
-def test_only_a_yes_leaves_a_pair_out(answer, probability, clear, rejected):
-    verdict = Judgement("k", answer, probability)
-    assert (verdict.is_clear, verdict.rejects(0.5)) == (clear, rejected)
+def test_only_a_yes_leaves_a_pair_out(answer, p_yes, mass, expected):
+    assert Judgement("k", answer, p_yes, mass).verdict(0.5, 0.5) == expected
 
 
 @pytest.mark.parametrize(
-    ("first", "expected"),
+    ("first", "p_yes", "mass"),
     [
-        (None, None),
-        ({}, None),
-        ({"Maybe": -0.1}, None),
-        ({"Yes": math.log(0.3), "No": math.log(0.1), "The": math.log(0.6)}, 0.75),
-        ({" yes": math.log(0.2), "YES": math.log(0.1), "No": math.log(0.3)}, 0.5),
-        ({"No": -1e9}, None),
-        ({"No": -0.5}, 0.0),
+        (None, None, None),
+        ({}, None, None),
+        ({"Maybe": -0.1}, None, 0),
+        ({"Yes": math.log(0.3), "No": math.log(0.1), "The": math.log(0.6)}, 0.75, 0.4),
+        ({" yes": math.log(0.2), "YES": math.log(0.1), "No": math.log(0.3)}, 0.5, 0.6),
+        ({"No": -1e9}, None, 0),
+        ({"No": math.log(0.5)}, 0.0, 0.5),
     ],
 )
-def test_the_probability_of_yes(first, expected):
-    assert p_yes(first) == (expected if expected is None else pytest.approx(expected))
+def test_the_probability_of_yes(first, p_yes, mass):
+    answer = weigh("x", first)
+    assert answer.p_yes == (p_yes if p_yes is None else pytest.approx(p_yes))
+    assert answer.mass == (mass if mass is None else pytest.approx(mass))
 
 
 @pytest.fixture
@@ -105,6 +110,53 @@ def test_probabilities_decide_where_the_endpoint_gives_them(tmp_path, mix):
     assert json.loads((tmp_path / "b" / "report.json").read_text())["world/vqa"]["left_out"] == {"conflict": 8}
 
 
+UNSURE = {"Maybe": 0.9, "Yes": 0.00057, "No": 0.00013}
+
+
+@pytest.mark.parametrize(
+    ("words", "tops", "counts"),
+    [
+        (["Maybe"], [UNSURE], (8, 8)),
+        (["<think>", "\n", "Let"], [{"<think>": 1.0}, {}, {}], (8, 8)),
+        (["**", "Yes", "**"], [{"**": 0.9}, {"Yes": 0.8, "No": 0.1}, {}], (0, 0)),  # marks come before the word
+        (["\n\n", "No"], [{"\n\n": 1.0}, {"Yes": 0.1, "No": 0.8}], (8, 0)),
+        (["Yes"], [{}], (0, 0)),  # an endpoint that gives no probabilities after all
+    ],
+)
+def test_probabilities_count_where_yes_and_no_hold_most_of_them(tmp_path, words, tops, counts):
+    mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 8, teacher="perfect")])
+    content = [
+        {"token": word, "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top.items()]}
+        for word, top in zip(words, tops, strict=True)
+    ]
+    kept, _ = counts
+    with serving(lambda body: completion("".join(words), logprobs={"content": content})) as server:
+        flags = [*vlm(server), "--max_unclear", 1]
+        assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *flags) == (0 if kept else 1)
+        report = json.loads((tmp_path / "kept" / "report.json").read_text())["world/vqa"]
+        assert (report["kept"], report["unclear"]) == counts
+        if tops == [UNSURE]:  # the answers are kept, so that another limit needs no new ones
+            asked = len(server.asked)
+            assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *flags, "--min_mass", 0) == 1
+            assert len(server.asked) == asked
+            report = json.loads((tmp_path / "kept" / "report.json").read_text())["world/vqa"]
+            assert (report["kept"], report["unclear"]) == (0, 0)
+
+
+def test_other_options_and_another_prompt_ask_again(tmp_path, monkeypatch):
+    mix = write_mix(tmp_path / "mix.yaml", [world("vqa", 2, teacher="perfect")])
+
+    def asked(**options):
+        before = len(server.asked)
+        assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *vlm(server, **options)) == 0
+        return len(server.asked) - before
+
+    with serving(lambda body: "No") as server:
+        assert [asked(), asked(timeout=9), asked(temperature=0.5)] == [2, 0, 2]
+        monkeypatch.setattr("embedrl.construction.judgement.PROMPT", PROMPT.replace("Judge", "Say"))
+        assert asked() == 2
+
+
 def test_unclear_answers_are_kept_and_counted(tmp_path, mix, capsys):
     with serving(lambda body: "hard to say" if "star" in asked_text(body) else "No") as server:
         assert run("filter", "--mix", mix, "--out", tmp_path / "kept", *vlm(server), "--max_unclear", 1) == 0
@@ -149,6 +201,7 @@ def test_no_answer_stops_or_is_counted(tmp_path, mix, capsys):
         (["--threshold", 2], "--threshold"),
         (["--checks", '["spelling"]'], "spelling"),
         (["--max_unclear", -1], "--max_unclear"),
+        (["--min_mass", 1.5], "--min_mass"),
     ],
 )
 def test_wrong_flags(tmp_path, mix, words, told, capsys):

@@ -46,6 +46,8 @@ def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
     (run,) = (tmp_path / "runs").rglob("version_0")
     assert sorted(logged(run, "reward/total/mean" if kind == "EGRLModule" else "train/loss")) == [0, 1]
     assert (run / "checkpoints" / "last.ckpt").is_file()
+    if kind == "EmbedderModule":
+        assert (run / "retrieval_grid" / "vqa.png").is_file()
 
 
 def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):

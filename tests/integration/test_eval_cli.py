@@ -27,7 +27,7 @@ SMALL = {
     }
 }  # fmt: skip
 MRR_AT_200 = '[{"class_path": "embedrl.metrics.MRR", "init_args": {"k": 200}}]'
-LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
+LOGGED = {"hit@1": "hit@1", "hit@5": "hit@5", "hit@10": "hit@10", "ndcg@5": "ndcg_linear@5"}
 
 
 def run(*args) -> int:

@@ -16,7 +16,9 @@ from embedrl.errors import ConfigError
 from embedrl.planning.rows import Assumptions
 from embedrl.planning.trainings import make_plan
 
-SHRINK, SMALL_GPU = (CONFIGS / "parts" / name for name in ("shrink.yaml", "gpu_24gb.yaml"))
+SHRINK, SMALL_GPU, RELEASED = (
+    CONFIGS / "parts" / name for name in ("shrink.yaml", "gpu_24gb.yaml", "released_code.yaml")
+)
 QWEN = ["embedder/qwen3_vl_2b", "embedder/qwen3_vl_4b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
 OPEN_CLIP = ["embedder/open_clip_vit_b_32", "embedder/open_clip_vit_l_14"]
 FIRST = ["embedder/qwen3_vl_2b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
@@ -30,6 +32,16 @@ def configs(recipe, *overlays):
 
 def settings(recipe, *overlays):
     return plan(configs(recipe, *overlays))[0]
+
+
+def test_the_released_codes_configuration(capsys):
+    config = printed(capsys, *configs("egrl/qwen3_vl_8b", RELEASED))
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0.0
+    assert model["loss"]["init_args"]["aggregation"] == "token_mean"
+    assert (model["group_size"], data["batch_size"], model["loss"]["init_args"]["kl_coefficient"]) == (4, 32, 0.01)
+    assert [row["weight"] for row in model["rewards"]] == [0.05, 0.2, 0.4]
+    assert model["rewards"][1]["reward"]["init_args"]["form"] == "margin"
 
 
 def test_every_recipe_for_gpus_is_named_here():

@@ -157,7 +157,7 @@ def test_the_classes_are_the_figures_of_an_evaluation():
     expected = {name.replace("ndcg_linear", "ndcg"): value for name, value in mean_metrics(ranking).items()}
     assert score(ranking, made()) == expected
     assert len(expected) == len(KS) * (len(METRICS) + 1) == 24
-    assert list(score(ranking, training_metrics())) == ["hit@1", "hit@5", "ndcg@5"]
+    assert list(score(ranking, training_metrics())) == ["hit@1", "hit@5", "hit@10", "ndcg@5"]
 
 
 @pytest.mark.parametrize("cuts", [(30,), (1, 29), (7, 3, 20)])

@@ -40,6 +40,7 @@ VALID = [
     (tcot("the bbox_2d: " + CUE[IMAGE]), IMAGE),
     (tcot("where 1 < 2 and <b>bold</b> " + CUE[IMAGE]), IMAGE),
     (tcot('{"bbox_2d": [[0, 0, 1000, 1000], [10, 20, 30, 40]]}'), IMAGE),
+    (tcot('{"bbox_2d": [10, 20, 300, 400]}'), IMAGE),
 ]
 
 
@@ -49,6 +50,25 @@ def test_valid(text, modality):
     assert result.problems == ()
     assert result.ok
     assert (result.tcot.rethink, result.tcot.answer) == ("keep the star", "a red star")
+
+
+@pytest.mark.parametrize(
+    ("cue", "modality", "one_box", "codes"),
+    [
+        ("[10, 20, 300, 400]", IMAGE, True, ""),
+        ("[[10, 20, 300, 400]]", IMAGE, False, ""),
+        ("[300, 20, 10, 400]", IMAGE, True, "box_swapped"),
+        ("[10.5, 20, 300, 400]", IMAGE, True, "float_coordinate"),
+        ("[0, 0, 0, 0]", IMAGE, True, "box_empty"),
+        ("[10, 20, 300]", IMAGE, False, "bad_box"),
+        ("[1, 2, 3, 4, 5, 6, 7, 8]", IMAGE, False, "bad_box"),
+        ("[10, 20, 300, [400]]", IMAGE, False, "bad_box"),
+        ("[10, 20, 300, 400]", TEXT, False, "wrong_cue_key"),  # not the cue that is asked for
+    ],
+)
+def test_one_box_in_place_of_a_list_is_named(cue, modality, one_box, codes):
+    result = parse(boxes(cue), modality)
+    assert (result.one_box, {str(code) for code in result.codes}) == (one_box, set(codes.split()))
 
 
 def boxes(cue):
@@ -61,7 +81,6 @@ def frames(cue):
 
 # text, modality, codes that must be found (all of them, no others), the boxes / frames / keywords read
 MALFORMED = {
-    "one box, not a list": (boxes("[10, 20, 300, 400]"), IMAGE, "not_a_list", [(10, 20, 300, 400)]),
     "no boxes": (boxes("[]"), IMAGE, "empty_cue", []),
     "no frames": (frames("[]"), VIDEO, "empty_cue", []),
     "no keywords": (tcot('{"text_keywords": []}'), TEXT, "empty_cue", []),
@@ -108,7 +127,7 @@ MALFORMED = {
     "several objects": (
         tcot('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [[5, 6, 7, 8]]}]'),
         IMAGE,
-        "several_cues not_a_list",
+        "several_cues",
         [(1, 2, 3, 4), (5, 6, 7, 8)],
     ),
     "cue and another object": (

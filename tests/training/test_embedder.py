@@ -145,7 +145,7 @@ def test_scores_and_log_names(tmp_path):
     trainer = make_trainer(3, logger=CSVLogger(tmp_path), limit_val_batches=1.0)
     trainer.fit(module, datamodule=data)
     header = next(iter(Path(tmp_path).rglob("metrics.csv"))).read_text().splitlines()[0].split(",")
-    named = {f"val/{t}{k}" for t in ("alpha/", "beta/", "") for k in ("hit@1", "hit@5", "ndcg@5")}
+    named = {f"val/{t}{k}" for t in ("alpha/", "beta/", "") for k in ("hit@1", "hit@5", "hit@10", "ndcg@5")}
     training = {
         "loss",
         "lr",
@@ -165,7 +165,7 @@ def test_scores_and_log_names(tmp_path):
         torch.testing.assert_close(result.queries, q)
         torch.testing.assert_close(result.candidates, c)
         expected = mean_metrics(rank(q, c, task.qrels))
-        names = {"hit@1": "hit@1", "hit@5": "hit@5", "ndcg@5": "ndcg_linear@5"}
+        names = {"hit@1": "hit@1", "hit@5": "hit@5", "hit@10": "hit@10", "ndcg@5": "ndcg_linear@5"}
         assert result.metrics == pytest.approx({name: expected[theirs] for name, theirs in names.items()})
         assert trainer.logged_metrics[f"val/{task.name}/ndcg@5"] == pytest.approx(expected["ndcg_linear@5"])
         assert result.metrics["hit@5"] > 0.5
@@ -179,11 +179,12 @@ def test_scores_and_log_names(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_limited_validation_scores_the_whole_tasks_only():
-    trainer = make_trainer(1, limit_val_batches=2)
+@pytest.mark.parametrize(("limit", "scored"), [(1, []), (2, ["alpha"]), (1.0, ["alpha", "beta"])])
+def test_a_limited_validation_scores_the_whole_tasks_only(limit, scored):
+    trainer = make_trainer(1, limit_val_batches=limit)
     module = make_module()
     trainer.validate(module, datamodule=FakeData(), verbose=False)
-    assert [r.task.name for r in module.validation] == ["alpha"]
+    assert [r.task.name for r in module.validation] == scored
 
 
 @pytest.mark.filterwarnings("ignore")

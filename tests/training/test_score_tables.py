@@ -7,7 +7,9 @@ import pytest
 from embedrl.training.score_tables import WIDTH, by_task, mean_table, task_tables
 
 RETRIEVAL = {
-    f"val/{t}/{m}": v / 7 for t in ("vqa", "t2i") for v, m in enumerate(("hit@1", "hit@5", "ndcg@5", "delta_s"))
+    f"val/{t}/{m}": v / 7
+    for t in ("vqa", "t2i")
+    for v, m in enumerate(("hit@1", "hit@5", "hit@10", "ndcg@5", "delta_s"))
 }
 REPLIES = {f"val/{t}_query/{m}": 0.25 for t in ("vqa", "t2i", "doc") for m in ("answer", "format", "words")}
 REPLIES |= {f"val/vqa_query/{m}": 0.125 for m in ("iou", "keyword_f1")} | {"val/doc_query/f1": 0.5}

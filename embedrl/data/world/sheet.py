@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ def contact_sheet(
     teacher: Literal["perfect", "annotator", "both"] = "both",
     seed: int = 0,
 ) -> list[Path]:
-    """Draw pairs of the world with their T-CoTs and evidence.
+    """Draw pairs of the world with their T-CoTs and evidence, and say which files were written.
 
     Args:
         show: Number of pairs, twelve per page.
@@ -75,6 +76,8 @@ def contact_sheet(
         path = out / f"world_{split}_{number}.png"
         _page(pairs[start : start + PAIRS_PER_PAGE], f"the built-in world : {split}").save(path, compress_level=3)
         paths.append(path)
+    pages = str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}"
+    sys.stdout.write(f"Wrote {show} pairs of the built-in world: {pages}\n")
     return paths
 
 

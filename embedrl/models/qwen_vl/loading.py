@@ -29,6 +29,7 @@ from embedrl.errors import CheckpointError, listed
 from embedrl.models.adapters import adapter_base, merge_adapter
 from embedrl.models.export_options import read_options
 from embedrl.utils.atomic_files import check_whole
+from embedrl.utils.console import tell
 
 EMB_TOKEN = "<emb>"
 ASSETS = Path(embedrl.__file__).parent / "assets"
@@ -36,6 +37,7 @@ TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
 DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
 _OF_A_RUN = ("*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/*.ckpt")
+_WORLD_TOKENS = 10_000
 CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
@@ -193,6 +195,20 @@ def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> N
             id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())
         }.values():
             module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
+
+
+def tell_if_of_the_world(path: str, tokenizer: Any) -> None:
+    """Say in one line that a model of the built-in world is of no use outside of it; say nothing of other models.
+
+    Args:
+        path: The model, as the user named it.
+        tokenizer: Its tokenizer: the world's has about a thousand tokens, a pretrained model's 150,000.
+    """
+    if len(tokenizer) < _WORLD_TOKENS:
+        tell(
+            f"{path} knows the built-in world alone: for other pictures and texts take a pretrained Qwen3-VL, such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
+        )
 
 
 def is_local(path: str) -> bool:

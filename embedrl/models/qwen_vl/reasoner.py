@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.generation import StopStringCriteria
+from transformers.generation import StoppingCriteriaList, StopStringCriteria
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import is_whole
@@ -61,7 +61,7 @@ class QwenVLReasoner(QwenVL, Generator):
         if temperature > 0:
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if stop:
-            options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
+            options["stopping_criteria"] = StoppingCriteriaList([_stop_criteria(tokenizer, tuple(stop))])
         prompt = inputs["input_ids"].shape[1]
         # Left to itself, generate() makes the positions of the prompt and of every new token after it.
         prompts = {k: v for k, v in inputs.items() if k not in ("labels", "position_ids")}
@@ -142,7 +142,7 @@ class QwenVLReasoner(QwenVL, Generator):
 
     @torch.no_grad()
     def score_choices(
-        self, prompts: Sequence[Chat], choices: Sequence[Sequence[str]], max_tokens: int = 8192
+        self, prompts: Sequence[Chat], choices: Sequence[Sequence[str]], max_tokens: int = 8192, whole: bool = True
     ) -> list[Tensor]:
         """Log-probability of each choice as the whole reply, with the end of turn, so that 1 is no part of 10.
 
@@ -150,13 +150,14 @@ class QwenVLReasoner(QwenVL, Generator):
             prompts: The prompts.
             choices: The possible replies to each; none is empty.
             max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
+            whole: Whether the end of turn counts; if not, a choice is how the reply begins.
 
         Returns:
             For each prompt the log-probabilities of its choices, float32.
         """
         tokenizer, device = self.processor.tokenizer, self.network.get_input_embeddings().weight.device
         rows = [
-            (chat, [text + tokenizer.eos_token for text in group])
+            (chat, [text + tokenizer.eos_token * whole for text in group])
             for chat, texts in zip(prompts, choices, strict=True)
             for group in ([texts] if self.takes_blocks else [[text] for text in texts])
         ]

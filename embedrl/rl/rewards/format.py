@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from embedrl.rl.types import RewardResult, RolloutStep
+from embedrl.rl.types import RewardResult, Rollout, RolloutStep
 
 
 class FormatReward:
     """R_f = 1 if the T-CoT parses without a problem and was not cut off, else 0.
 
     The parser's strict verdict: three closed sections in order, and exactly one cue object with the key that the side's
-    modality requires.
+    modality requires. `"bbox_2d": [x1, y1, x2, y2]` is one box, as the paper's examples write it.
+
+    Args:
+        strict_boxes: Ask for a list of boxes, `[[x1, y1, x2, y2]]`, also where there is one.
 
     >>> from embedrl.rl.types import Rollout
     >>> from embedrl.tcot.parser import build, parse
@@ -25,8 +28,13 @@ class FormatReward:
 
     name = "format"
 
+    def __init__(self, strict_boxes: bool = False) -> None:
+        self.strict_boxes = strict_boxes
+
     def __call__(self, step: RolloutStep) -> RewardResult:
         """Score the rollouts of this process."""
-        return RewardResult(
-            {r.id: float(step.parsed[r.id].ok and not r.truncated) for r in step.rollouts if r.id in step.mine}
-        )
+        return RewardResult({r.id: self._value(step, r) for r in step.rollouts if r.id in step.mine})
+
+    def _value(self, step: RolloutStep, rollout: Rollout) -> float:
+        read = step.parsed[rollout.id]
+        return float(read.ok and not rollout.truncated and not (self.strict_boxes and read.one_box))

@@ -15,6 +15,9 @@ from embedrl.types import Chat
 
 _INDEX = re.compile(r"""[\s"'`*\[(#]*([0-9]{1,6})[\s"'`*\]).]*""")
 
+UNCLEAR = "unclear"
+"""Cause of no verdict: the judge would hardly reply with any candidate's number."""
+
 TOO_LONG = "too_long"
 """Cause of no verdict: the policy wrote more than the judge reads, which says nothing about the judge."""
 
@@ -46,8 +49,8 @@ class Verdict:
     Attributes:
         index: Position of the chosen candidate, from 0; None is no verdict.
         cause: Why there is no verdict: `timeout`, `unreachable`, `http_500` (and other statuses), `malformed` (no chat
-            completion), `unreadable` (no number), `out_of_range` or `too_long` (the notes, for the judge; no failure of
-            its own); a judge may have more. Empty if there is a verdict.
+            completion), `unreadable` (no number), `out_of_range`, `unclear` (no number is likely) or `too_long` (the
+            notes, for the judge; no failure of its own); a judge may have more. Empty if there is a verdict.
         probabilities: Probability of each candidate, if the judge knows it.
         detail: What else is known about the cause, in one line; verdicts that differ in it alone are equal.
     """
@@ -131,10 +134,18 @@ class ReferenceJudge:
     Args:
         scorer: A model with `score_choices`; None means the one that the trainer gives by `bind`: the policy with its
             adapter off.
+        min_mass: Probability that the candidates' numbers must have together, as the whole reply; below it there is no
+            verdict (`unclear`). 0 takes the likeliest number always, as constrained decoding does, also of a model that
+            would say something else.
+
+    Raises:
+        ConfigError: If an option is out of its range.
     """
 
-    def __init__(self, scorer: ChoiceScorer | None = None) -> None:
-        self.scorer = scorer
+    def __init__(self, scorer: ChoiceScorer | None = None, min_mass: float = 0.0) -> None:
+        if not 0 <= min_mass <= 1:
+            raise ConfigError(f"judge.min_mass is {min_mass}: give 0 to 1")
+        self.scorer, self.min_mass = scorer, min_mass
 
     @property
     def name(self) -> str:
@@ -178,5 +189,8 @@ class ReferenceJudge:
                 raise NonFiniteError(
                     f"the reference model's scores for rollout {question.id} are NaN: look at its checkpoint"
                 )
+            if not float(score.double().exp().sum()) >= self.min_mass:
+                verdicts.append(Verdict(None, UNCLEAR))
+                continue
             verdicts.append(Verdict(int(probabilities.argmax()), probabilities=tuple(probabilities.tolist())))
         return verdicts

@@ -34,7 +34,7 @@ class ReasonedRetrieval(Callback):
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
-        metrics: What to log of every task, as in `EmbedderModule`; None: hit@1, hit@5 and ndcg@5.
+        metrics: What to log of every task, as in `EmbedderModule`; None: hit@1, hit@5, hit@10 and ndcg@5.
 
     Attributes:
         results: What the last validation scored: the tasks with the T-CoTs that were written, and vectors.

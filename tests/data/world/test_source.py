@@ -131,8 +131,10 @@ def test_pairs_are_made_fast(family, teacher):
     assert best < 2e-3
 
 
-def test_contact_sheet_has_twelve_pairs_a_page(tmp_path):
+def test_contact_sheet_has_twelve_pairs_a_page(tmp_path, capsys):
     paths = contact_sheet(13, tmp_path / "new", split="val", seed=2)
+    told = f"Wrote 13 pairs of the built-in world: {tmp_path}/new/world_val_1.png to world_val_2.png\n"
+    assert capsys.readouterr().out == told
     assert [path.name for path in paths] == ["world_val_1.png", "world_val_2.png"]
     first, second = (Image.open(path).convert("RGB") for path in paths)
     assert first.height > 3 * second.height

@@ -79,6 +79,15 @@ def test_the_reference_takes_the_likeliest_number():
     assert scorer.prompts[2] == [{"role": "user", "content": [{"type": "text", "text": "question 2"}]}]
 
 
+@pytest.mark.parametrize(("min_mass", "index", "cause"), [(0.0, 4, ""), (0.5, None, "unclear"), (0.0005, 4, "")])
+def test_the_reference_is_unclear_where_no_number_is_likely(min_mass, index, cause):
+    scores = torch.full((12,), 1e-5).index_fill_(0, torch.tensor([4]), 6e-4).log()  # it would say "Maybe"
+    (verdict,) = ReferenceJudge(Scorer(lambda *_: scores), min_mass).choose(QUESTIONS[:1])
+    assert (verdict.index, verdict.cause) == (index, cause)
+    with pytest.raises(ConfigError, match=r"judge\.min_mass is 2"):
+        ReferenceJudge(min_mass=2)
+
+
 def test_the_reference_takes_the_first_of_equals():
     assert ReferenceJudge(Scorer(lambda *_: torch.zeros(12))).choose(QUESTIONS[:1])[0].index == 0
 

@@ -18,6 +18,7 @@ from embedrl.tcot.parser import build, parse
 from embedrl.types import Modality, Role
 
 BOX = build(Modality.IMAGE, "Look.", "Only this.", "A thing.", boxes=[(1, 2, 30, 40)]).render()
+ONE_BOX = BOX.replace("[[", "[").replace("]]", "]")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,15 @@ def test_format(text, modality, truncated, expected):
     rollout = Rollout(0, Role.QUERY, 0, (), (), text, truncated)
     step = RolloutStep([], [rollout], {}, {rollout.id: parse(text, modality)}, frozenset([rollout.id]))
     assert FormatReward()(step).values == {rollout.id: expected}
+
+
+@pytest.mark.parametrize(("strict", "text", "expected"), [
+    (False, BOX, 1.0), (True, BOX, 1.0), (False, ONE_BOX, 1.0), (True, ONE_BOX, 0.0),
+])  # fmt: skip
+def test_one_box_counts_unless_a_list_is_asked_for(strict, text, expected):
+    rollout = Rollout(0, Role.QUERY, 0, (), (), text)
+    step = RolloutStep([], [rollout], {}, {rollout.id: parse(text, Modality.IMAGE)}, frozenset([rollout.id]))
+    assert FormatReward(strict_boxes=strict)(step).values == {rollout.id: expected}
 
 
 def test_format_scores_what_is_asked():
