@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class EGRLModule(TrainingModule):
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         schedule_args: More arguments of the schedule.
         max_new_tokens: Longest reply in validation.
-        seed: Seed of the rollouts and of what rewards draw.
+        seed: Seed of the rollouts, of what rewards draw, and of dropout; None: the run's (`seed_everything`).
         engine: The engine that writes the rollouts, such as `ServerRollout`; None means the policy itself, in this
             process.
     """
@@ -90,14 +91,15 @@ class EGRLModule(TrainingModule):
         warmup_steps: int = 0,
         schedule_args: dict[str, Any] | None = None,
         max_new_tokens: int = 512,
-        seed: int = 0,
+        seed: int | None = None,
         engine: RemoteEngine | None = None,
     ) -> None:
         super().__init__(locals())
         check_rewards(rewards)
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
-        self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
+        self.group_size, self.policy_options = group_size, policy
+        self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
         self.inner_epochs, self.std_floor, self.gradient_clip_val = inner_epochs, std_floor, gradient_clip_val
         self.style, self.engine = style, engine
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampler
 from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonSource
 from embedrl.errors import ConfigError
+from embedrl.utils.run_seed import run_seed
 
 T = TypeVar("T")
 
@@ -22,14 +23,14 @@ class BaseDataModule(LightningDataModule):
     shares out the data over `trainer.world_size` processes itself.
 
     Args:
-        seed: Seed of the order of the training data.
+        seed: Seed of the order of the training data; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
     """
 
-    def __init__(self, seed: int = 0, num_workers: int = 0, persistent_workers: bool = False) -> None:
+    def __init__(self, seed: int | None = None, num_workers: int = 0, persistent_workers: bool = False) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed = run_seed(seed, "data.seed")
         self.num_workers = num_workers
         self.persistent_workers = persistent_workers and num_workers > 0
         self._stream: ResumableLoader[Any] | None = None
@@ -66,13 +67,22 @@ class BaseDataModule(LightningDataModule):
     def _make_train_loader(
         self, dataset: MapDataset, sampler: StreamSampler, collate: Callable[[list[Any]], T]
     ) -> ResumableLoader[T]:
-        """The training loader, from the saved position on."""
+        """The training loader, from the saved position on.
+
+        Raises:
+            ConfigError: If `trainer.overfit_batches` is a share of less than one batch.
+        """
+        share = self._current_trainer.overfit_batches  # type: ignore[attr-defined]  # set outside the class
+        repeated = min(share, len(sampler)) if isinstance(share, int) else int(share * len(sampler))
+        if share and not repeated:
+            raise ConfigError(f"--trainer.overfit_batches {share}: no batch of {len(sampler)}; give a number of batches")
         self._stream = loader = ResumableLoader(
             dataset,
             sampler,
             collate,
             seed=self.seed,
             batches_seen=self._batches_seen,
+            repeated=repeated or None,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers,
         )
@@ -105,7 +115,7 @@ class GeneratorDataModule(BaseDataModule):
         val: The lessons of `validate`.
         test: The lessons of `test`.
         generate_batch_size: Prompts that are answered at once, per process.
-        seed: Seed of the order of the training data.
+        seed: Seed of the order of the training data; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
     """
 
@@ -114,7 +124,7 @@ class GeneratorDataModule(BaseDataModule):
         val: LessonSource | None = None,
         test: LessonSource | None = None,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)

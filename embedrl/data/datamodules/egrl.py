@@ -53,7 +53,7 @@ class EGRLDataModule(GeneratorDataModule):
         block_size: Consecutive rows that are drawn together, for sources whose neighbouring pairs are hard negatives of
             one another, such as `WorldSource(alike=…)`.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
-        seed: Seed of the order of the pairs.
+        seed: Seed of the order of the pairs; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
 
     Raises:
@@ -69,7 +69,7 @@ class EGRLDataModule(GeneratorDataModule):
         steps_per_epoch: int | None = None,
         block_size: int = 1,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__(val, test, generate_batch_size, seed, num_workers)

@@ -39,7 +39,7 @@ class EmbedderDataModule(BaseDataModule):
         batches_per_epoch: Batches per epoch; None means the number of rows // batch_size.
         max_negatives: Use at most this many of a pair's hard negatives; 0 (the paper) uses only in-batch negatives.
         encode_batch_size: Sides in a batch of `validate`, `test` and `predict`, per process.
-        seed: Seed of the order of the rows and of the noise on the evidence.
+        seed: Seed of the order of the rows and of the noise on the evidence; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
         on_error: A broken training row: `raise`, or `skip` to the next row, counted and logged.
@@ -60,7 +60,7 @@ class EmbedderDataModule(BaseDataModule):
         batches_per_epoch: int | None = None,
         max_negatives: int = 0,
         encode_batch_size: int = 64,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         persistent_workers: bool = False,
         on_error: Literal["raise", "skip"] = "raise",

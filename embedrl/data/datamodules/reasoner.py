@@ -22,7 +22,7 @@ class ReasonerDataModule(GeneratorDataModule):
         test: The lessons of `test`.
         shuffle: Whether to shuffle the lessons; a curriculum is left in its order.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
-        seed: Seed of the shuffle.
+        seed: Seed of the shuffle; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
     """
 
@@ -35,7 +35,7 @@ class ReasonerDataModule(GeneratorDataModule):
         test: LessonSource | None = None,
         shuffle: bool = True,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__(val, test, generate_batch_size, seed, num_workers)
