@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from embedrl.commands.parsing import OneLineErrors, mending, with_class_paths
+from embedrl.commands.refusals import check_trainer_values, refusal
 from embedrl.errors import ConfigError
 from embedrl.training.callbacks.fail_fast import FailFast
 from embedrl.training.callbacks.progress_lines import ProgressLines
@@ -27,6 +28,7 @@ from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
+from embedrl.training.monitors import CheckMonitors
 from embedrl.training.resume import ApplyChanges, Change, check_changes, requeued_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
 from embedrl.training.seeding import choose_seed
@@ -34,7 +36,7 @@ from embedrl.training.stopping import StopOnSignal, stop_of
 from embedrl.training.trainer_checks import check_precision, check_trainer
 from embedrl.utils.console import tell
 from embedrl.utils.secrets import has_secrets, watch_environment, without_secrets
-from embedrl.utils.yaml_aliases import check_yaml
+from embedrl.utils.yaml_checks import check_yaml
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -118,6 +120,7 @@ class TrainingCLI(LightningCLI):
         self._folder: Path | None = None
         self._changes: list[Change] = []
         check_precision(config.trainer.precision)
+        check_trainer_values(config.trainer)
         if fits and not config.ckpt_path and (requeued := requeued_checkpoint(self._root)):
             tell(f"SLURM has requeued this job: goes on from {requeued}")
             config.ckpt_path = requeued
@@ -235,11 +238,13 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
                 "enable_model_summary": False,  # `RunSummary` names the sizes
-                "callbacks": [FailFast(), StopOnSignal()],
+                "callbacks": [FailFast(), StopOnSignal(), CheckMonitors()],
             },
         )
-    except MisconfigurationException as error:
-        raise ConfigError(str(error)) from error
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        if (refused := refusal(error)) is None:
+            raise
+        raise refused from error
 
 
 def pick_overlays(words: Sequence[str]) -> list[str]:

@@ -35,6 +35,7 @@ from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Lesson
+from embedrl.utils.ranges import check_least
 
 # A checkpoint holds the state after the optimizer step, as with automatic optimisation.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
@@ -96,6 +97,8 @@ class EGRLModule(TrainingModule):
     ) -> None:
         super().__init__(locals())
         check_rewards(rewards)
+        check_least(1, {"model.inner_epochs": inner_epochs, "model.max_new_tokens": max_new_tokens})
+        check_least(0, {"model.std_floor": std_floor, "model.gradient_clip_val": gradient_clip_val})
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
         self.group_size, self.policy_options = group_size, policy

@@ -24,7 +24,8 @@ from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import hyperparameters, plain_callable
 from embedrl.training.seeding import StepRandomness
-from embedrl.training.trainer_checks import check_trainer
+from embedrl.training.trainer_checks import check_schedule, check_trainer, refusals
+from embedrl.utils.ranges import check_least
 from embedrl.utils.run_seed import run_seed
 
 _AVERAGED = "current_model_state"
@@ -64,6 +65,7 @@ class TrainingModule(LightningModule, ABC):
         names = list(inspect.signature(arguments["__class__"].__init__).parameters)[1:]
         self.save_hyperparameters(hyperparameters({name: arguments[name] for name in names}))
         self.optimizer: OptimizerCallable = plain_callable(arguments["optimizer"])
+        check_least(0, {"model.warmup_steps": arguments["warmup_steps"]})
         self.schedule: str = arguments["schedule"]
         self.warmup_steps: int = arguments["warmup_steps"]
         self.schedule_args: dict[str, Any] | None = arguments.get("schedule_args")
@@ -96,6 +98,7 @@ class TrainingModule(LightningModule, ABC):
             ConfigError: If there is one that the trainings cannot do.
         """
         check_trainer(self.trainer)
+        check_schedule(self.schedule)
 
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
@@ -105,17 +108,19 @@ class TrainingModule(LightningModule, ABC):
         """The optimizer, and the learning rate of every step up to the end of the run.
 
         Raises:
-            ConfigError: If the run has no end.
+            ConfigError: If the run has no end, or the optimizer or the schedule refuses its arguments.
         """
         from transformers import get_scheduler
 
         # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
         # checkpoint goes from one number of ranks to another.
-        optimizer = self.optimizer(self.parameters())
+        with refusals("model.optimizer"):
+            optimizer = self.optimizer(self.parameters())
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps), self.schedule_args)
+        with refusals("model.schedule_args"):
+            scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, int(steps), self.schedule_args)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---------------------------------------------------------------- training

@@ -23,6 +23,7 @@ from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Lesson
+from embedrl.utils.ranges import check_least
 
 
 @dataclass
@@ -76,6 +77,7 @@ class ReasonerModule(TrainingModule):
         seed: int | None = None,
     ) -> None:
         super().__init__(locals())
+        check_least(1, {"model.max_new_tokens": max_new_tokens})
         self.generator = generator
         self._greedy = GreedyReplies(generator, max_new_tokens)
         self._accumulated = _Accumulated(-1, 1.0)

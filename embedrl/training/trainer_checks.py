@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -39,6 +42,40 @@ def check_precision(precision: Any) -> None:
     else:
         cure = "use 32-true or bf16-mixed"
     raise ConfigError(f"--trainer.precision {precision}: {cure}")
+
+
+def check_schedule(name: str) -> None:
+    """Refuse a schedule that does not exist, or that needs more than the number of the step.
+
+    Args:
+        name: `model.schedule`.
+
+    Raises:
+        ConfigError: If it is another one.
+    """
+    from transformers import SchedulerType  # not needed to parse a command line
+
+    names = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        cure = f"did you mean {close[0]}?" if close else f"give one of {', '.join(names)}"
+        raise ConfigError(f"--model.schedule {name}: no such schedule; {cure}")
+
+
+@contextmanager
+def refusals(flag: str) -> Iterator[None]:
+    """Tell in one line what a library refuses while an object is made of the arguments of an option.
+
+    Args:
+        flag: The option.
+
+    Raises:
+        ConfigError: If what is inside raises.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{flag}: {' '.join(str(error).split())}") from error
 
 
 def check_trainer(trainer: Trainer) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampler
 from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonSource
 from embedrl.errors import ConfigError
+from embedrl.utils.ranges import check_least
 from embedrl.utils.run_seed import run_seed
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class BaseDataModule(LightningDataModule):
 
     def __init__(self, seed: int | None = None, num_workers: int = 0, persistent_workers: bool = False) -> None:
         super().__init__()
+        check_least(0, {"data.num_workers": num_workers})
         self.seed = run_seed(seed, "data.seed")
         self.num_workers = num_workers
         self.persistent_workers = persistent_workers and num_workers > 0
@@ -128,6 +130,7 @@ class GeneratorDataModule(BaseDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(seed, num_workers)
+        check_least(1, {"data.generate_batch_size": generate_batch_size})
         self.val, self.test, self.generate_batch_size = val, test, generate_batch_size
 
     def val_dataloader(self) -> Sequence[Loader[LessonBatch]]:

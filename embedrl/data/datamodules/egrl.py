@@ -15,6 +15,7 @@ from embedrl.data.sampler import SubBatchSampler
 from embedrl.data.sft_batches import LessonSource
 from embedrl.errors import ConfigError
 from embedrl.types import Pair
+from embedrl.utils.ranges import check_least
 
 
 @dataclass
@@ -75,7 +76,9 @@ class EGRLDataModule(GeneratorDataModule):
         super().__init__(val, test, generate_batch_size, seed, num_workers)
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
-        if block_size < 1 or batch_size % block_size:
+        sizes = {"batch_size": batch_size, "block_size": block_size, "steps_per_epoch": steps_per_epoch}
+        check_least(1, {f"data.{name}": size for name, size in sizes.items()})
+        if batch_size % block_size:
             raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
         self.batch_size, self.mix = batch_size, mix
         self.steps_per_epoch, self.block_size = steps_per_epoch, block_size

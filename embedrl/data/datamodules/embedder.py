@@ -18,6 +18,7 @@ from embedrl.data.side_dataset import EncodeDataset
 from embedrl.data.sources import TaskSource
 from embedrl.errors import ConfigError
 from embedrl.types import RetrievalTask
+from embedrl.utils.ranges import check_least
 
 
 class EmbedderDataModule(BaseDataModule):
@@ -66,6 +67,9 @@ class EmbedderDataModule(BaseDataModule):
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__(seed, num_workers, persistent_workers)
+        sizes = {"batch_size": batch_size, "sub_batch_size": sub_batch_size, "batches_per_epoch": batches_per_epoch}
+        check_least(1, {f"data.{name}": size for name, size in sizes.items()})
+        check_least(0, {"data.max_negatives": max_negatives})
         self.mix = mix or []
         self.val = val or []
         self.test = test or []

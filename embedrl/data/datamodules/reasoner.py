@@ -6,6 +6,7 @@ from embedrl.data.datamodules.base import GeneratorDataModule
 from embedrl.data.loader import ResumableLoader
 from embedrl.data.sft_batches import LessonBatch, LessonCollator, LessonSampler, LessonSource
 from embedrl.errors import ConfigError
+from embedrl.utils.ranges import check_least
 
 
 class ReasonerDataModule(GeneratorDataModule):
@@ -39,6 +40,7 @@ class ReasonerDataModule(GeneratorDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(val, test, generate_batch_size, seed, num_workers)
+        check_least(1, {"data.batch_size": batch_size})
         self.train, self.shuffle = train, shuffle
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
 
