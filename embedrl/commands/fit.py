@@ -27,9 +27,9 @@ from embedrl.training.callbacks.progress_lines import ProgressLines
 from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
-from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.monitors import CheckMonitors
 from embedrl.training.resume import ApplyChanges, Change, check_changes, requeued_checkpoint
+from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
 from embedrl.training.seeding import choose_seed
 from embedrl.training.stopping import StopOnSignal, stop_of

@@ -27,13 +27,15 @@ def choose_seed(given: int | bool | None) -> int:
         if _get_rank() and "TORCHELASTIC_RUN_ID" not in os.environ and told:
             return int(told)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-            raise ConfigError("--seed_everything true: the processes of this run would each draw another: give a number")
+            raise ConfigError(
+                "--seed_everything true: the processes of this run would each draw another: give a number"
+            )
         return secrets.randbelow(2**32)
     if given is None or given is False or not 0 <= given < 2**32:
         name = {None: "null", False: "false"}.get(given, given)
         raise ConfigError(
-            f"--seed_everything {name}: what a run draws derives from its seed: give a number from 0 to {2**32 - 1}, or "
-            "true to have one drawn"
+            f"--seed_everything {name}: what a run draws derives from its seed: give a number from 0 to {2**32 - 1}, "
+            "or true to have one drawn"
         )
     return given
 

@@ -18,9 +18,10 @@ _PRECISIONS = {"32", "32-true", "bf16", "bf16-mixed"}
 _REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "copies the model before its weights are there, and would average nothing: use "
     "WeightAveraging or EMAWeightAveraging",
-    BatchSizeFinder: "trains with another batch size than the configuration says: set data.batch_size, and bound memory "
-    "by the micro-batches",
-    LearningRateFinder: "trains with another learning rate than the configuration says: set model.optimizer.init_args.lr",
+    BatchSizeFinder: "trains with another batch size than the configuration says: set data.batch_size, and bound "
+    "memory by the micro-batches",
+    LearningRateFinder: "trains with another learning rate than the configuration says: set "
+    "model.optimizer.init_args.lr",
 }
 
 

@@ -20,5 +20,7 @@ def run_seed(given: int | None, flag: str) -> int:
     if given is None:
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where `lightning.seed_everything` leaves it
     if given < 0:
-        raise ConfigError(f"{flag} {given}: give a whole number from 0 on, or null for the run's seed (seed_everything)")
+        raise ConfigError(
+            f"{flag} {given}: give a whole number from 0 on, or null for the run's seed (seed_everything)"
+        )
     return given

@@ -53,8 +53,8 @@ def check_yaml(path: Path, seen: set[Path] | None = None, always: bool = False) 
             return
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
         number = 0.0 if root is None else _values(root, {})
-        named = [] if root is None else list(_texts(root))
-        twice = None if root is None else _twice(root)
+        nodes = [] if root is None else list(_nodes(root))
+        twice = _twice(nodes)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return
     if number > MAX_VALUES:
@@ -67,13 +67,14 @@ def check_yaml(path: Path, seen: set[Path] | None = None, always: bool = False) 
             f"{path}: the key {twice[0].value} is there twice, in lines {first} and {second}: only the last one would "
             "count; put them together, or remove one"
         )
-    for name in named:
-        check_yaml(path.parent / name, seen)
+    for node in nodes:
+        if isinstance(node, yaml.ScalarNode) and node.value.endswith((".yaml", ".yml")):
+            check_yaml(path.parent / node.value, seen)
 
 
-def _twice(root: yaml.Node) -> tuple[yaml.ScalarNode, yaml.ScalarNode] | None:
+def _twice(nodes: Sequence[yaml.Node]) -> tuple[yaml.ScalarNode, yaml.ScalarNode] | None:
     """The first key that a mapping has twice; `<<` may be there several times."""
-    for node in _nodes(root):
+    for node in nodes:
         if isinstance(node, yaml.MappingNode):
             keys: dict[tuple[str, str], yaml.ScalarNode] = {}
             for key, _ in node.value:
@@ -91,13 +92,6 @@ def _values(node: yaml.Node, known: dict[int, float]) -> float:
         parts = [_values(part, known) for part in _parts(node)]
         known[id(node)] = 1 + sum(parts)
     return known[id(node)]
-
-
-def _texts(root: yaml.Node) -> Iterator[str]:
-    """The names of YAML files among the values."""
-    for node in _nodes(root):
-        if isinstance(node, yaml.ScalarNode) and node.value.endswith((".yaml", ".yml")):
-            yield node.value
 
 
 def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:

@@ -110,7 +110,14 @@ def test_a_drawn_seed_is_written(tmp_path):
 def test_overfitting_sees_one_batch_again_and_again(tmp_path, training):
     quiet = ["--trainer.max_steps", "3", "--trainer.limit_val_batches", "0"]
     model = "backbone" if training == "Embedder" else "generator"
-    quiet += [f"--model.{model}.lora.dropout", "0", "--model.optimizer.lr", "1e-12", "--model.optimizer.weight_decay", "0"]
+    quiet += [
+        f"--model.{model}.lora.dropout",
+        "0",
+        "--model.optimizer.lr",
+        "1e-12",
+        "--model.optimizer.weight_decay",
+        "0",
+    ]
     if training == "EG-RL":
         tag, quiet = "rollout/length", [*quiet, "--model.rollout.temperature", "0"]
     else:
@@ -136,7 +143,14 @@ def test_overfitting_goes_on_where_it_stopped(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS)
 def test_averaged_weights_are_saved_and_go_on(tmp_path, training):
-    words = ("--trainer.callbacks", "WeightAveraging", "--trainer.limit_val_batches", "0", "--checkpoint.every_n_steps", "1")
+    words = (
+        "--trainer.callbacks",
+        "WeightAveraging",
+        "--trainer.limit_val_batches",
+        "0",
+        "--checkpoint.every_n_steps",
+        "1",
+    )
     whole = fit(training, tmp_path / "whole", *words, "--trainer.max_steps", "4")
     first = fit(training, tmp_path / "part", *words)
     saved = torch.load(next(first.folder.rglob("last.ckpt")), weights_only=True)
@@ -178,10 +192,12 @@ OBSERVED = {
     ),
     "accumulated": (
         ["--trainer.accumulate_grad_batches", "2"],
-        lambda run: torch.load(next(run.folder.rglob("last.ckpt")), weights_only=True)["loops"]["fit_loop"][
-            "epoch_loop.batch_progress"
-        ]["total"]["completed"]
-        == 4,
+        lambda run: (
+            torch.load(next(run.folder.rglob("last.ckpt")), weights_only=True)["loops"]["fit_loop"][
+                "epoch_loop.batch_progress"
+            ]["total"]["completed"]
+            == 4
+        ),
     ),
     "validated twice": (
         ["--trainer.val_check_interval", "1"],

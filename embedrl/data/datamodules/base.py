@@ -77,7 +77,9 @@ class BaseDataModule(LightningDataModule):
         share = self._current_trainer.overfit_batches  # type: ignore[attr-defined]  # set outside the class
         repeated = min(share, len(sampler)) if isinstance(share, int) else int(share * len(sampler))
         if share and not repeated:
-            raise ConfigError(f"--trainer.overfit_batches {share}: no batch of {len(sampler)}; give a number of batches")
+            raise ConfigError(
+                f"--trainer.overfit_batches {share}: no batch of {len(sampler)}; give a number of batches"
+            )
         self._stream = loader = ResumableLoader(
             dataset,
             sampler,

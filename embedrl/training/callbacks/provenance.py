@@ -31,7 +31,9 @@ class SaveRun(SaveConfigCallback):
         kwargs: Passed on to `SaveConfigCallback`.
     """
 
-    def __init__(self, *args: Any, resumed_from: str | None = None, changed: Sequence[Change] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, resumed_from: str | None = None, changed: Sequence[Change] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._resumed_from, self._changed = resumed_from, changed
         self._trained_with: dict[str, Any] = {}
