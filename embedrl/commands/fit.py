@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from embedrl.commands.parsing import OneLineErrors, mending, with_class_paths
+from embedrl.commands.refusals import check_trainer_values, refusal
 from embedrl.errors import ConfigError
 from embedrl.training.callbacks.fail_fast import FailFast
 from embedrl.training.callbacks.progress_lines import ProgressLines
@@ -27,11 +28,16 @@ from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
 from embedrl.training.callbacks.write_vectors import WriteVectors
+from embedrl.training.monitors import CheckMonitors
+from embedrl.training.resume import ApplyChanges, Change, check_changes, requeued_checkpoint
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
+from embedrl.training.seeding import choose_seed
 from embedrl.training.stopping import StopOnSignal, stop_of
+from embedrl.training.trainer_checks import check_precision, check_trainer
+from embedrl.utils.console import tell
 from embedrl.utils.secrets import has_secrets, watch_environment, without_secrets
-from embedrl.utils.yaml_aliases import check_yaml
+from embedrl.utils.yaml_checks import check_yaml
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -64,6 +70,12 @@ class TrainingCLI(LightningCLI):
             type=str | None,
             help="The command to name when `fit` ends, such as the next training.",
         )
+        parser.add_argument(
+            "--accept_changes",
+            type=bool,
+            default=False,
+            help="With --ckpt_path: go on although model, data or seed are not those of the checkpoint.",
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Leave Lightning's table of scores out unless it is asked for (`RunSummary` prints a shorter one)."""
@@ -87,33 +99,62 @@ class TrainingCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone: Lightning would lay the checkpoint's hyperparameters over it, silently."""
 
-    def before_instantiate_classes(self) -> None:
-        """Replace `last` by a path before anything is built."""
+    def _set_seed(self) -> None:
+        """Seed the run; what is written is the seed itself, also if it was drawn.
+
+        Raises:
+            ConfigError: If it is no seed.
+        """
         config = self.config[self.config.subcommand]
+        config.seed_everything = choose_seed(config.seed_everything)
+        super()._set_seed()
+
+    def before_instantiate_classes(self) -> None:
+        """Replace `last` by a path, and check what can be checked before anything is built.
+
+        Raises:
+            ConfigError: If an option does not go together with the checkpoint, or with any training.
+            CheckpointError: If there is no such checkpoint.
+        """
+        config = self.config[self.config.subcommand]
+        fits = self.config.subcommand == "fit"
         self._root = Path(config.trainer.default_root_dir)
         self._version: str | None = None
         self._folder: Path | None = None
+        self._changes: list[Change] = []
+        check_precision(config.trainer.precision)
+        check_trainer_values(config.trainer)
+        if fits and not config.ckpt_path and (requeued := requeued_checkpoint(self._root)):
+            tell(f"SLURM has requeued this job: goes on from {requeued}")
+            config.ckpt_path = requeued
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
             self.save_config_kwargs["resumed_from"] = config.ckpt_path
-            if self.config.subcommand == "fit":
+            if fits:
+                plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+                self._changes = check_changes(config.ckpt_path, plain, config.accept_changes)
+                self.save_config_kwargs["changed"] = self._changes
                 self._version = version_of(config.ckpt_path, self._root)
+        config.accept_changes = False  # of this start alone, as ckpt_path
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's logger and atomic checkpoints, unless the configuration brings its own."""
         trainer = self._get(self.config_init, "trainer")
-        if trainer.get("logger") in (None, True):
+        if trainer.get("logger") in (None, True) and not trainer.get("barebones"):
             prefix = "version" if self.subcommand == "fit" else str(self.subcommand)
             kwargs["logger"] = TensorBoardLogger(self._root, name="", version=self._claim(prefix))
         plugins = _as_list(trainer.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
         callbacks = _as_list(trainer.get("callbacks"))
+        if self._changes:
+            callbacks.append(ApplyChanges(self._changes))
         shows_progress = trainer.get("enable_progress_bar") is not False and not trainer.get("barebones")
         if shows_progress and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.insert(0, progress_bar())
         callbacks.append(RunSummary(self._get(self.config_init, "next_command")))
-        if self.subcommand == "fit" and trainer.get("enable_checkpointing") is not False:
+        keeps = trainer.get("enable_checkpointing") is not False and not trainer.get("barebones")
+        if self.subcommand == "fit" and keeps:
             if trainer["logger"] is False:
                 self._lock_root()
             callbacks += self._get(self.config_init, "checkpoint").callbacks()
@@ -124,10 +165,14 @@ class TrainingCLI(LightningCLI):
         trainer["callbacks"] = callbacks
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
         try:
-            return super().instantiate_trainer(plugins=plugins, **kwargs)
+            made = super().instantiate_trainer(plugins=plugins, **kwargs)
+            check_trainer(made)
         except BaseException:
             self._give_up_claim()
             raise
+        # Which checkpoint to go on from is decided: Lightning would also take one that another job or run has left.
+        made._checkpoint_connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path  # type: ignore[method-assign]
+        return made
 
     def _claim(self, prefix: str) -> str:
         """The name of the run's folder, which the first process makes and locks; the others hear of it from there."""
@@ -200,11 +245,13 @@ def start(args: Sequence[str], cli: type[TrainingCLI]) -> TrainingCLI:
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # Lightning's would always shuffle, and shard a second time
                 "enable_model_summary": False,  # `RunSummary` names the sizes
-                "callbacks": [FailFast(), StopOnSignal()],
+                "callbacks": [FailFast(), StopOnSignal(), CheckMonitors()],
             },
         )
-    except MisconfigurationException as error:
-        raise ConfigError(str(error)) from error
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        if (refused := refusal(error)) is None:
+            raise
+        raise refused from error
 
 
 def pick_overlays(words: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import pydoc
 import re
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from embedrl.errors import ConfigError
 from embedrl.utils.public_names import import_all, public_names
-from embedrl.utils.yaml_aliases import check_yaml, check_yaml_files
+from embedrl.utils.yaml_checks import check_yaml, check_yaml_files
 
 _KEY = re.compile(r'^(?:- )?Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)$')
 _FRAME = re.compile(
     r"^(?:- )?(Problem with given class_path|Does not validate against|Subtypes:|Errors:|Given value|Problem in )"
 )
 _WEAK = re.compile(r"<class 'NoneType'>|Expected a path but|Unexpected import path format|either not accessible")
+_CALLABLE = re.compile(r"Type typing\.Callable\[.*\] expects a function or a callable class: ")
+_GIVEN = re.compile(r"(?<=is not accepted)\. Got value: Namespace\(.*$")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
 _NOT_ACCEPTED = re.compile(r"Option '(?P<name>\w+)' is not accepted$")
@@ -48,8 +51,11 @@ class OneLineErrors(ArgumentParser):  # type: ignore[misc]  # jsonargparse is no
         Raises:
             ConfigError: If a file or a flag is wrong.
         """
-        check_yaml_files([str(word) for word in args or ()])
-        return super().parse_args(args, *more, **options)
+        words = None if args is None else [str(word) for word in args]
+        check_yaml_files(words or ())
+        if words is not None and not self.exit_on_error:  # nested: jsonargparse passes on a null as the text None
+            words = [f"{word[:-4]}null" if word.startswith("--") and word.endswith("=None") else word for word in words]
+        return super().parse_args(words, *more, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong, naming the flag and the cure.
@@ -90,7 +96,20 @@ def with_class_paths(words: Sequence[str]) -> list[str]:
             whole.append(f"{flag}={names.get(value, value)}")
         else:
             whole.append(names.get(word, word) if before.startswith("--") and "=" not in before else word)
-    return whole
+    return _spelled_out(whole)
+
+
+def _spelled_out(words: list[str]) -> list[str]:
+    """A class as `{class_path: ...}` where the Trainer also takes a name, which jsonargparse would take it for."""
+    flags = tuple(f"--trainer.{name}" for name in ("strategy", "accelerator", "profiler"))
+    told = []
+    for before, word in zip(["", *words], words, strict=False):
+        flag, given, value = word.partition("=")
+        text = value if given and flag in flags else word if before in flags else ""
+        if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", text):
+            word = f"{flag}=" * bool(given) + json.dumps({"class_path": text})
+        told.append(word)
+    return told
 
 
 @contextmanager
@@ -196,7 +215,7 @@ def _deepest(message: str) -> tuple[str, str]:
     stack: list[tuple[int, str]] = []
     best: tuple[tuple[bool, int], str, str] | None = None
     for raw in message.splitlines():
-        line = raw.strip()
+        line = _GIVEN.sub("", _CALLABLE.sub("", raw.strip()))
         indent = len(raw) - len(raw.lstrip())
         while stack and stack[-1][0] >= indent and _KEY.match(line):
             stack.pop()
@@ -237,7 +256,9 @@ def _did_you_mean(name: str, options: list[str]) -> str:
 
 def _arguments(message: str, leaf: str) -> list[str]:
     """The arguments of the class that a complaint is about: the last one that is named before it."""
-    paths = re.findall(r"class_path '([^']+)'", message.partition(leaf)[0])
+    before, _, after = message.partition(leaf)
+    inside = re.match(r"\. Got value: Namespace\(class_path='([^']+)'", after)
+    paths = [inside[1]] if inside else re.findall(r"class_path '([^']+)'", before)
     named = pydoc.locate(paths[-1]) if paths else None
     return list(inspect.signature(named).parameters) if isinstance(named, type) else []
 

@@ -109,6 +109,7 @@ class ResumableLoader(Loader[T]):
         collate: Makes a batch of samples.
         seed: Seed of the workers' random state.
         batches_seen: Where in the stream to start.
+        repeated: Only the stream's first batches, this many, over and over (`trainer.overfit_batches`); None: all.
         kwargs: Passed on to `DataLoader`.
     """
 
@@ -119,6 +120,7 @@ class ResumableLoader(Loader[T]):
         collate: Callable[[list[Any]], T],
         seed: int,
         batches_seen: int = 0,
+        repeated: int | None = None,
         **kwargs: Any,
     ) -> None:
         # A generator of its own: torch would draw the workers' seeds from the global one, which the model uses.
@@ -127,6 +129,7 @@ class ResumableLoader(Loader[T]):
         self._stream = sampler
         self._seed = seed
         self.batches_seen = batches_seen
+        self.repeated = repeated
 
     def state_dict(self) -> dict[str, int]:
         """Number of batches handed out."""
@@ -141,8 +144,9 @@ class ResumableLoader(Loader[T]):
 
         Nothing happens before the first one is asked for: Lightning also calls `iter` without using the result.
         """
-        self._stream.start = self.batches_seen
-        self.generator.manual_seed(self._seed + self.batches_seen)
+        start = self.batches_seen if self.repeated is None else self.batches_seen % self.repeated
+        self._stream.start = start
+        self.generator.manual_seed(self._seed + start)
         for batch in super().__iter__():
             self.batches_seen += 1
             yield batch

@@ -34,7 +34,7 @@ class RenderOptions:
     Attributes:
         tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), or `none` (the raw side).
         cues: `on` prints the cues and adds crops and key frames; `printed` prints them only; `off` removes both.
-            Applies to `tcot: full`.
+            Applies to `tcot: full`. YAML reads a bare `on` or `off` as a truth value, which means the same here.
         max_evidence: At most this many crops or key frames per side, the first ones.
         crop_margin: Margin on each side of a box, as a share of the box's width and height.
         jitter: In training, each corner of a box moves by up to this much (in 0..1000).
@@ -46,7 +46,7 @@ class RenderOptions:
     """
 
     tcot: Literal["full", "answer_only", "none"] = "full"
-    cues: Literal["on", "printed", "off"] = "on"
+    cues: Literal["on", "printed", "off", True, False] = "on"
     max_evidence: int = 4
     crop_margin: float = 0.1
     jitter: float = 0.0
@@ -61,6 +61,8 @@ class RenderOptions:
         Raises:
             ConfigError: If a value is out of range.
         """
+        if isinstance(self.cues, bool):
+            object.__setattr__(self, "cues", "on" if self.cues else "off")
         if self.max_evidence < 0:
             raise ConfigError(f"render.max_evidence is {self.max_evidence}: give 0 or more")
         if self.crop_margin < 0:

@@ -44,6 +44,10 @@ class LoRAOptions:
             raise ConfigError(f"lora.scope {self.scope!r} is unknown: choose one of {', '.join(SCOPES)}")
         if self.r < 1:
             raise ConfigError(f"lora.r is {self.r}: the rank must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora.dropout is {self.dropout}: give a probability from 0 to below 1, such as 0.05")
+        if not self.alpha > 0:
+            raise ConfigError(f"lora.alpha is {self.alpha}: give a number above 0, such as 2 r")
 
 
 def add_lora(model: nn.Module, options: LoRAOptions) -> PeftModel:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Lesson
+from embedrl.utils.ranges import check_least
 
 # A checkpoint holds the state after the optimizer step, as with automatic optimisation.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
@@ -74,7 +76,7 @@ class EGRLModule(TrainingModule):
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         schedule_args: More arguments of the schedule.
         max_new_tokens: Longest reply in validation.
-        seed: Seed of the rollouts and of what rewards draw.
+        seed: Seed of the rollouts, of what rewards draw, and of dropout; None: the run's (`seed_everything`).
         engine: The engine that writes the rollouts, such as `ServerRollout`; None means the policy itself, in this
             process.
     """
@@ -99,14 +101,17 @@ class EGRLModule(TrainingModule):
         warmup_steps: int = 0,
         schedule_args: dict[str, Any] | None = None,
         max_new_tokens: int = 512,
-        seed: int = 0,
+        seed: int | None = None,
         engine: RemoteEngine | None = None,
     ) -> None:
         super().__init__(locals())
         check_rewards(rewards)
+        check_least(1, {"model.inner_epochs": inner_epochs, "model.max_new_tokens": max_new_tokens})
+        check_least(0, {"model.std_floor": std_floor, "model.gradient_clip_val": gradient_clip_val})
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
-        self.group_size, self.rollout, self.policy_options = group_size, rollout, policy
+        self.group_size, self.policy_options = group_size, policy
+        self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
         self.inner_epochs = self.steps_per_batch = inner_epochs
         self.std_floor, self.filter_groups, self.gradient_clip_val = std_floor, filter_groups, gradient_clip_val
         self.style, self.engine = style, engine

@@ -16,6 +16,7 @@ from embedrl.errors import ConfigError
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.models.sampling import SampledReply, SamplingOptions
 from embedrl.types import Chat
+from embedrl.utils.run_seed import run_seed
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class RolloutOptions(SamplingOptions):
 
     Attributes:
         max_sequences: Replies written at once on a process; a group stays together, whatever its size.
-        seed: Seed of all draws.
+        seed: Seed of all draws; None: the module's.
     """
 
     max_sequences: int = 64
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         SamplingOptions.__post_init__(self)
@@ -112,11 +113,12 @@ class LocalRollout:
         order = sorted(range(len(prompts)), key=lambda i: preprocessor.length(prompts[i]))
         size = max(1, self.options.max_sequences // n)
         replies: dict[int, list[SampledReply]] = {}
+        seed = run_seed(self.options.seed, "rollout.seed")
         with unsharded(self.generator), evaluating(self.generator):
             for start in range(0, len(order), size):
                 part = order[start : start + size]
                 batch = {name: value.to(device) for name, value in preprocessor.join([rows[i] for i in part]).items()}
-                seeds = [draw_seed(self.options.seed, step, keys[i]) for i in part]
+                seeds = [draw_seed(seed, step, keys[i]) for i in part]
                 replies |= zip(part, self.generator.sample(batch, n, seeds, self.options), strict=True)
         return [replies[i] for i in range(len(prompts))]
 

@@ -26,9 +26,15 @@ from embedrl.distributed.trained_keys import check_keys, trained_keys
 from embedrl.errors import CAUSES, ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
-from embedrl.training.checkpoints import hyperparameters
+from embedrl.training.checkpoints import hyperparameters, plain_callable
 from embedrl.training.progress import total_steps
 from embedrl.training.seeding import StepRandomness
+from embedrl.training.trainer_checks import check_schedule, check_trainer, refusals
+from embedrl.utils.ranges import check_least
+from embedrl.utils.run_seed import run_seed
+
+_AVERAGED = "current_model_state"
+"""Where Lightning's `WeightAveraging` keeps the weights in training, the averaged ones being the state."""
 
 TOTALS = "totals"
 """Where a checkpoint keeps `TrainingModule.totals`."""
@@ -51,7 +57,7 @@ class TrainingModule(LightningModule, ABC):
         arguments: The `locals()` of the subclass's `__init__`. It must have the arguments `optimizer` (the optimizer's
             class and options), `schedule` (course of the learning rate after the warm-up, by the names of
             `transformers.get_scheduler`), `warmup_steps` (optimizer steps over which the learning rate rises from 0)
-            and `seed`; it may have `schedule_args` (more arguments of the schedule).
+            and `seed` (None: the run's); it may have `schedule_args` (more arguments of the schedule).
 
     Attributes:
         processed: What the step went through on all processes, by unit, such as `{"tokens": 4096}`: logged per second.
@@ -68,11 +74,13 @@ class TrainingModule(LightningModule, ABC):
         # Of the class whose `__init__` is running: that of `self` may be a further subclass with other arguments.
         names = list(inspect.signature(arguments["__class__"].__init__).parameters)[1:]
         self.save_hyperparameters(hyperparameters({name: arguments[name] for name in names}))
-        self.optimizer: OptimizerCallable = arguments["optimizer"]
+        self.optimizer: OptimizerCallable = plain_callable(arguments["optimizer"])
+        check_least(0, {"model.warmup_steps": arguments["warmup_steps"]})
         self.schedule: str = arguments["schedule"]
         self.warmup_steps: int = arguments["warmup_steps"]
         self.schedule_args: dict[str, Any] | None = arguments.get("schedule_args")
-        self.seed: int = arguments["seed"]
+        self.seed = run_seed(arguments["seed"], "model.seed")
+        self.hparams["seed"] = self.seed  # what ran
         self.strict_loading = False  # `load_state_dict` checks the keys that must be there
         self.processed: dict[str, float] = {}
         self.samples: list[str] = []
@@ -97,6 +105,15 @@ class TrainingModule(LightningModule, ABC):
 
     # ---------------------------------------------------------------- building
 
+    def setup(self, stage: str) -> None:
+        """Check the trainer's options.
+
+        Raises:
+            ConfigError: If there is one that the trainings cannot do.
+        """
+        check_trainer(self.trainer)
+        check_schedule(self.schedule)
+
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
         build_model(self.trained_model, None if self._trainer is None else self._trainer.strategy)
@@ -105,17 +122,19 @@ class TrainingModule(LightningModule, ABC):
         """The optimizer, and the learning rate of every step up to the end of the run.
 
         Raises:
-            ConfigError: If the run has no end.
+            ConfigError: If the run has no end, or the optimizer or the schedule refuses its arguments.
         """
         from transformers import get_scheduler
 
         # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
         # checkpoint goes from one number of ranks to another.
-        optimizer = self.optimizer(self.parameters())
+        with refusals("model.optimizer"):
+            optimizer = self.optimizer(self.parameters())
         steps = total_steps(self.trainer)
         if steps is None:
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps, self.schedule_args)
+        with refusals("model.schedule_args"):
+            scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps, self.schedule_args)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---------------------------------------------------------------- training
@@ -255,11 +274,16 @@ class TrainingModule(LightningModule, ABC):
         """Keep only what training changes, and the totals."""
         checkpoint[TOTALS] = dict(self.totals)
         keep = trained_keys(self)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+        for name in ("state_dict", _AVERAGED):
+            if name in checkpoint:
+                checkpoint[name] = {key: value for key, value in checkpoint[name].items() if key in keep}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting; add the frozen weights for Lightning's weight averaging, which loads whole models."""
         self.totals = dict(checkpoint.get(TOTALS, {}))
+        if _AVERAGED in checkpoint:
+            frozen = {key: value for key, value in self.state_dict().items() if key not in trained_keys(self)}
+            checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights.

@@ -51,8 +51,7 @@ def config_form(value: Any) -> Any:
     if isinstance(value, type):
         return {"class_path": public_path(value)}
     if isinstance(value, functools.partial):
-        # jsonargparse wraps the class in helper functions: partial(call, instantiate, AdamW, lr=...)
-        made = next((item for item in (value.func, *value.args) if isinstance(item, type)), None)
+        made = _made_by(value)
         if made is not None:
             return {"class_path": public_path(made), "init_args": config_form(value.keywords)}
     elif not inspect.isroutine(value):
@@ -69,6 +68,21 @@ def config_form(value: Any) -> Any:
             f"keep its argument {missing[0]!r} as an attribute"
         )
     raise ConfigError(f"{value!r} cannot be written to a checkpoint: give functools.partial(SomeClass, lr=...) instead")
+
+
+def _made_by(value: functools.partial[Any]) -> type | None:
+    """The class that a partial makes: jsonargparse wraps it in helpers, `partial(call, instantiate, AdamW, lr=...)`."""
+    return next((item for item in (value.func, *value.args) if isinstance(item, type)), None)
+
+
+def plain_callable(value: Any) -> Any:
+    """A class waiting for its last arguments without jsonargparse's helpers, which can be neither copied nor pickled.
+
+    Args:
+        value: A `functools.partial` of a class, or anything else, which is returned as it is.
+    """
+    made = _made_by(value) if isinstance(value, functools.partial) else None
+    return value if made is None else functools.partial(made, **value.keywords)
 
 
 def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class EmbedderModule(TrainingModule):
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
             graphs: the same gradients, faster, for batches that fit.
-        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
+        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it. None: the run's
+            (`seed_everything`).
         metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
             hit@1, hit@5, hit@10 and ndcg@5.
 
@@ -55,7 +56,7 @@ class EmbedderModule(TrainingModule):
         schedule: str = "cosine",
         warmup_steps: int = 10,
         gradient_cache: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         metrics: list[RankingMetric] | None = None,
     ) -> None:
         super().__init__(locals())

@@ -23,6 +23,7 @@ from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Lesson
+from embedrl.utils.ranges import check_least
 
 
 @dataclass
@@ -61,7 +62,8 @@ class ReasonerModule(TrainingModule):
         warmup_steps: Optimizer steps over which the learning rate rises from 0.
         schedule_args: More arguments of the schedule, such as `num_decay_steps` of `warmup_stable_decay`.
         max_new_tokens: Longest reply in validation.
-        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it.
+        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it. None: the run's
+            (`seed_everything`).
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class ReasonerModule(TrainingModule):
         warmup_steps: int = 10,
         schedule_args: dict[str, Any] | None = None,
         max_new_tokens: int = 256,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(locals())
+        check_least(1, {"model.max_new_tokens": max_new_tokens})
         self.generator = generator
         self._greedy = GreedyReplies(generator, max_new_tokens)
         self._accumulated = _Accumulated(-1, 1.0)

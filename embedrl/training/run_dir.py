@@ -28,6 +28,7 @@ from embedrl.errors import CheckpointError
 from embedrl.training.run_folder import is_backup
 from embedrl.training.stopping import LastCheckpoint
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.ranges import check_least
 
 _NAMES = ("last", "best")
 
@@ -89,6 +90,9 @@ class CheckpointOptions:
     every_n_steps: int = 100
     monitor: str | None = None
     mode: Literal["max", "min"] = "max"
+
+    def __post_init__(self) -> None:
+        check_least(1, {"checkpoint.every_n_steps": self.every_n_steps})
 
     def callbacks(self) -> list[ModelCheckpoint]:
         """The callbacks that write them: the best one's first, so that `last.ckpt` stores which one is best."""

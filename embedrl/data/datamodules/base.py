@@ -14,6 +14,8 @@ from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampl
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonRows, LessonSource
 from embedrl.errors import ConfigError
+from embedrl.utils.ranges import check_least
+from embedrl.utils.run_seed import run_seed
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ class BaseDataModule(LightningDataModule):
     shares out the data over `trainer.world_size` processes itself.
 
     Args:
-        seed: Seed of the order of the training data.
+        seed: Seed of the order of the training data; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
         on_bad: A bad sample: `raise`, or `skip` it.
@@ -40,7 +42,7 @@ class BaseDataModule(LightningDataModule):
 
     def __init__(
         self,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         persistent_workers: bool = False,
         on_bad: OnBadMode = "raise",
@@ -49,7 +51,8 @@ class BaseDataModule(LightningDataModule):
         super().__init__()
         self.on_bad = on_bad
         self.bad = OnBad(on_bad, max_bad)
-        self.seed = seed
+        check_least(0, {"data.num_workers": num_workers})
+        self.seed = run_seed(seed, "data.seed")
         self.num_workers = num_workers
         self.persistent_workers = persistent_workers and num_workers > 0
         self._stream: ResumableLoader[Any] | None = None
@@ -89,13 +92,24 @@ class BaseDataModule(LightningDataModule):
     def _make_train_loader(
         self, dataset: MapDataset, sampler: StreamSampler, collate: Callable[[list[Any]], T]
     ) -> ResumableLoader[T]:
-        """The training loader, from the saved position on."""
+        """The training loader, from the saved position on.
+
+        Raises:
+            ConfigError: If `trainer.overfit_batches` is a share of less than one batch.
+        """
+        share = self._current_trainer.overfit_batches  # type: ignore[attr-defined]  # set outside the class
+        repeated = min(share, len(sampler)) if isinstance(share, int) else int(share * len(sampler))
+        if share and not repeated:
+            raise ConfigError(
+                f"--trainer.overfit_batches {share}: no batch of {len(sampler)}; give a number of batches"
+            )
         self._stream = loader = ResumableLoader(
             dataset,
             sampler,
             collate,
             seed=self.seed,
             batches_seen=self._batches_seen,
+            repeated=repeated or None,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers,
         )
@@ -128,7 +142,7 @@ class GeneratorDataModule(BaseDataModule):
         val: The lessons of `validate`.
         test: The lessons of `test`.
         generate_batch_size: Prompts that are answered at once, per process.
-        seed: Seed of the order of the training data.
+        seed: Seed of the order of the training data; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         on_bad: A bad sample: `raise`, or `skip` it; a bad lesson to score on is left out.
         max_bad: The most different bad samples that `skip` leaves out.
@@ -139,12 +153,13 @@ class GeneratorDataModule(BaseDataModule):
         val: LessonSource | None = None,
         test: LessonSource | None = None,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         on_bad: OnBadMode = "raise",
         max_bad: int = MAX_BAD,
     ) -> None:
         super().__init__(seed, num_workers, on_bad=on_bad, max_bad=max_bad)
+        check_least(1, {"data.generate_batch_size": generate_batch_size})
         self.val, self.test, self.generate_batch_size = val, test, generate_batch_size
 
     def val_dataloader(self) -> Sequence[Loader[LessonBatch]]:

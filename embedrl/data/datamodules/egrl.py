@@ -17,6 +17,7 @@ from embedrl.data.sampler import SubBatchSampler
 from embedrl.data.sft_batches import LessonSource
 from embedrl.errors import ConfigError
 from embedrl.types import Pair
+from embedrl.utils.ranges import check_least
 
 
 @dataclass
@@ -57,7 +58,7 @@ class EGRLDataModule(GeneratorDataModule):
         block_size: Consecutive rows that are drawn together, for sources whose neighbouring pairs are hard negatives of
             one another, such as `WorldSource(alike=…)`.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
-        seed: Seed of the order of the pairs.
+        seed: Seed of the order of the pairs; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         on_bad: A bad pair or lesson: `raise`, or `skip` it: the next block of the data set takes the place of a pair's,
             on the process that holds it, and scoring goes without a lesson; counted, logged, and named in the run
@@ -77,7 +78,7 @@ class EGRLDataModule(GeneratorDataModule):
         steps_per_epoch: int | None = None,
         block_size: int = 1,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         on_bad: OnBadMode = "raise",
         max_bad: int = MAX_BAD,
@@ -85,7 +86,9 @@ class EGRLDataModule(GeneratorDataModule):
         super().__init__(val, test, generate_batch_size, seed, num_workers, on_bad, max_bad)
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
-        if block_size < 1 or batch_size % block_size:
+        sizes = {"batch_size": batch_size, "block_size": block_size, "steps_per_epoch": steps_per_epoch}
+        check_least(1, {f"data.{name}": size for name, size in sizes.items()})
+        if batch_size % block_size:
             raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
         self.batch_size, self.mix = batch_size, mix
         self.steps_per_epoch, self.block_size = steps_per_epoch, block_size

@@ -21,6 +21,7 @@ from embedrl.data.sources import TaskSource
 from embedrl.errors import ConfigError
 from embedrl.types import RetrievalTask
 from embedrl.utils.file_names import check_file_names
+from embedrl.utils.ranges import check_least
 
 
 class EmbedderDataModule(BaseDataModule):
@@ -42,7 +43,7 @@ class EmbedderDataModule(BaseDataModule):
         batches_per_epoch: Batches per epoch; None means the number of rows // batch_size.
         max_negatives: Use at most this many of a pair's hard negatives; 0 (the paper) uses only in-batch negatives.
         encode_batch_size: Sides in a batch of `validate`, `test` and `predict`, per process.
-        seed: Seed of the order of the rows and of the noise on the evidence.
+        seed: Seed of the order of the rows and of the noise on the evidence; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         persistent_workers: Keep the loader processes from one epoch to the next.
         on_bad: A bad row or side: `raise`, or `skip` it: the next row of the data set takes the place of a training
@@ -65,13 +66,16 @@ class EmbedderDataModule(BaseDataModule):
         batches_per_epoch: int | None = None,
         max_negatives: int = 0,
         encode_batch_size: int = 64,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         persistent_workers: bool = False,
         on_bad: OnBadMode = "raise",
         max_bad: int = MAX_BAD,
     ) -> None:
         super().__init__(seed, num_workers, persistent_workers, on_bad, max_bad)
+        sizes = {"batch_size": batch_size, "sub_batch_size": sub_batch_size, "batches_per_epoch": batches_per_epoch}
+        check_least(1, {f"data.{name}": size for name, size in sizes.items()})
+        check_least(0, {"data.max_negatives": max_negatives})
         self.mix = mix or []
         self.val = val or []
         self.test = test or []

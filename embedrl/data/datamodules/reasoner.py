@@ -8,6 +8,7 @@ from embedrl.data.loader import ResumableLoader
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.data.sft_batches import LessonBatch, LessonCollator, LessonRows, LessonSampler, LessonSource
 from embedrl.errors import ConfigError
+from embedrl.utils.ranges import check_least
 
 
 class ReasonerDataModule(GeneratorDataModule):
@@ -24,7 +25,7 @@ class ReasonerDataModule(GeneratorDataModule):
         test: The lessons of `test`.
         shuffle: Whether to shuffle the lessons; a curriculum is left in its order.
         generate_batch_size: Prompts that are answered at once in `validate` and `test`, per process.
-        seed: Seed of the shuffle.
+        seed: Seed of the shuffle; None: the run's (`seed_everything`).
         num_workers: Loader processes; 0 loads in the training process.
         on_bad: A bad lesson: `raise`, or `skip` it: the next lesson takes its place in training, and scoring goes
             without it; counted, logged, and named in the run folder's `skipped.jsonl`.
@@ -40,12 +41,13 @@ class ReasonerDataModule(GeneratorDataModule):
         test: LessonSource | None = None,
         shuffle: bool = True,
         generate_batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         on_bad: OnBadMode = "raise",
         max_bad: int = MAX_BAD,
     ) -> None:
         super().__init__(val, test, generate_batch_size, seed, num_workers, on_bad, max_bad)
+        check_least(1, {"data.batch_size": batch_size})
         self.train, self.shuffle = train, shuffle
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
 

@@ -22,6 +22,7 @@ from embedrl.rl.rollout import RolloutOptions, draw_seed
 from embedrl.rl.vllm.protocol import SEED_BITS, read_replies, to_request
 from embedrl.types import Chat
 from embedrl.utils.chat_client import ChatClient, Endpoint, NoAnswer, run
+from embedrl.utils.run_seed import run_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ class ServerRollout:
         preprocessor = self._generator.preprocessor()
         rows = preprocessor.prompt_rows(prompts) if inputs is None else inputs
         tokens: list[list[int]] = [row["input_ids"][0].tolist() for row in rows]
-        seeds = [draw_seed(self._options.seed, step, key) >> (63 - SEED_BITS) for key in keys]
+        seed = run_seed(self._options.seed, "rollout.seed")
+        seeds = [draw_seed(seed, step, key) >> (63 - SEED_BITS) for key in keys]
         problem, samples = None, []
         try:
             samples = run(self._ask_all(list(zip(prompts, tokens, seeds, strict=True)), n))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from embedrl.training.resume import Change, trained_with
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.versions import environment, read_starts
 
@@ -25,33 +27,43 @@ class SaveRun(SaveConfigCallback):
 
     Args:
         resumed_from: The checkpoint that this start continues.
+        changed: What this start changes of what the checkpoint was trained with.
         kwargs: Passed on to `SaveConfigCallback`.
     """
 
-    def __init__(self, *args: Any, resumed_from: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, resumed_from: str | None = None, changed: Sequence[Change] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._resumed_from = resumed_from
+        self._resumed_from, self._changed = resumed_from, changed
+        self._trained_with: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the checkpoint was trained with, which a run that goes on from it is compared with."""
+        return {"trained_with": self._trained_with}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save on rank 0, as Lightning does; every process reads the folder, since rank 0 broadcasts it."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / "provenance.json"
+        self._config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        self._trained_with = trained_with(self._config)
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Add this start to `provenance.json`."""
         self._clock = time.monotonic()
         self._starts = read_starts(self._path)
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         self._starts.append(
             {
                 **environment(),
                 "stage": stage,
                 "resumed_from": self._resumed_from,
-                "seed": config.get("seed_everything"),
+                "changed": {change.key: [change.before, change.now] for change in self._changed},
+                "seed": self._config.get("seed_everything"),
                 "device": device_name(trainer),
                 "processes": trainer.world_size,
                 "threads": torch.get_num_threads(),
-                "config": config,
+                "config": self._config,
             }
         )
         self._write()

@@ -6,7 +6,7 @@ import pytest
 
 from embedrl.cli import main
 from embedrl.errors import ConfigError
-from embedrl.utils.yaml_aliases import MAX_VALUES, check_yaml
+from embedrl.utils.yaml_checks import MAX_VALUES, check_yaml
 
 LISTS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
