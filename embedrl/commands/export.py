@@ -39,7 +39,7 @@ def load_module(checkpoint: Path) -> TrainingModule:
         else:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         arguments = saved["hyper_parameters"]
-        check_classes(arguments, f"--checkpoint {checkpoint}")
+        check_classes(saved, f"--checkpoint {checkpoint}")
         # The argument that only one of the modules has identifies it.
         kinds: dict[str, type[TrainingModule]] = {
             "rewards": EGRLModule, "generator": ReasonerModule, "backbone": EmbedderModule

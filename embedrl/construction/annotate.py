@@ -11,7 +11,15 @@ from typing import Any
 
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import OnError, run_requests
-from embedrl.construction.rows import LeftOut, PairWriter, StepReport, check_slugs, write_mix, write_step_report
+from embedrl.construction.rows import (
+    LeftOut,
+    PairWriter,
+    StepReport,
+    check_place,
+    check_slugs,
+    write_mix,
+    write_step_report,
+)
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
@@ -67,6 +75,7 @@ def annotate(
         raise ConfigError(f"--attempts {attempts}, --patience {patience}: give 1 or more")
     names = check_labels(mix)
     check_slugs(names)
+    check_place(mix, out)
     unknown = [name for name in caps.documents or () if name not in names]
     if unknown:
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")

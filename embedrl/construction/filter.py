@@ -16,6 +16,7 @@ from embedrl.construction.rows import (
     LeftOut,
     PairWriter,
     StepReport,
+    check_place,
     check_slugs,
     earlier_report,
     write_mix,
@@ -70,8 +71,7 @@ def filter_pairs(
             "give 0 to 1, 0 to 1, and 1 or more"
         )
     check_slugs(check_labels(mix))
-    if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
-        raise ConfigError(f"--out {out} is the folder of --mix: give another")
+    check_place(mix, out)
     Checks(checks)
     report: StepReport = {}
     rows = []

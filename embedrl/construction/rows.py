@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +16,7 @@ import yaml
 from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.sources import PairSource
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, unreadable
 from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
 
@@ -118,6 +119,20 @@ def _below(root: Path, path: Path) -> str:
     raise DataError(f"picture {path} does not lie below the data set's root {root}: give the folder above it as root")
 
 
+def check_place(mix: Sequence[MixRow], out: Path) -> None:
+    """Check that a step does not write where its input lies: files would replace it, and reports describe other pairs.
+
+    Raises:
+        ConfigError: If a data set's file, or what it links to, lies in the folder.
+        DataError: If the report of an earlier step cannot be read.
+    """
+    for row in mix:
+        path = Path(getattr(row.source, "path", None) or "/")
+        if out.resolve() in (path.absolute().parent.resolve(), path.resolve().parent):
+            raise ConfigError(f"--out {out}: {path} of --mix lies there: give another folder")
+        earlier_report(row)
+
+
 def check_slugs(names: Iterable[str]) -> None:
     """Check that no two data sets would be written to one file, and none over a journal.
 
@@ -163,11 +178,12 @@ def earlier_report(row: MixRow) -> dict[str, Any]:
     report = Path(path).parent / "report.json" if path is not None else None
     if report is None or not report.is_file():
         return {}
-    try:
-        reports = json.loads(report.read_text(encoding="utf-8"))
-        return dict(reports.get(row.label, {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{report}: not a report of construction: delete it, or run the step again") from error
+    with unreadable(f"{report}: not a report of construction", "delete it, or run the step again"):
+        earlier = dict(json.loads(report.read_text(encoding="utf-8")).get(row.label, {}))
+        causes = Counter[str](earlier.get("left_out"))
+        if any(type(number) is not int for number in causes.values()) or not all(isinstance(c, str) for c in causes):
+            raise ValueError(f"left_out is {earlier['left_out']!r:.60}")
+    return earlier
 
 
 def _replace(path: Path, text: str) -> None:

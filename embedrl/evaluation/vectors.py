@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, distributed
 
@@ -28,7 +28,7 @@ from embedrl.data.lenient_render import encode_chat
 from embedrl.data.loader import Loader
 from embedrl.data.render import RenderOptions
 from embedrl.distributed.collectives import gather_objects, world_size
-from embedrl.errors import ConfigError, DataError, NonFiniteError
+from embedrl.errors import ConfigError, DataError, NonFiniteError, unreadable
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
 from embedrl.metrics.ranking import Blocks
@@ -237,12 +237,9 @@ def read_shard(path: Path, rows: int) -> Tensor:
     Raises:
         DataError: If the file is broken, or holds other vectors than were written to it.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            vectors: Tensor = file.get_tensor("vectors")
-            written = (file.metadata() or {}).get(CHECKSUM)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: broken vectors ({error})") from error
+    with unreadable(f"{path}: broken vectors"), safe_open(path, framework="pt") as file:
+        vectors: Tensor = file.get_tensor("vectors")
+        written = (file.metadata() or {}).get(CHECKSUM)
     if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows:
         kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
         raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows}, ...])")

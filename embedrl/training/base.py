@@ -7,7 +7,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -22,7 +22,7 @@ from embedrl.distributed.trained_keys import check_keys, trained_keys
 from embedrl.errors import ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
-from embedrl.training.checkpoints import hyperparameters
+from embedrl.training.checkpoints import check_classes, hyperparameters, peek
 from embedrl.training.seeding import StepRandomness
 
 # The module decides when a batch moves, whatever data module it came from.
@@ -82,6 +82,33 @@ class TrainingModule(LightningModule, ABC):
         """
 
     # ---------------------------------------------------------------- building
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """The module of a checkpoint, as Lightning builds it, if it names classes of installed packages alone.
+
+        Args:
+            checkpoint_path: The file, its URL, or an open file.
+            map_location: Where its tensors go.
+            hparams_file: A file of hyperparameters that replace its own.
+            strict: Whether its keys must be the module's.
+            weights_only: False lets it run code: never for a file that is not yours.
+            **kwargs: Arguments of the module that replace its own.
+
+        Raises:
+            CheckpointError: If it cannot be read, holds more than tensors and plain values, or names another class.
+        """
+        safe = weights_only is not False
+        check_classes(peek(checkpoint_path, safe), str(checkpoint_path))
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, safe, **kwargs)
 
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
