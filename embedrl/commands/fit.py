@@ -26,6 +26,7 @@ from embedrl.training.callbacks.progress_lines import ProgressLines
 from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
+from embedrl.training.checkpoints import peek
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
 from embedrl.training.run_folder import claim_version, discard_version, lock_run, next_version, unlock_run, version_of
 from embedrl.training.stopping import StopOnSignal, stop_of
@@ -92,6 +93,8 @@ class TrainingCLI(LightningCLI):
         self._folder: Path | None = None
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
+            if Path(config.ckpt_path).is_file():  # broken: told now, not when all is built and a folder made
+                peek(config.ckpt_path, config.get("weights_only") is not False, "--ckpt_path ")
             self.save_config_kwargs["resumed_from"] = config.ckpt_path
             if self.config.subcommand == "fit":
                 self._version = version_of(config.ckpt_path, self._root)

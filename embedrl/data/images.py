@@ -17,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from embedrl.errors import DataError, StorageError
 from embedrl.utils.input_files import not_regular
+from embedrl.utils.quiet import silence_libtiff
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: a picture this large takes half a GiB as RGB."""
@@ -81,6 +82,7 @@ class ImageFile:
             StorageError: If the process has too many files open.
         """
         self.check()
+        silence_libtiff()
         try:
             with _without_pillow_limit():
                 image = Image.open(self.path, formats=FORMATS)

@@ -88,17 +88,18 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "_instantiator": INSTANTIATOR}
 
 
-def peek(checkpoint: Any, weights_only: bool = True) -> dict[str, Any]:
+def peek(checkpoint: Any, weights_only: bool = True, flag: str = "") -> dict[str, Any]:
     """The content of a checkpoint, without reading the numbers of its tensors if it is a file on this machine.
 
     Args:
         checkpoint: The file, its URL, or an open file, whose place is kept.
         weights_only: Whether to refuse all but tensors and plain values.
+        flag: What names it on the command line, with a space behind.
 
     Raises:
         CheckpointError: If it cannot be read.
     """
-    with unreadable(f"{checkpoint}: not a checkpoint, or cut short", "give another one", CheckpointError):
+    with unreadable(f"{flag}{checkpoint}: not a checkpoint, or cut short", "give another one", CheckpointError):
         if isinstance(checkpoint, str | Path) and zipfile.is_zipfile(checkpoint):
             saved = torch.load(checkpoint, map_location="cpu", weights_only=weights_only, mmap=True)
         else:
