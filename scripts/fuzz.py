@@ -36,7 +36,6 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=100, help="cases of a round")
     parser.add_argument("--targets", nargs="+", choices=[*TARGETS], default=[*TARGETS])
     options = parser.parse_args(words)
-    faulthandler.enable()
     total, findings = 0, 0
     for name in options.targets:
         began, report, known, number = time.monotonic(), Round(), set[str](), options.seed
@@ -60,4 +59,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a library that crashes takes the process with it
     sys.exit(main())

@@ -114,6 +114,7 @@ class JudgementStore(RecordStore[Judgement]):
 
     def problem(self, row: dict[str, Any]) -> str:
         """See `RecordStore`."""
-        if not isinstance(row.get("answer"), str) or not isinstance(row.get("p_yes"), float | None):
-            return "not a verdict {key, answer, p_yes}"
-        return ""
+        p_yes = row.get("p_yes")
+        is_share = p_yes is None or (type(p_yes) in (int, float) and 0 <= p_yes <= 1)
+        is_whole = row.keys() == {"key", "answer", "p_yes"} and isinstance(row["answer"], str)
+        return "" if is_whole and is_share else "not a verdict {key, answer, p_yes}"

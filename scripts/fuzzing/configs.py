@@ -16,14 +16,19 @@ from fuzzing.rows import write_pictures
 CONFIGS = Path(__file__).parents[2] / "configs"
 _COMMANDS = {
     "quickstart/embedder.yaml": "fit", "quickstart/reasoner.yaml": "fit", "quickstart/egrl.yaml": "fit",
-    "embedder/tux_tiny.yaml": "validate", "construction/annotate.yaml": "annotate", "construction/filter.yaml": "filter",
+    "embedder/tux_tiny.yaml": "validate", "construction/annotate.yaml": "annotate",
+    "construction/filter.yaml": "filter",
     "construction/split.yaml": "split", "eval/world.yaml": "eval", "eval/real_small.yaml": "eval",
 }  # fmt: skip
 _LINES = [
-    "model: {}", "data: [", "\ttab: 1", "a: &a [*a]", "<<: {x: 1}", "x: !!python/object:os.system {}", "? [1, 2]\n: 3", "---", "...",
-    "trainer: {max_steps: 1}", "trainer: null", "seed_everything: maybe", "mix: ${oc.env:NONE}", "mix: ${x", "%YAML 9.9", "key: @x",
-    "a: &b {}\nc: {<<: *b, d: *b}", "\u2028x: 1", "x: 0o8", "x: 1_000", "x: 2026-99-99", "x: 2026-11-28 25:00:00", "x: =", "[]: 1",
-    "1: 2", "null: 1", "true: 1", "x: !!binary ###", "x: !!set {a}", "x: !!timestamp x", "x: .inf", "'': 1", "x: |2-\n a",
+    "model: {}", "data: [", "\ttab: 1", "a: &a [*a]", "<<: {x: 1}", "x: !!python/object:os.system {}",
+    "? [1, 2]\n: 3", "---", "...",
+    "trainer: {max_steps: 1}", "trainer: null", "seed_everything: maybe", "mix: ${oc.env:NONE}", "mix: ${x",
+    "%YAML 9.9", "key: @x",
+    "a: &b {}\nc: {<<: *b, d: *b}", "\u2028x: 1", "x: 0o8", "x: 1_000", "x: 2026-99-99", "x: 2026-11-28 25:00:00",
+    "x: =", "[]: 1",
+    "1: 2", "null: 1", "true: 1", "x: !!binary ###", "x: !!set {a}", "x: !!timestamp x", "x: .inf", "'': 1",
+    "x: |2-\n a",
 ]  # fmt: skip
 _MIX = [
     {
@@ -82,8 +87,10 @@ def _flags(data: Draw) -> list[str]:
     if data.draw(st.integers(0, 3), label="flags"):
         return []
     name = data.draw(st.sampled_from([
-        "--model", "--data", "--trainer", "--trainer.max_steps", "--seed_everything", "--mix", "--vlm", "--out", "--caps", "--tasks",
-        "--model.init_args.backbone", "--data.init_args.batch_size", "--x", "--", "--config", "--render.tcot", "--ckpt_path",
+        "--model", "--data", "--trainer", "--trainer.max_steps", "--seed_everything", "--mix", "--vlm", "--out",
+        "--caps", "--tasks",
+        "--model.init_args.backbone", "--data.init_args.batch_size", "--x", "--", "--config", "--render.tcot",
+        "--ckpt_path",
         "--model.init_args.optimizer", "--trainer.callbacks+", "--model.help", "--encode", "--rl", "--checks",
     ]), label="flag name")  # fmt: skip
     value = data.draw(TEXTS, label="flag value").replace("\0", "")  # no process gets one in its words

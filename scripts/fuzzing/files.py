@@ -7,11 +7,9 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors.torch import save
 
 from embedrl.commands.export import load_module
@@ -23,8 +21,7 @@ from embedrl.data.mix import MixRow
 from embedrl.distributed.sharded_checkpoint import ShardReader
 from embedrl.evaluation.compare import compare
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir
-from embedrl.evaluation.report import make_report, print_report, write_report
-from embedrl.evaluation.report import Submission
+from embedrl.evaluation.report import Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult
 from embedrl.evaluation.vectors import CHECKSUM, checksum, read_shard
 from embedrl.models.adapters import adapter_base
@@ -37,8 +34,10 @@ from fuzzing.mutate import Draw, broken, json_bytes, mutated
 from fuzzing.rows import TEXT_TCOT, passing
 
 _RESULT = {
-    "name": "a/b", "group": "image/cls", "main_metric": "hit@1", "version": "1", "data_hash": "x", "queries": 2, "candidates": 2,
-    "expected_queries": 2, "metrics": {"hit@1": 0.5, "hit@5": 1.0, "hit@10": 1.0}, "optimistic": {"hit@1": 0.5}, "delta_s": 0.1,
+    "name": "a/b", "group": "image/cls", "main_metric": "hit@1", "version": "1", "data_hash": "x",
+    "queries": 2, "candidates": 2,
+    "expected_queries": 2, "metrics": {"hit@1": 0.5, "hit@5": 1.0, "hit@10": 1.0}, "optimistic": {"hit@1": 0.5},
+    "delta_s": 0.1,
     "evidence": {"text": 1.0}, "raw_sides": 1, "tcots": {"cached": 1}, "skipped": {"missing picture": 1},
 }  # fmt: skip
 _IDENTITY = {"model": {"weights": "x"}, "render": {}}
@@ -48,7 +47,8 @@ _SETTINGS = {"benchmark": "world", "seed": 0, "sets": None}
 def files(data: Draw, folder: Path) -> None:
     """One of the files that a later command reads."""
     use = data.draw(st.sampled_from(
-        [journals, journals, step_reports, evaluations, evaluations, provenance, shards, tables, checkpoints, shard_tables, models]
+        [journals, journals, step_reports, evaluations, evaluations, provenance, shards, tables, checkpoints,
+        shard_tables, models]
     ), label="file")  # fmt: skip
     use(data, folder)
 
@@ -229,7 +229,7 @@ def models(data: Draw, folder: Path) -> None:
         load_config(str(folder / "model"))
     processor = load_processor(str(folder / "model"))
     chat = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
-    assert Image and processor.apply_chat_template(chat) is not None
+    assert processor.apply_chat_template(chat) is not None
 
 
 @cache

@@ -16,11 +16,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import embedrl
 from embedrl.errors import EmbedRLError
+from embedrl.utils.console import one_line
 
 Target = Callable[[Any, Path], None]
 """Draws an input and uses it, in an empty folder of its own; what it raises but an `EmbedRLError` is a finding."""
@@ -79,55 +80,61 @@ def run_round(name: str, target: Target, number: int, cases: int, end: float, kn
         known: Places of earlier findings, which are passed over; those of this round are added.
     """
     done = Round()
-    while True:
-        failed: list[str] = []  # what is failing now: it is shrunk to its end
+    while finding := _first(name, target, number, cases, end, known, done):
+        done.findings.append(finding)
+        if finding.place in known:  # flaky: it would be found for ever
+            break
+        known.add(finding.place)
+    return done
 
-        @seed(number)
-        @settings(
-            max_examples=cases,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-            verbosity=Verbosity.normal,
-            print_blob=False,
-        )
-        @given(st.data())
-        def case(data: Any) -> None:
-            if time.monotonic() > end and not failed:
-                done.is_over = True
-                raise TimeUp
-            done.cases += 1
-            try:
-                with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, quiet(), bounds():
-                    target(data, Path(folder))
-            except EmbedRLError as error:
-                done.refused += 1
-                str(error).encode("utf-8", "backslashreplace")
-            except Exception as error:  # noqa: BLE001  # a finding, unless it is hypothesis's own
-                if type(error).__module__.startswith("hypothesis"):
-                    raise
-                if place_of(error) not in known:
-                    failed.append(place_of(error))
-                    raise
 
+def _first(
+    name: str, target: Target, number: int, cases: int, end: float, known: set[str], done: Round
+) -> Finding | None:
+    """The first finding of a seed that is not known, shrunk to its end; None if there is none, or the time is up."""
+    failed: list[str] = []
+
+    @seed(number)
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    @given(st.data())
+    def case(data: Any) -> None:
+        if time.monotonic() > end and not failed:
+            done.is_over = True
+            raise TimeUp
+        done.cases += 1
         try:
-            case()
-        except TimeUp:
-            return done
-        except Exception as error:  # noqa: BLE001  # reported
-            if done.is_over and not failed:  # hypothesis wonders why the same input ends sooner
-                return done
-            trace = "".join(traceback.format_exception(error))
-            notes = [note[:2000] for note in getattr(error, "__notes__", [])]
-            last = traceback.format_exception_only(error)[0].strip()[:500]
-            done.findings.append(Finding(name, number, last, place_of(error), notes, trace))
-            if place_of(error) in known:  # flaky: would be found for ever
-                return done
-            known.add(place_of(error))
-        else:
-            return done
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, quiet(), bounds():
+                target(data, Path(folder))
+        except EmbedRLError as error:
+            done.refused += 1
+            one_line(error).encode()
+        except Exception as error:  # a finding, unless it is hypothesis's own
+            if not type(error).__module__.startswith("hypothesis"):
+                if place_of(error) in known:
+                    return
+                failed.append(place_of(error))
+            raise
+
+    try:
+        case()
+    except TimeUp:
+        return None
+    except Exception as error:  # noqa: BLE001  # reported
+        if done.is_over and not failed:  # hypothesis wonders why the same input ends sooner
+            return None
+        trace = "".join(traceback.format_exception(error))
+        notes = [note[:2000] for note in getattr(error, "__notes__", [])]
+        last = traceback.format_exception_only(error)[0].strip()[:500]
+        return Finding(name, number, last, place_of(error), notes, trace)
+    return None
 
 
 def place_of(error: BaseException) -> str:
@@ -147,7 +154,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class TimeUp(BaseException):  # noqa: N818  # no error: hypothesis lets it pass
+class TimeUp(BaseException):  # no error: hypothesis lets it pass
     """The target's time is up."""
 
 

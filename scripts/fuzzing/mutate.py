@@ -13,8 +13,10 @@ Draw = Any
 
 _DEEP = "@deep@"  # stands for brackets that no decoder can nest
 ODD_TEXTS = [
-    "", " ", "\x00", "a\x00b", "\ud800", "\x1b[31mred", "\u202eltr", "../../x", "/dev/null", "/nonexistent/x.png", "a" * 300,
-    "x/" * 3000, ".", "..", "~", "a.png/", "c:\\x", "<|im_end|>", "<|image_pad|>", "<emb>", "1e999", "nan", "-0", "null",
+    "", " ", "\x00", "a\x00b", "\ud800", "\x1b[31mred", "\u202eltr", "../../x", "/dev/null", "/nonexistent/x.png",
+    "a" * 300,
+    "x/" * 3000, ".", "..", "~", "a.png/", "c:\\x", "<|im_end|>", "<|image_pad|>", "<emb>", "1e999", "nan", "-0",
+    "null",
     "true", "{}", "${x}", "${oc.env:NONE}", "%s{0}", "é\u0301\u200d🧑‍🤝‍🧑", "[bold]", "&lt;eot&gt;", "1" * 40, _DEEP,
 ]  # fmt: skip
 TEXTS = st.one_of(st.sampled_from(ODD_TEXTS), st.text(st.characters(), max_size=20))
@@ -34,7 +36,7 @@ VALUES = st.recursive(
 
 
 def mutated(data: Draw, document: Any, most: int = 3) -> Any:
-    """A copy of a JSON-like document in which up to `most` places are replaced, left out, renamed, wrapped or doubled."""
+    """A copy of a JSON-like document with up to `most` places replaced, left out, renamed, wrapped or doubled."""
     document = copy.deepcopy(document)
     for _ in range(data.draw(st.integers(0, most), label="changes")):
         document = _changed(data, document)

@@ -91,6 +91,7 @@ def _read(side: Side) -> None:
 
 @cache
 def preprocessors() -> tuple[Any, Any]:
+    """Those of both families of models."""
     backbone = QwenVLBackbone("embedrl:tiny", max_length=4096)
     plain = OpenClipPreprocessor(
         make_tokenizer(read_config("ViT-B-32", None)), lambda image: _tensor(image), 77, (8, 8)
@@ -189,7 +190,7 @@ def _pdf(data: Draw) -> bytes:
     page = "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {} {}] /Contents 5 0 R /Resources << /Font << /F 3 0 R >> >> >>"
     objects = [
         "<< /Type /Catalog /Pages 2 0 R /Outlines 7 0 R >>",
-        f"<< /Type /Pages /Count {data.draw(st.sampled_from(['2', '2', '1', '-1', '999999999']))} /Kids [4 0 R 6 0 R] >>",
+        f"<< /Type /Pages /Count {data.draw(st.sampled_from([2, 2, 1, -1, 10**9]))} /Kids [4 0 R 6 0 R] >>",
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
         page.format(data.draw(number, label="width"), data.draw(number, label="height")),
         f"<< /Length {len(draw)} >>\nstream\n{draw}\nendstream",

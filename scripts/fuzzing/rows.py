@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,5 @@ def write_pictures(folder: Path) -> None:
 @contextmanager
 def passing() -> Iterator[None]:
     """Go on after an error that a user gets in one line."""
-    try:
+    with suppress(EmbedRLError):
         yield
-    except EmbedRLError:
-        pass

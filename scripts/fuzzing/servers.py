@@ -40,12 +40,18 @@ _ANSWER: dict[str, Any] = {
     }],
 }  # fmt: skip
 _HEADERS = [
-    "Content-Type: application/json", "Content-Type: text/html; charset=utf-7", "Content-Type: x; charset=\xff", "Retry-After: 0",
-    "Retry-After: -1", "Retry-After: 9999999999999999999999", "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", "retry-after-ms: nan",
-    "Retry-After: Sat, 99 Foo", "x-should-retry: true", "Location: /v1/chat/completions", "Location: http://[::1", "Location: ftp://x",
-    "Set-Cookie: a=\xff; Domain=..", "Content-Encoding: br", "Content-Encoding: deflate", "Content-Encoding: x", "Connection: keep-alive",
-    "Transfer-Encoding: chunked", "Content-Length: 99", "Content-Length: -1", "Content-Length: x", "Trailer: x", "X: " + "y" * 9000,
-    "Date: x", "Upgrade: h2c", "WWW-Authenticate: Digest", "Content-Range: bytes 0-0/0", "no colon", ": empty", "A\x00: b",
+    "Content-Type: application/json", "Content-Type: text/html; charset=utf-7", "Content-Type: x; charset=\xff",
+    "Retry-After: 0",
+    "Retry-After: -1", "Retry-After: 9999999999999999999999", "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT",
+    "retry-after-ms: nan",
+    "Retry-After: Sat, 99 Foo", "x-should-retry: true", "Location: /v1/chat/completions", "Location: http://[::1",
+    "Location: ftp://x",
+    "Set-Cookie: a=\xff; Domain=..", "Content-Encoding: br", "Content-Encoding: deflate", "Content-Encoding: x",
+    "Connection: keep-alive",
+    "Transfer-Encoding: chunked", "Content-Length: 99", "Content-Length: -1", "Content-Length: x", "Trailer: x",
+    "X: " + "y" * 9000,
+    "Date: x", "Upgrade: h2c", "WWW-Authenticate: Digest", "Content-Range: bytes 0-0/0", "no colon", ": empty",
+    "A\x00: b",
 ]  # fmt: skip
 
 
@@ -83,7 +89,7 @@ class _Server(threading.Thread):
 
 @cache
 def _server() -> _Server:
-    os.environ.update({name: "" for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")})
+    os.environ.update(dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), ""))
     server = _Server()
     server.start()
     return server
@@ -158,8 +164,8 @@ async def _ask(vlm: EndpointVLM, who: str, folder: Path) -> None:
                     with TCoTJournal(folder / "tcots.jsonl") as journal:
                         journal.put(record)
         except NoAnswer as failure:
-            str(failure).encode()
-            assert failure.detail.isprintable()
+            if not failure.detail.isprintable():
+                raise AssertionError(repr(failure.detail)) from failure
 
 
 def _answer(data: Draw) -> bytes:

@@ -22,5 +22,5 @@ TARGETS: dict[str, Target] = {
     "configs": configs,
     "files": files,
 }
-"""Rows of pairs; local copies of benchmarks; pictures, videos, PDF files; T-CoTs; a server's answers; YAML; what embedrl
-itself has written."""
+"""Rows of pairs; local copies of benchmarks; pictures, videos, PDF files; T-CoTs; a server's answers; YAML; files that
+embedrl itself has written."""

@@ -30,9 +30,12 @@ from fuzzing.pictures import preprocessors
 from fuzzing.rows import IMAGE_TCOT, TEXT_TCOT, VIDEO_TCOT, passing
 
 _PIECES = [
-    *("<thinking>", "</thinking>", "<rethink>", "</rethink>", "<answer>", "</answer>", "<think>", "</ Think >", "<ANSWERS/>"),
-    *("{", "}", "[", "]", '"', "'", ":", ",", "\\", "\n", " ", "bbox_2d", "key_frames", "text_keywords", "\\u0062box_2d"),
-    *('{"bbox_2d": [[1, 2, 3, 4]]}', '{"bbox_2d": [1, 2, 3, 4]}', "bbox_2d: [20, 100, 980, 101]", '{"key_frames": [1, 2]'),
+    *("<thinking>", "</thinking>", "<rethink>", "</rethink>", "<answer>", "</answer>", "<think>", "</ Think >"),
+    *("<ANSWERS/>"),
+    *("{", "}", "[", "]", '"', "'", ":", ",", "\\", "\n", " ", "bbox_2d", "key_frames", "text_keywords"),
+    *("\\u0062box_2d"),
+    *('{"bbox_2d": [[1, 2, 3, 4]]}', '{"bbox_2d": [1, 2, 3, 4]}', "bbox_2d: [20, 100, 980, 101]"),
+    *('{"key_frames": [1, 2]'),
     *('{"a": {"text_keywords": ["x"]}}', "1e999", "-0.0", "NaN", "9" * 400, "true", "null", "[" * 3000, '{"a":' * 3000),
     *("<|im_end|>", "<|im_start|>assistant", "<|image_pad|>", "<emb>", "</s>", "[INST]", "<eot_id>", "<|fim_pad|>"),
     *("\ud800", "\x00", "\x1b[2J", "\u202e", "ａ", "é\u0301", "[[0, 0, 1000, 0]]", "word " * 300, "1.5", "1001", "-1"),
