@@ -38,7 +38,7 @@ def traps(data, folder):
         raise DataError("refused")
     if number > 40:
         raise KeyError(number)
-    if number == 30:
+    if number > 20:
         raise BoundError("took too long")
 
 
