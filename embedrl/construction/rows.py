@@ -181,8 +181,9 @@ def earlier_report(row: MixRow) -> dict[str, Any]:
     with unreadable(f"{report}: not a report of construction", "delete it, or run the step again"):
         earlier = dict(json.loads(report.read_text(encoding="utf-8")).get(row.label, {}))
         causes = Counter[str](earlier.get("left_out"))
-        if any(type(number) is not int for number in causes.values()) or not all(isinstance(c, str) for c in causes):
-            raise ValueError(f"left_out is {earlier['left_out']!r:.60}")
+        numbers = [earlier.get(name, 0) for name in ("rows", "sampled", "annotated")] + [*causes.values()]
+        if any(type(number) is not int for number in numbers) or not all(isinstance(name, str) for name in causes):
+            raise ValueError(f"{earlier!r:.100}")
     return earlier
 
 

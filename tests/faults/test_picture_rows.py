@@ -230,7 +230,13 @@ def test_no_step_writes_over_its_input(tmp_path, holes, capsys, command, place):
 
 REPORTS = [
     *("[]", "null", "[" * 10_000, "{"),
-    *('{"pairs": 1}', '{"pairs": {"left_out": 5}}', '{"pairs": {"left_out": {"a": "b"}}}'),
+    *(
+        '{"pairs": {"rows": " "}}',
+        '{"pairs": {"annotated": null}}',
+        '{"pairs": 1}',
+        '{"pairs": {"left_out": 5}}',
+        '{"pairs": {"left_out": {"a": "b"}}}',
+    ),
 ]
 
 

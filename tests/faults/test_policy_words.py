@@ -342,7 +342,7 @@ HOSTILE = [
     '{"bbox_2d": ' + "[" * 5_000, '{"a":' * 3_000 + "1" + "}" * 3_000, boxes(THIN), boxes(*[THIN] * 3000),
     "word " * 4000,
     boxes(THIN) + INJECTED, "<thinking>" * 2000, '{"bbox_2d": [[1e999, NaN, -1, 9' + "9" * 500 + "]]}",
-    "ａ" * 3000, "x" * 100_000, "<s></s>[INST]<|eot_id|><start_of_turn>[SEP]<end_of_text><|vision_start|>&lt;/s&gt;",
+    "ａ" * 3000, "<s></s>[INST]<|eot_id|><start_of_turn>[SEP]<end_of_text><|vision_start|>&lt;/s&gt;",
     GOOD.format(cue='{"text_keywords": ["\\ud800"]}'), "\n" * 3000, "é\u0301\u200d🧑‍🤝‍🧑" * 500,
 ]  # fmt: skip
 
@@ -388,7 +388,7 @@ def test_a_judge_behind_an_endpoint_reads_any_rollout(policy, embedder):
         judge = EndpointJudge(server.url, "m", backoff=0)
         for begin in range(0, len(HOSTILE), 8):
             figures = check_step(policy, embedder, HOSTILE[begin : begin + 8], judge)
-            assert figures["reward/process/failed"] == 0
+            assert not any(value for name, value in figures.items() if name.startswith("reward/process/failed"))
         prompts = [body["messages"][0]["content"] for body in server.bodies]
     assert len(prompts) > len(HOSTILE)
     assert not any(COMMON.search(prompt) or "\0" in prompt for prompt in prompts)
