@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class EmbedRLError(Exception):
@@ -100,6 +102,44 @@ def listed(names: list[str]) -> str:
     'a, b, c, d, e and 2 more'
     """
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@contextmanager
+def unreadable(what: str, cure: str = "", kind: type[EmbedRLError] = DataError) -> Iterator[None]:
+    """Whatever a library raises over the content of a file becomes one error of ours: they raise nearly anything.
+
+    Args:
+        what: What cannot be read, with its path.
+        cure: What to do about it.
+        kind: Class of the error.
+
+    Raises:
+        EmbedRLError: `what (what the library says): cure`, of that class.
+
+    >>> with unreadable("a.json: broken", "delete it"):
+    ...     {}["starts"]
+    Traceback (most recent call last):
+    embedrl.errors.DataError: a.json: broken (KeyError: 'starts'): delete it
+    """
+    try:
+        yield
+    except EmbedRLError:
+        raise
+    except Exception as error:
+        raise kind(f"{what} ({said(error)}){': ' * bool(cure)}{cure}") from error
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, in one short line.
+
+    >>> said(ValueError("not JSON")), said(KeyError("starts")), said(EOFError())
+    ('not JSON', "KeyError: 'starts'", 'EOFError')
+    """
+    name, text = type(error).__name__, " ".join(str(error).split())
+    if not text:
+        return name
+    is_plain = isinstance(error, OSError | ValueError | RuntimeError) and " " in text
+    return (text if is_plain else f"{name}: {text}")[:300]
 
 
 DISK = (

@@ -28,6 +28,7 @@ from embedrl.training.callbacks.provenance import SaveRun
 from embedrl.training.callbacks.run_summary import RunSummary
 from embedrl.training.callbacks.step_bar import StepBar
 from embedrl.training.callbacks.write_vectors import WriteVectors
+from embedrl.training.checkpoints import peek
 from embedrl.training.monitors import CheckMonitors
 from embedrl.training.resume import ApplyChanges, Change, check_changes, requeued_checkpoint
 from embedrl.training.run_dir import AtomicCheckpointIO, CheckpointOptions, find_checkpoint
@@ -129,6 +130,8 @@ class TrainingCLI(LightningCLI):
             config.ckpt_path = requeued
         if config.get("ckpt_path"):
             config.ckpt_path = find_checkpoint(config.ckpt_path, self._root)
+            if Path(config.ckpt_path).is_file():  # broken: told now, not when all is built and a folder made
+                peek(config.ckpt_path, config.get("weights_only") is not False, "--ckpt_path ")
             self.save_config_kwargs["resumed_from"] = config.ckpt_path
             if fits:
                 plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))

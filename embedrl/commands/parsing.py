@@ -129,7 +129,7 @@ def mending(words: Sequence[str]) -> Iterator[None]:
         flag = f"--{key.partition('.')[2] or key}: " if key else ""  # the first word may be the command
         cure = "define it, or write \\${...} where it is nothing but text"
         raise ConfigError(f"{flag}{str(error).splitlines()[0]}; {cure}") from error
-    except ConfigError as error:
+    except (ConfigError, UnicodeDecodeError) as error:
         if broken := broken_yaml(words):
             raise ConfigError(broken) from error
         raise

@@ -11,7 +11,15 @@ from typing import Any
 
 from embedrl.construction.report_table import print_step_report
 from embedrl.construction.requests import run_requests
-from embedrl.construction.rows import JOURNALS, LeftOut, PairWriter, StepReport, write_mix, write_step_report
+from embedrl.construction.rows import (
+    JOURNALS,
+    LeftOut,
+    PairWriter,
+    StepReport,
+    check_place,
+    write_mix,
+    write_step_report,
+)
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
@@ -74,6 +82,7 @@ def annotate(
     bad = OnBad(on_bad, max_bad, "--")
     names = check_labels(mix)
     check_file_names(names, "--mix", JOURNALS)
+    check_place(mix, out)
     unknown = [name for name in caps.documents or () if name not in names]
     if unknown:
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")

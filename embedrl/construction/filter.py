@@ -17,6 +17,7 @@ from embedrl.construction.rows import (
     LeftOut,
     PairWriter,
     StepReport,
+    check_place,
     earlier_report,
     write_mix,
     write_step_report,
@@ -81,8 +82,7 @@ def filter_pairs(
         raise ConfigError(f"--patience {patience}: give 1 or more")
     bad = OnBad(on_bad, max_bad, "--")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
-    if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
-        raise ConfigError(f"--out {out} is the folder of --mix: give another")
+    check_place(mix, out)
     Checks(checks)
     report: StepReport = {}
     rows = []

@@ -121,6 +121,6 @@ class JudgementStore(RecordStore[Judgement]):
     def problem(self, row: dict[str, Any]) -> str:
         """See `RecordStore`."""
         numbers = (row.get("p_yes"), row.get("mass"))
-        if not isinstance(row.get("answer"), str) or not all(isinstance(value, float | None) for value in numbers):
-            return "not a verdict {key, answer, p_yes, mass}"
-        return ""
+        shares = all(value is None or (type(value) in (int, float) and 0 <= value <= 1) for value in numbers)
+        whole = row.keys() | {"mass"} == {"key", "answer", "p_yes", "mass"} and isinstance(row["answer"], str)
+        return "" if whole and shares else "not a verdict {key, answer, p_yes, mass}"

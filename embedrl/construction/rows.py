@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +15,7 @@ import yaml
 from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.sources import PairSource
-from embedrl.errors import DataError
+from embedrl.errors import ConfigError, DataError, unreadable
 from embedrl.tcot.store import picture_content
 from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
@@ -124,6 +125,20 @@ def _below(root: Path, path: Path) -> str:
     raise DataError(f"picture {path} does not lie below the data set's root {root}: give the folder above it as root")
 
 
+def check_place(mix: Sequence[MixRow], out: Path) -> None:
+    """Check that a step does not write where its input lies: files would replace it, and reports describe other pairs.
+
+    Raises:
+        ConfigError: If a data set's file, or what it links to, lies in the folder.
+        DataError: If the report of an earlier step cannot be read.
+    """
+    for row in mix:
+        path = Path(getattr(row.source, "path", None) or "/")
+        if out.resolve() in (path.absolute().parent.resolve(), path.resolve().parent):
+            raise ConfigError(f"--out {out}: {path} of --mix lies there: give another folder")
+        earlier_report(row)
+
+
 def write_mix(path: Path, rows: Iterable[Mapping[str, Any] | None]) -> None:
     """Write a mix that training, and every step of construction, reads.
 
@@ -155,11 +170,13 @@ def earlier_report(row: MixRow) -> dict[str, Any]:
     report = Path(path).parent / "report.json" if path is not None else None
     if report is None or not report.is_file():
         return {}
-    try:
-        reports = json.loads(report.read_text(encoding="utf-8"))
-        return dict(reports.get(row.label, {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{report}: not a report of construction: delete it, or run the step again") from error
+    with unreadable(f"{report}: not a report of construction", "delete it, or run the step again"):
+        earlier = dict(json.loads(report.read_text(encoding="utf-8")).get(row.label, {}))
+        causes = Counter[str](earlier.get("left_out"))
+        numbers = [earlier.get(name, 0) for name in ("rows", "sampled", "annotated")] + [*causes.values()]
+        if any(type(number) is not int for number in numbers) or not all(isinstance(name, str) for name in causes):
+            raise ValueError(f"{earlier!r:.100}")
+    return earlier
 
 
 def _replace(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from embedrl.construction.rows import JOURNALS, PairWriter, write_mix
+from embedrl.construction.rows import JOURNALS, PairWriter, check_place, write_mix
 from embedrl.construction.sample import equal_distances
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.mix import MixRow, check_labels
@@ -55,6 +55,8 @@ def split(
     bad.keep(out / FILE)
     names = check_labels(mix)
     check_file_names(names, "--mix", JOURNALS)
+    for kind in ("embedder", "rl"):
+        check_place(mix, out / kind)
     for name, size in rl.items():
         if name not in names:
             raise ConfigError(f"--rl names {name}, which is not in the mix: {', '.join(names)}")

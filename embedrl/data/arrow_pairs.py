@@ -21,7 +21,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from embedrl.data.images import MAX_PIXELS, ImageFile, is_picture
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.video import list_frames, sample_frames
-from embedrl.errors import DataError
+from embedrl.errors import DataError, said, unreadable
 from embedrl.tcot.schema import clean_text
 from embedrl.types import Modality, Pair, Side
 from embedrl.utils.atomic_files import replacing
@@ -121,7 +121,10 @@ class RecordTable(ABC):
         Raises:
             DataError: If the row is broken, or a video's frame folder is missing.
         """
-        row = self.table[index]
+        if index >= len(self):
+            raise IndexError(index)
+        with unreadable(f"{self.name}: row {index}: {self._file_of_table}: broken", "delete it, and it is made again"):
+            row = self.table[index]
         where = f"{self.name}/{row['id']}"
         if row["error"]:
             raise DataError(f"{where}: {self.path}: {row['error']}")
@@ -159,11 +162,15 @@ class RecordTable(ABC):
 
     def _read(self, folder: Path) -> datasets.Dataset:
         """The rows; an Arrow file that is cut short or spoilt is made again, which is said."""
-        path = self._convert(folder)
+        self._file_of_table = path = self._convert(folder)
         try:
-            return datasets.Dataset.from_file(str(path))
-        except (pa.ArrowException, OSError) as error:
-            tell(f"{path}: broken ({error}): made again")
+            table = datasets.Dataset.from_file(str(path))
+            if table.features != _FEATURES:
+                raise ValueError("its columns are others")
+            table.data.validate()
+            return table
+        except Exception as error:  # noqa: BLE001  # readers raise nearly anything on broken files
+            tell(f"{path}: broken ({said(error)}): made again")
             path.unlink(missing_ok=True)
             return datasets.Dataset.from_file(str(self._convert(folder)))
 

@@ -16,6 +16,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from embedrl.errors import DataError, MissingFileError, PictureError, StorageError, ThinPictureError, overload_error
 from embedrl.utils.input_files import not_regular
+from embedrl.utils.quiet import silence_libtiff
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: a picture this large takes half a GiB as RGB."""
@@ -78,6 +79,7 @@ class ImageFile:
             StorageError: If the machine cannot read files now, such as with too many open.
         """
         self.check()
+        silence_libtiff()
         try:
             with _without_pillow_limit():
                 image = Image.open(self.path, formats=FORMATS)

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
 
-from embedrl.errors import CheckpointError, StorageError
+from embedrl.errors import CheckpointError, EmbedRLError, StorageError, said, unreadable
 
 REST = "meta.pt"
 """The file of everything but the tensors of model and optimizer, as Lightning writes it."""
@@ -73,10 +73,12 @@ def reading(path: Path, flag: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except EmbedRLError:
+        raise
+    except Exception as error:  # readers raise nearly anything on broken files
         whole = zipfile.is_zipfile(path) if path.is_file() else path.is_dir()
         what = "not a checkpoint of embedrl" if whole else "not a checkpoint, or cut short"
-        raise CheckpointError(f"{flag}{path}: {what} ({_first_line(error)}); give another one") from error
+        raise CheckpointError(f"{flag}{path}: {what} ({said(error)}); give another one") from error
 
 
 @contextmanager
@@ -93,11 +95,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, CheckpointException) as error:  # torch's writers tell of a full disk in their ways
         left = "; the checkpoint before is kept, --ckpt_path last goes on from there" if path.exists() else ""
-        raise StorageError(f"{path}: cannot be written ({_first_line(error)}): make room on that disk{left}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise StorageError(f"{path}: cannot be written ({said(error)}): make room on that disk{left}") from error
 
 
 def read_rest(path: Path) -> dict[str, Any]:
@@ -163,10 +161,8 @@ class ShardReader(FileSystemReader):
             CheckpointError: If it is broken, or none.
         """
         file = Path(self.path) / ".metadata"
-        try:
+        with unreadable(f"{file}: not a sharded checkpoint's", "give another one", CheckpointError):
             metadata = _TableUnpickler(io.BytesIO(file.read_bytes())).load()
-        except (OSError, EOFError, pickle.UnpicklingError, AttributeError) as error:
-            raise CheckpointError(f"{file}: not a sharded checkpoint's ({error}); give another one") from error
         if not isinstance(metadata, Metadata):
             raise CheckpointError(f"{file}: not a sharded checkpoint's; give another one")
         return metadata

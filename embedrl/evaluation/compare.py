@@ -12,7 +12,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from rich.table import Table
 
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, unreadable
 from embedrl.evaluation.compare_plots import plot_delta_s, plot_evidence
 from embedrl.evaluation.report import QUERIES, REPORT, Report, read_report
 from embedrl.evaluation.results import SetResult
@@ -105,10 +105,8 @@ def load(folder: Path) -> Report:
         raise DataError(
             f"{folder}: no finished evaluation (no {REPORT}); give a folder that `embedrl eval --out` wrote"
         )
-    try:
+    with unreadable(f"{folder / REPORT}: broken", "run `embedrl eval` again"):
         return read_report(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{folder / REPORT}: broken ({error}); run `embedrl eval` again") from error
 
 
 def common_sets(
@@ -209,10 +207,8 @@ def _column(folder: Path, name: str, column: str) -> Values:
 
 def _table(folder: Path, name: str, column: str) -> Any:
     path = folder / QUERIES / f"{file_name(name)}.parquet"
-    try:
+    with unreadable(f"{path}: cannot be read", "run `embedrl eval` again"):
         return pq.read_table(path, columns=[column])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run `embedrl eval` again") from error
 
 
 def _labels(first: Path, second: Path) -> tuple[str, str]:

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from embedrl.distributed.collectives import world_size
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, unreadable
 from embedrl.evaluation.report import QUERIES, REPORT
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.utils.atomic_files import replacing
@@ -68,10 +68,8 @@ def check_same_model(out: Path, identity: Mapping[str, Any]) -> None:
     path = out / REPORT
     if not path.is_file():
         return
-    try:
+    with unreadable(f"{path}: broken", "delete it, and it is written again"):
         before = json.loads(path.read_text(encoding="utf-8"))["model"]["model"]["weights"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: broken ({error}): delete it, and it is written again") from error
     if before != identity["model"]["weights"]:
         raise ConfigError(f"--out {out}: holds an evaluation of other weights; give a new folder")
 
@@ -106,10 +104,8 @@ def write_provenance(
 
 def _read_config(path: Path) -> dict[str, Any]:
     """What a `config.yaml` holds; nothing if there is none."""
-    try:
+    with unreadable(f"{path}: broken", "give a new folder"):
         content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{path}: broken ({' '.join(str(error).split())}): give a new folder") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from embedrl.data.on_bad import BadSample
-from embedrl.errors import DataError
+from embedrl.errors import DataError, unreadable
 from embedrl.utils.atomic_files import replacing
 
 CHECKSUM = "crc32"
@@ -42,13 +42,10 @@ def read_shard(path: Path, rows: int) -> Tensor:
     Raises:
         DataError: If the file is broken, or holds other vectors than were written to it.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            vectors: Tensor = file.get_tensor("vectors")
-            metadata = file.metadata() or {}
-            written, left_out = metadata.get(CHECKSUM), len(json.loads(metadata.get(LEFT_OUT, "{}")))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path}: broken vectors ({error})") from error
+    with unreadable(f"{path}: broken vectors"), safe_open(path, framework="pt") as file:
+        vectors: Tensor = file.get_tensor("vectors")
+        metadata = file.metadata() or {}
+        written, left_out = metadata.get(CHECKSUM), len(json.loads(metadata.get(LEFT_OUT, "{}")))
     if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows - left_out:
         kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
         raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows - left_out}, ...])")

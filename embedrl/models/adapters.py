@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from embedrl.errors import CheckpointError, listed
+from embedrl.errors import CheckpointError, listed, unreadable
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _TOKENS = "trainable_token_indices"
@@ -32,10 +31,8 @@ def adapter_base(path: str) -> str | None:
     file = Path(path).expanduser() / CONFIG_FILE
     if not file.is_file():
         return None
-    try:
+    with unreadable(f"{file}: not an adapter's configuration", "save the adapter again", CheckpointError):
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file}: not an adapter's configuration ({error}); save the adapter again") from error
     if not base:
         raise CheckpointError(f"{file}: base_model_name_or_path is missing: write the path of the base into it")
     return str(base)
@@ -81,20 +78,16 @@ def merge_adapter(network: Any, path: str) -> Any:
             them.
     """
     folder = Path(path).expanduser()
-    try:
+    with unreadable(f"{path}: cannot read the adapter", f"it needs {WEIGHTS_FILE}", CheckpointError):
         config = PeftConfig.from_pretrained(str(folder))
         saved = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read the adapter ({error}); it needs {WEIGHTS_FILE}") from error
     if config.peft_type != "LORA":
         raise CheckpointError(f"{path}: a {config.peft_type} adapter; only LoRA can be merged")
     rows = max(_token_ids(config.trainable_token_indices), default=-1) + 1
     if rows > network.get_input_embeddings().weight.shape[0]:
         network.resize_token_embeddings(rows, mean_resizing=False)
-    try:
+    with unreadable(f"{path}: the adapter does not fit its base", "give the adapter of this base", CheckpointError):
         model = get_peft_model(network, config)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the adapter does not fit its base ({error})") from error
     check_tensors(path, get_peft_model_state_dict(model), saved)
     set_peft_model_state_dict(model, saved)
     merged: Any = model.merge_and_unload(safe_merge=True)

@@ -110,11 +110,10 @@ class EGRLModule(TrainingModule):
         check_least(0, {"model.std_floor": std_floor, "model.gradient_clip_val": gradient_clip_val})
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
-        self.group_size, self.policy_options = group_size, policy
+        self.group_size, self.policy_options, self.style, self.engine = group_size, policy, style, engine
         self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
         self.inner_epochs = self.steps_per_batch = inner_epochs
         self.std_floor, self.filter_groups, self.gradient_clip_val = std_floor, filter_groups, gradient_clip_val
-        self.style, self.engine = style, engine
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
         self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []

@@ -125,5 +125,7 @@ class TCoTJournal(RecordStore[Record]):
         for name, kind in kinds.items():
             if not isinstance(row.get(name), kind):
                 return f"{name!r} is {row.get(name)!r:.60}, not of type {kind.__name__}"
+        if not all(isinstance(problem, str) for problem in row["problems"]):
+            return f"'problems' is {row['problems']!r:.60}, not a list of texts"
         unknown = [name for name in row if name not in kinds]
-        return f"unknown key {unknown[0]!r}" if unknown else ""
+        return f"unknown key {unknown[0]!r:.60}" if unknown else ""

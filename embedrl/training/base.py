@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -22,28 +21,22 @@ from embedrl.data.on_bad import BadSample, OnBad
 from embedrl.distributed.collectives import mean_over_ranks, world_size
 from embedrl.distributed.fsdp2 import build_model
 from embedrl.distributed.gradient_sync import gradient_norm
-from embedrl.distributed.trained_keys import check_keys, trained_keys
 from embedrl.errors import CAUSES, ConfigError, NonFiniteError, listed
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import hyperparameters, plain_callable
 from embedrl.training.progress import total_steps
+from embedrl.training.saving import SavedModule
 from embedrl.training.seeding import StepRandomness
 from embedrl.training.trainer_checks import check_schedule, check_trainer, refusals
 from embedrl.utils.ranges import check_least
 from embedrl.utils.run_seed import run_seed
 
-_AVERAGED = "current_model_state"
-"""Where Lightning's `WeightAveraging` keeps the weights in training, the averaged ones being the state."""
-
-TOTALS = "totals"
-"""Where a checkpoint keeps `TrainingModule.totals`."""
-
 # The module decides when a batch moves, whatever data module it came from; from Python as from the command line.
 warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device` in `LightningModule`")
 
 
-class TrainingModule(LightningModule, ABC):
+class TrainingModule(SavedModule, ABC):
     """Base of the trainings.
 
     A subclass calls `super().__init__(locals())` first: every argument of its `__init__` becomes a hyperparameter in
@@ -63,7 +56,6 @@ class TrainingModule(LightningModule, ABC):
         processed: What the step went through on all processes, by unit, such as `{"tokens": 4096}`: logged per second.
         samples: Names of the samples in the batch, for errors.
         steps_per_batch: Optimizer steps of a batch.
-        totals: What has been counted since the start of the run on all processes, by name; checkpoints keep it.
 
     Raises:
         ConfigError: If an argument cannot be written to a checkpoint.
@@ -81,11 +73,9 @@ class TrainingModule(LightningModule, ABC):
         self.schedule_args: dict[str, Any] | None = arguments.get("schedule_args")
         self.seed = run_seed(arguments["seed"], "model.seed")
         self.hparams["seed"] = self.seed  # what ran
-        self.strict_loading = False  # `load_state_dict` checks the keys that must be there
         self.processed: dict[str, float] = {}
         self.samples: list[str] = []
         self.steps_per_batch = 1
-        self.totals: dict[str, int] = {}
         self._means: tuple[int, dict[str, list[Tensor]]] = (-1, {})
         self._random = StepRandomness(self.seed)
         self._bad = OnBad("skip")  # for a data module of the user's own, which has none
@@ -261,7 +251,7 @@ class TrainingModule(LightningModule, ABC):
         """Log the same figures as `test/...`."""
         self.score("test")
 
-    # ---------------------------------------------------------------- checkpoints
+    # ---------------------------------------------------------------- export
 
     def describe_export(self, out: Path) -> None:
         """Add to an exported folder what this training knows of the model; nothing by default.
@@ -269,29 +259,3 @@ class TrainingModule(LightningModule, ABC):
         Args:
             out: The folder that `trained_model.export` wrote.
         """
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what training changes, and the totals."""
-        checkpoint[TOTALS] = dict(self.totals)
-        keep = trained_keys(self)
-        for name in ("state_dict", _AVERAGED):
-            if name in checkpoint:
-                checkpoint[name] = {key: value for key, value in checkpoint[name].items() if key in keep}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting; add the frozen weights for Lightning's weight averaging, which loads whole models."""
-        self.totals = dict(checkpoint.get(TOTALS, {}))
-        if _AVERAGED in checkpoint:
-            frozen = {key: value for key, value in self.state_dict().items() if key not in trained_keys(self)}
-            checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load trained weights.
-
-        Raises:
-            CheckpointError: If a key is unknown, or a trained one is missing.
-        """
-        check_keys(self, state_dict)
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        result.missing_keys.clear()  # frozen
-        return result

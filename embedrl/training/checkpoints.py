@@ -13,6 +13,7 @@ import os
 import site
 import sys
 import sysconfig
+import zipfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -20,8 +21,11 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.cloud_io import _load
+
 import embedrl
-from embedrl.errors import CheckpointError, ConfigError
+from embedrl.errors import CheckpointError, ConfigError, unreadable
 from embedrl.utils.public_names import public_path
 from embedrl.utils.secrets import without_secrets
 
@@ -98,27 +102,62 @@ def hyperparameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, "_instantiator": INSTANTIATOR}
 
 
-def check_classes(arguments: Any, where: str) -> None:
+def peek(checkpoint: Any, weights_only: bool = True, flag: str = "") -> dict[str, Any]:
+    """The content of a checkpoint, without reading the numbers of its tensors if it is a file on this machine.
+
+    Args:
+        checkpoint: The file, its URL, or an open file, whose place is kept.
+        weights_only: Whether to refuse all but tensors and plain values.
+        flag: What names it on the command line, with a space behind.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    with unreadable(f"{flag}{checkpoint}: not a checkpoint, or cut short", "give another one", CheckpointError):
+        if isinstance(checkpoint, str | Path) and zipfile.is_zipfile(checkpoint):
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=weights_only, mmap=True)
+        else:
+            saved = _load(checkpoint, "cpu", weights_only)
+        if hasattr(checkpoint, "seek"):
+            checkpoint.seek(0)
+        if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
+            raise ValueError("it holds no state_dict")
+    return saved
+
+
+def check_classes(content: Any, where: str) -> None:
     """Refuse to import what a checkpoint names from anywhere: it may be a stranger's, and importing runs code.
 
     Args:
-        arguments: Its hyperparameters.
+        content: The checkpoint, or a part of it.
         where: Its name in errors.
 
     Raises:
-        CheckpointError: If a class is neither of embedrl nor of an installed package, nor of a folder on PYTHONPATH.
+        CheckpointError: If a class is neither of embedrl nor of an installed package, nor of a folder on PYTHONPATH,
+            nor known already to the program that asks; or if something else than Lightning is to build the module.
     """
-    if isinstance(arguments, Mapping):
-        path = arguments.get("class_path")
-        if isinstance(path, str) and not _is_installed(path.partition(".")[0]):
+    if isinstance(content, Mapping):
+        path = content.get("class_path")
+        if isinstance(path, str) and not (_is_installed(path.partition(".")[0]) or _is_imported(path)):
             raise CheckpointError(
                 f"{where}: names {path}, which is of no installed package: install it, or put its folder on PYTHONPATH "
                 "if you trust the checkpoint"
             )
-        arguments = list(arguments.values())
-    if isinstance(arguments, list | tuple):
-        for value in arguments:
+        if (builder := content.get("_instantiator", INSTANTIATOR)) != INSTANTIATOR:
+            raise CheckpointError(
+                f"{where}: names {builder!r:.80} to build the module: no checkpoint of embedrl's does"
+            )
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        for value in content:
             check_classes(value, where)
+
+
+def _is_imported(path: str) -> bool:
+    """Whether it is a class that the running program has imported or defined itself, as in a notebook."""
+    module, _, name = path.rpartition(".")
+    known = module.partition(".")[0] not in sys.stdlib_module_names
+    return known and isinstance(getattr(sys.modules.get(module), name, None), type)
 
 
 @functools.cache

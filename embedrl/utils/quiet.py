@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import importlib
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch
     r"`is_gradient_checkpointing` is deprecated",  # peft's use of transformers
     r"Found \d+ module\(s\) in eval mode at the start of training",  # frozen parts are
+    # Pillow's words about metadata that it cannot read, in pictures that it can.
+    r"Corrupt EXIF data|Tag data larger than file|Truncated File Read|Metadata Warning",
     # What writes checkpoints has its state in them; `validate` and `test` write none.
     r"Be aware that when using `ckpt_path`.*following callbacks: \[(\"(Model|Last)Checkpoint\{[^\"]*\}\"(, )?)+\]",
 )
@@ -24,6 +29,7 @@ LOGS = {
         r"Tip: .* try installing \[(litlogger|litmodels)\]",
         r"^TPU available: False",
     ),
+    "PIL.TiffImagePlugin": (r"^More samples per pixel than can be decoded",),  # comes as an exception, too
     "transformers.modeling_utils": (r"BertModel LOAD REPORT",),  # of a tower whose pooler is not used
 }
 """The names of loggers, and what the messages to leave out contain, as regular expressions."""
@@ -59,6 +65,18 @@ def silence_bars() -> None:
     """Leave out the progress bars of `BARS`, if transformers has been imported."""
     if "transformers" in sys.modules:
         importlib.import_module("transformers.utils.logging").set_tqdm_hook(_bar)
+
+
+@functools.cache
+def silence_libtiff() -> None:
+    """Have libtiff write nothing to stderr: what it says of a broken file comes as an exception, too."""
+    from PIL import Image
+
+    with suppress(OSError, AttributeError):  # a Pillow without it, or with one that is built in
+        library = ctypes.CDLL(Image.core.__file__)  # finds what the extension is linked with
+        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
 
 
 def _bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

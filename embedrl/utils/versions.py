@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import embedrl
-from embedrl.errors import DataError
+from embedrl.errors import unreadable
 from embedrl.utils.secrets import without_secrets
 
 PACKAGE = Path(embedrl.__file__).parent
@@ -44,12 +44,10 @@ def read_starts(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    with unreadable(f"{path}: broken", "move it away, and a new one is written"):
+        starts: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["starts"]
         if not isinstance(starts, list):
-            raise TypeError("its starts are no list")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: broken ({error}): move it away, and a new one is written") from error
+            raise ValueError("its starts are no list")
     return starts
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import yaml
-from making import lines, run, source, write_mix
+from making import lines, run, source, vlm, write_mix
 from PIL import Image
 
 from embedrl.construction.filter import filter_pairs
@@ -205,3 +205,48 @@ def test_a_picture_that_cannot_be_copied_is_skipped_or_named(holes, tmp_path, ca
     ):
         with pytest.raises(DataError, match=r"stamps/1: cannot decode picture .*bad\.png"):
             call()
+
+
+@pytest.mark.parametrize("command", ["filter", "annotate", "split"])
+@pytest.mark.parametrize("place", ["a file", "a link", "behind a link"])
+def test_no_step_writes_over_its_input(tmp_path, holes, capsys, command, place):
+    _, folder = holes
+    out = tmp_path / "out"
+    data = out / "embedder" if command == "split" else out
+    data.mkdir(parents=True)
+    rows = data / "pairs.jsonl"
+    if place == "a link":
+        rows.symlink_to(folder / "pairs.jsonl")
+    else:
+        rows.write_text((folder / "pairs.jsonl").read_text())
+    if place == "behind a link":
+        (tmp_path / "other.jsonl").symlink_to(rows)
+    mix = own_mix(tmp_path, tmp_path / "other.jsonl" if place == "behind a link" else rows, root=str(folder))
+    before = rows.read_text()
+    words = {"split": ["--rl", '{"pairs": 1}'], "annotate": vlm("http://127.0.0.1:9/v1"), "filter": []}[command]
+    assert run(command, "--mix", mix, "--out", out, *words) == 2
+    assert "of --mix lies there: give another folder" in capsys.readouterr().err
+    assert rows.read_text() == before
+    assert rows.is_symlink() == (place == "a link")
+    assert [path.name for path in data.iterdir()] == ["pairs.jsonl"]
+
+
+REPORTS = [
+    *("[]", "null", "[" * 10_000, "{"),
+    *(
+        '{"pairs": {"rows": " "}}',
+        '{"pairs": {"annotated": null}}',
+        '{"pairs": 1}',
+        '{"pairs": {"left_out": 5}}',
+        '{"pairs": {"left_out": {"a": "b"}}}',
+    ),
+]
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_broken_report_of_an_earlier_step_is_told_before_any_work(tmp_path, holes, capsys, report):
+    mix, folder = holes
+    (folder / "report.json").write_text(report)
+    assert run("filter", "--mix", mix, "--out", tmp_path / "out", "--on_error", "skip") == 1
+    assert f"{folder / 'report.json'}: not a report of construction (" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

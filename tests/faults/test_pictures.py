@@ -384,3 +384,17 @@ def test_a_small_archive_of_very_many_bytes_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises((EOFError, OSError, zlib.error)):
         read_bounded(path, 50_000_000)
+
+
+def test_libtiff_writes_no_lines_of_its_own(tmp_path, capfd):
+    path, refused = tmp_path / "x.tif", 0
+    RGB.resize((64, 64)).save(path, compression="tiff_lzw")
+    good = path.read_bytes()
+    for place in range(8, len(good), 41):
+        path.write_bytes(good[:place] + b"\xff" * 8 + good[place + 8 :])
+        try:
+            ImageFile(str(path)).load()
+        except DataError:
+            refused += 1
+    assert refused > 3
+    assert capfd.readouterr().err == ""

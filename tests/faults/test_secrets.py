@@ -1,5 +1,6 @@
 """Secrets stay where they are, names from outside import nothing, and nobody's words steer the terminal."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from embedrl.cli import main
 from embedrl.commands.fit import TrainingParser
 from embedrl.errors import CheckpointError, DataError
 from embedrl.training.checkpoints import check_classes, hyperparameters
+from embedrl.training.embedder import EmbedderModule
 from embedrl.utils import secrets
 from embedrl.utils.console import make_console, one_line, tell
 from embedrl.utils.secrets import hide, watch_environment, without_secrets
@@ -189,9 +191,36 @@ def test_installed_packages_may_be_named(trap, path):
 
 
 def test_a_foreign_checkpoint_is_refused_by_export(trap, capsys):
-    arguments = {"backbone": {"class_path": "trap_in_the_folder.Loss"}, "_instantiator": "os.system"}
+    arguments = {"backbone": {"class_path": "trap_in_the_folder.Loss"}}
     torch.save({"state_dict": {}, "hyper_parameters": arguments}, trap / "last.ckpt")
     assert main(["export", "--checkpoint", "last.ckpt", "--out", "out"]) == 1
     assert "names trap_in_the_folder.Loss, which is of no installed package" in capsys.readouterr().err
     assert not (trap / "sprung").exists()
     assert not (trap / "out").exists()
+
+
+HOSTILE = {
+    "a class": {"hyper_parameters": {"backbone": {"class_path": "trap_in_the_folder.Loss"}}},
+    "under an old name": {"hyper_parameters": {"backbone": {}}, "hparams": {"loss": {"class_path": "os.system"}}},
+    "a builder": {"hyper_parameters": {"backbone": {}, "_instantiator": "trap_in_the_folder.Loss"}},
+    "a builder of all": {"hyper_parameters": {"backbone": {}}, "module_arguments": {"_instantiator": "os.system"}},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_python_loads_no_foreign_checkpoint_either(trap, case):
+    torch.save({"state_dict": {}, **HOSTILE[case]}, trap / "last.ckpt")
+    for source in (trap / "last.ckpt", io.BytesIO((trap / "last.ckpt").read_bytes())):
+        with pytest.raises(CheckpointError, match=r"names .*(no installed package|to build the module)"):
+            EmbedderModule.load_from_checkpoint(source)
+    assert not (trap / "sprung").exists()
+
+
+def test_a_class_that_the_program_has_imported_may_be_named(trap):
+    __import__("trap_in_the_folder")
+    try:
+        check_classes({"class_path": "trap_in_the_folder.Loss"}, "x")
+        with pytest.raises(CheckpointError):
+            check_classes({"class_path": "trap_in_the_folder.Path.cwd"}, "x")
+    finally:
+        del sys.modules["trap_in_the_folder"]

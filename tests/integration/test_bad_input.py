@@ -166,6 +166,17 @@ def test_bad_flags(case: str, folder: Path, capsys: pytest.CaptureFixture[str]) 
         assert part in line, line
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"x" * 999])
+def test_a_broken_checkpoint_leaves_no_run_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (folder / "broken.ckpt").write_bytes(content)
+    code, line = run(capsys, "--ckpt_path", "broken.ckpt", "--trainer.logger", "true")
+    assert code == 1
+    assert "--ckpt_path broken.ckpt: not a checkpoint, or cut short (" in line
+    assert not (folder / "runs").exists()
+
+
 def test_the_process_exits_with_the_code_and_one_line(folder: Path) -> None:
     write_pairs(folder, {"images": ["gone.png"]})
     process = command(["fit", "--config", "recipe.yaml"], folder / "out.log")

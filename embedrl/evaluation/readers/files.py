@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from embedrl.data.arrow_pairs import get
 from embedrl.data.images import ImageFile
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.video import list_frames, natural_key, sample_frames
-from embedrl.errors import DataError
+from embedrl.errors import DataError, unreadable
 from embedrl.evaluation.readers.build import UnusableError
 from embedrl.evaluation.table import SetRow
 from embedrl.utils.file_names import resolve
@@ -126,13 +125,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Any]:
-    try:
-        with pq.ParquetFile(path) as file:
-            present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=256, columns=present):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}): fetch the file again") from error
+    with unreadable(f"cannot read {path}", "fetch the file again"), pq.ParquetFile(path) as file:
+        present = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=256, columns=present):
+            yield from batch.to_pylist()
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 
-from embedrl.errors import CheckpointError, ConfigError
+from embedrl.errors import CheckpointError, ConfigError, unreadable
 from embedrl.models.weight_files import package_path
 from embedrl.utils.atomic_files import check_whole
 from embedrl.utils.reserved_words import EscapedCleaning
@@ -96,10 +96,8 @@ def _find(name: str) -> tuple[dict[str, Any], Path | None]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
+    with unreadable(f"backbone.model: cannot read {path}", "give an open_clip configuration", ConfigError):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"backbone.model: cannot read {path} ({error}): give an open_clip configuration") from error
     if not isinstance(content, dict):
         raise ConfigError(f"backbone.model: {path} holds no JSON object: give an open_clip configuration")
     return content

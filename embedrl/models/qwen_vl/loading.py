@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import AddedToken
 from transformers import (
     AutoModelForImageTextToText,
@@ -25,7 +24,7 @@ from transformers import (
 )
 
 import embedrl
-from embedrl.errors import CheckpointError, listed
+from embedrl.errors import CheckpointError, listed, unreadable
 from embedrl.models.adapters import adapter_base, merge_adapter
 from embedrl.models.export_options import read_options
 from embedrl.utils.atomic_files import check_whole
@@ -53,10 +52,8 @@ def load_processor(path: str) -> Any:
         return processor
     if path == TINY:
         return _tiny().build_processor(_tiny().build_tokenizer(_tiny().world_words()))
-    try:
+    with unreadable(f"{path}: cannot read the processor", CURE, CheckpointError):
         return AutoProcessor.from_pretrained(_place(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot read the processor ({_first_line(error)}); {CURE}") from error
 
 
 def load_options(path: str) -> dict[str, Any]:
@@ -90,13 +87,11 @@ def load_config(path: str) -> Qwen3VLConfig:
         return load_config(base)
     if path == TINY:
         return _tiny().build_config(_tiny().build_tokenizer(_tiny().world_words()))
-    try:
+    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
         raw, _ = Qwen3VLConfig.get_config_dict(_place(path))
         if raw.get("model_type") != "qwen3_vl":
             raise CheckpointError(f"{path}: model_type is {raw.get('model_type')!r}, not 'qwen3_vl'; {CURE}")
         return Qwen3VLConfig.from_dict(raw)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read config.json ({_first_line(error)}); {CURE}") from error
 
 
 def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
@@ -110,7 +105,7 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
     config = load_config(path)
     if path == TINY:
         return _tiny().build_model(config).to(torch.float32 if dtype == "auto" else dtype)
-    try:
+    with unreadable(f"{path}: cannot read the weights", CURE, CheckpointError):
         network, info = Qwen3VLForConditionalGeneration.from_pretrained(
             _place(path),
             dtype=dtype,
@@ -119,8 +114,6 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the misfits are reported by name below
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read the weights ({_first_line(error)}); {CURE}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[kind])
         if names:
@@ -243,7 +236,3 @@ def _check_adapter_token(path: str, tokenizer: Any) -> None:
             f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: "
             "wrong base_model_name_or_path"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
