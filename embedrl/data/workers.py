@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch._utils import ExceptionWrapper
 from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
-from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from torch.utils.data._utils.signal_handling import _remove_worker_pids  # type: ignore[attr-defined]
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from embedrl.errors import WorkerError
@@ -71,7 +71,8 @@ def _send_instead(queue: Queue[Any], error: BaseException, item: Any) -> None:
         os._exit(1)  # not even a text goes through
     told = worker_error(error) or error
     sys.stderr = io.StringIO()  # said once: without files, Python fails again and again when the worker ends
-    queue.put((item[0], ExceptionWrapper((type(told), told, told.__traceback__), "in a data worker")))
+    wrapped = ExceptionWrapper((type(told), told, told.__traceback__), "in a data worker")  # type: ignore[no-untyped-call]
+    queue.put((item[0], wrapped))
 
 
 def _end_without_files(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -107,7 +108,7 @@ class Workers(_MultiProcessingDataLoaderIter):
         Raises:
             WorkerError: If none has come for long.
         """
-        got, data = super()._try_get_data(timeout)
+        got, data = super()._try_get_data(timeout)  # type: ignore[no-untyped-call]
         self._waited = 0.0 if got else self._waited + timeout
         if self._waited >= FULL and is_full():
             raise no_shared_memory()
