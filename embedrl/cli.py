@@ -14,6 +14,7 @@ from embedrl.commands.recipes import find_recipes
 from embedrl.errors import ConfigError, EmbedRLError, disk_error
 from embedrl.utils.console import tell
 from embedrl.utils.quiet import silence_bars, silence_messages
+from embedrl.utils.worker_errors import worker_error
 
 
 class Command(NamedTuple):
@@ -95,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(find_recipes(words))
-    except (EmbedRLError, ValueError, OSError) as raised:
+    except (EmbedRLError, ValueError, OSError, RuntimeError) as raised:
         error = _ours(raised)
         if error is None or os.environ.get("EMBEDRL_DEBUG") == "1":
             raise
@@ -115,6 +116,8 @@ def _ours(error: BaseException | None) -> EmbedRLError | None:
     while error is not None and not isinstance(error, EmbedRLError):
         if isinstance(error, OSError) and (refused := disk_error(error)):
             return refused
+        if ended := worker_error(error, of_loader=False):
+            return ended
         error = error.__cause__
     return error
 

@@ -87,6 +87,10 @@ class NonFiniteError(EmbedRLError):
     """A loss, gradient or vector is NaN or infinite. The message names the step or the samples."""
 
 
+class WorkerError(EmbedRLError):
+    """A data worker has ended, hangs, or lacks shared memory or open files. The message names what, and the cure."""
+
+
 class RewardError(EmbedRLError):
     """A reward cannot be computed. The message names the reward (or the endpoint it asks), the causes and the cure."""
 
@@ -175,6 +179,9 @@ def disk_error(error: OSError) -> StorageError | None:
     """
     if error.errno not in DISK:
         return None
-    room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    cure = "make room on that disk" if room else "mend that, or give another place"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        cure = "raise the limit (`ulimit -n 4096`)"
+    else:
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cure = "make room on that disk" if room else "mend that, or give another place"
     return StorageError(f"{error.filename or 'a file'}: {error.strerror}: {cure}, then start again")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
+from embedrl.data.workers import Steadfast, Workers
 from embedrl.errors import EmbedRLError
+from embedrl.utils.worker_errors import worker_error
 
 T = TypeVar("T", covariant=True)
 
@@ -28,45 +27,38 @@ class Loader(DataLoader[T]):
 
         Raises:
             EmbedRLError: What a worker raised, without the worker's traceback in its message.
+            WorkerError: If the workers lack shared memory or open files, end, or hang.
         """
         if self.num_workers and not isinstance(self.worker_init_fn, Steadfast):
             self.worker_init_fn = Steadfast(self.worker_init_fn)  # Lightning has put its own there, or none
+        iterator: Any = None
         try:
-            yield from super().__iter__()
+            iterator = super().__iter__()
+            yield from iterator
         except EmbedRLError as error:
+            self._end(iterator)
             raise type(error)(_last_line(error)) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            code = iterator.exit_code() if isinstance(iterator, Workers) else 0
+            self._end(iterator)
+            told = worker_error(error, code) if self.num_workers else None
+            if told is None:
+                raise
+            raise told from error
 
+    def _get_iterator(self) -> Any:
+        return Workers(self) if self.num_workers else super()._get_iterator()
 
-@dataclass(frozen=True)
-class Steadfast:
-    """Lets a worker live on when a signal reaches the whole process group; it ends when the main process has.
-
-    Attributes:
-        then: What else to do when a worker starts.
-    """
-
-    then: Callable[[int], None] | None = None
-
-    def __call__(self, worker: int) -> None:
-        """Set up the worker.
-
-        Args:
-            worker: Its number.
-        """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, _second_ends)
-        if self.then is not None:
-            self.then(worker)
-
-
-def _second_ends(number: int, frame: FrameType | None) -> None:
-    """Let pass the first SIGTERM; torch and Python send further ones to a worker that does not end by itself."""
-    signal.signal(number, signal.SIG_DFL)
+    def _end(self, iterator: Any) -> None:
+        """End the workers of an iterator that has failed."""
+        if isinstance(iterator, Workers):
+            iterator.shut_down()
+            self._iterator = None  # of persistent workers: another iteration starts others
 
 
 def _last_line(error: EmbedRLError) -> str:
     """Torch puts `Caught ... in DataLoader worker process`, the traceback and `module.Name: ` before the message."""
-    line = str(error).strip().splitlines()[-1]
+    line = str(error).strip().splitlines()[-1].removeprefix("Original ")
     return line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
 
 
