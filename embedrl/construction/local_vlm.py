@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Literal
 
 import torch
 
 from embedrl.construction.vlm import VLM, YES_NO
-from embedrl.errors import ConfigError
+from embedrl.data.checked_rows import good_prompts
+from embedrl.errors import ConfigError, DataError
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.types import Chat
 from embedrl.utils.chat_client import Completion
@@ -72,7 +74,11 @@ class LocalVLM(VLM):
                         waiting.set_exception(error)
             else:
                 for (_, waiting), answer in zip(batch, answers, strict=True):
-                    if not waiting.done():
+                    if waiting.done():
+                        continue
+                    if isinstance(answer, DataError):
+                        waiting.set_exception(answer)
+                    else:
                         waiting.set_result(answer)
         return Completion(await future)
 
@@ -89,6 +95,13 @@ class LocalVLM(VLM):
             seen = len(self._waiting)
             await asyncio.sleep(0.02)
 
-    def _generate(self, chats: list[Chat]) -> list[str]:
-        inputs = self.generator.preprocessor().prompts(chats)
-        return self.generator.generate({k: v.to(self.device) for k, v in inputs.items()}, self.max_tokens)
+    def _generate(self, chats: list[Chat]) -> list[str | DataError]:
+        """The replies; in place of one, what is wrong with its chat: the others of its batch are answered."""
+        inputs, bad = good_prompts([partial(_itself, chat) for chat in chats], self.generator.preprocessor())
+        moved = {name: value.to(self.device) for name, value in inputs.items()}
+        replies = iter(self.generator.generate(moved, self.max_tokens) if moved else [])
+        return [bad[i] if i in bad else next(replies) for i in range(len(chats))]
+
+
+def _itself(chat: Chat) -> Chat:
+    return chat
