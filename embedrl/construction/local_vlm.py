@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 
 from embedrl.construction.vlm import VLM, YES_NO, YesNo, key_of
-from embedrl.errors import ConfigError
+from embedrl.data.checked_rows import good_prompts
+from embedrl.errors import ConfigError, DataError
 from embedrl.models.qwen_vl.loading import tell_if_of_the_world
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.models.weights_hash import weights_hash
@@ -97,7 +98,11 @@ class LocalVLM(VLM):
                         waiting.set_exception(error)
             else:
                 for (_, waiting), answer in zip(batch, answers, strict=True):
-                    if not waiting.done():
+                    if waiting.done():
+                        continue
+                    if isinstance(answer, DataError):
+                        waiting.set_exception(answer)
+                    else:
                         waiting.set_result(answer)
         return Completion(await future)
 
@@ -117,6 +122,13 @@ class LocalVLM(VLM):
             seen = len(self._waiting)
             await asyncio.sleep(0.02)
 
-    def _generate(self, chats: list[Chat], max_tokens: int) -> list[str]:
-        inputs = {k: v.to(self.device) for k, v in self.generator.preprocessor().prompts(chats).items()}
-        return self.generator.generate(inputs, max_tokens, stop=STOP)
+    def _generate(self, chats: list[Chat], max_tokens: int) -> list[str | DataError]:
+        """The replies; in place of one, what is wrong with its chat: the others of its batch are answered."""
+        inputs, bad = good_prompts([partial(_itself, chat) for chat in chats], self.generator.preprocessor())
+        moved = {name: value.to(self.device) for name, value in inputs.items()}
+        replies = iter(self.generator.generate(moved, max_tokens, stop=STOP) if moved else [])
+        return [bad[i] if i in bad else next(replies) for i in range(len(chats))]
+
+
+def _itself(chat: Chat) -> Chat:
+    return chat

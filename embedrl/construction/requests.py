@@ -78,8 +78,10 @@ def run_requests(
                 outcome = failure.cause
                 failed(job, failure.cause, failure.detail)
             except DataError as error:
-                outcome = bad.skip(error, *named(job)).cause
-                failed(job, outcome, str(error))
+                dataset, name = named(job)
+                told = str(error) if f"{dataset}/{name}" in str(error) else f"{dataset}/{name}: {error}"
+                outcome = bad.skip(DataError(told, error.cause), dataset, name).cause
+                failed(job, outcome, told)
             outcomes[outcome] += 1
             counts = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
             progress.update(bar, advance=1, outcomes=counts)

@@ -5,12 +5,14 @@ A good batch costs nothing more: only when a batch fails are its samples tried o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from embedrl.data.inputs import GeneratorPreprocessor, ModelInputs
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.errors import DataError, TooManyBadError
+from embedrl.types import Chat
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -155,3 +157,31 @@ class CheckedCollator(Generic[T, B]):
             else:
                 break
         return drawn
+
+
+def good_prompts(
+    chats: Sequence[Callable[[], Chat]], preprocessor: GeneratorPreprocessor
+) -> tuple[ModelInputs, dict[int, DataError]]:
+    """The prompts of chats that can be made and processed.
+
+    Args:
+        chats: Each makes a chat, and opens its pictures.
+        preprocessor: The preprocessor of the model that will answer.
+
+    Returns:
+        The inputs of the good ones in order, empty if there is none, and what is wrong with the others, by position.
+    """
+    try:
+        return preprocessor.prompts([make() for make in chats]), {}
+    except DataError as error:
+        good, bad = [], {}
+        for i, make in enumerate(chats):
+            try:
+                chat = make()
+                preprocessor.prompts([chat])
+                good.append(chat)
+            except DataError as one:
+                bad[i] = one
+        if not bad:
+            raise DataError(str(error), error.cause) from error  # it is no fault of one chat
+        return preprocessor.prompts(good) if good else {}, bad

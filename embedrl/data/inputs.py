@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from embedrl.types import Chat
+from embedrl.types import Chat, Lesson
 
 ModelInputs = dict[str, Tensor]
 """A processor's output for one micro-batch; only the backbone that made it knows its content.
@@ -49,4 +49,20 @@ class GroupPreprocessor(Preprocessor, Protocol):
         Raises:
             DataError: If a chat cannot be represented.
         """
+        ...
+
+
+class GeneratorPreprocessor(Protocol):
+    """Turns prompts and lessons into model inputs. Picklable and free of weights: it runs in loader workers."""
+
+    def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
+        """Process prompts for generation, padded on the left."""
+        ...
+
+    def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
+        """Process lessons for training, with `labels` on the reply alone."""
+        ...
+
+    def length(self, chat: Chat) -> int:
+        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
         ...

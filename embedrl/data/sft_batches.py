@@ -11,10 +11,10 @@ from typing import Protocol
 from torch.utils.data import Sampler
 
 from embedrl.data.checked_rows import Drawn
-from embedrl.data.inputs import ModelInputs
+from embedrl.data.inputs import GeneratorPreprocessor, ModelInputs
 from embedrl.data.on_bad import BadSample
 from embedrl.errors import ConfigError, DataError
-from embedrl.types import Chat, Lesson
+from embedrl.types import Lesson
 
 
 class LessonSource(Protocol):
@@ -35,22 +35,6 @@ class LessonSource(Protocol):
         Raises:
             DataError: If the row is broken; the message names `dataset/id`.
         """
-        ...
-
-
-class GeneratorPreprocessor(Protocol):
-    """Turns prompts and lessons into model inputs. Picklable and free of weights: it runs in loader workers."""
-
-    def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
-        """Process prompts for generation, padded on the left."""
-        ...
-
-    def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
-        """Process lessons for training, with `labels` on the reply alone."""
-        ...
-
-    def length(self, chat: Chat) -> int:
-        """A cheap estimate of the chat's length in tokens, for grouping chats of like length."""
         ...
 
 

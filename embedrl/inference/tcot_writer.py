@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from embedrl.data.inputs import ModelInputs
+from embedrl.data.checked_rows import good_prompts
+from embedrl.data.inputs import GeneratorPreprocessor, ModelInputs
 from embedrl.data.left_out import without
 from embedrl.data.on_bad import BadSample, OnBadMode
-from embedrl.data.sft_batches import GeneratorPreprocessor
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import DataError
 from embedrl.models.generator import Generator
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.prompts import Situation, Style, situation
 from embedrl.tcot.schema import STOP
-from embedrl.types import Chat, Modality, RetrievalTask, Role, Side
+from embedrl.types import Modality, RetrievalTask, Role, Side
 
 Key = tuple[str, Situation]
 """Content of a side, and the situation in which its T-CoT is written."""
@@ -144,28 +145,16 @@ def _prompts(
     part: Sequence[TCoTRequest], style: Style, preprocessor: GeneratorPreprocessor, on_bad: OnBadMode
 ) -> tuple[ModelInputs, dict[int, BadSample]]:
     """The prompts of the good sides, empty if there is none, and the bad ones by position."""
-
-    def chat(item: TCoTRequest) -> Chat:
-        return reasoning_chat(item.side, item.role, item.counterpart, style)
-
-    try:
-        return preprocessor.prompts([chat(item) for item in part]), {}
-    except DataError:
-        good, bad = [], {}
-        for i, item in enumerate(part):
-            try:
-                one = chat(item)
-                preprocessor.prompts([one])
-                good.append(one)
-            except DataError as error:
-                named = DataError(f"{item.where}: {error}", error.cause)
-                if on_bad == "raise":
-                    raise named from error
-                task, _, side = item.where.rpartition("/")
-                bad[i] = BadSample.of(named, task, side)
-        if not bad:
-            raise
-        return preprocessor.prompts(good) if good else {}, bad
+    makers = [partial(reasoning_chat, item.side, item.role, item.counterpart, style) for item in part]
+    inputs, wrong = good_prompts(makers, preprocessor)
+    bad = {}
+    for i, error in wrong.items():
+        named = DataError(f"{part[i].where}: {error}", error.cause)
+        if on_bad == "raise":
+            raise named from error
+        task, _, side = part[i].where.rpartition("/")
+        bad[i] = BadSample.of(named, task, side)
+    return inputs, bad
 
 
 def write_tcots(

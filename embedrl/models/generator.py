@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from embedrl.data.inputs import ModelInputs
-from embedrl.data.sft_batches import GeneratorPreprocessor
+from embedrl.data.inputs import GeneratorPreprocessor, ModelInputs
 from embedrl.distributed.loadable import Loadable
 
 

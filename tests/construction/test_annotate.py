@@ -262,7 +262,13 @@ def test_broken_rows_and_pictures(tmp_path, capsys):
         assert annotate(mix, server, tmp_path / "out", concurrency=1) == 1
         (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert "images/1.png" in error
+        assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip", "--max_bad", 2, concurrency=1) == 1
+        (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert "3 bad samples, more than --max_bad 2 (" in error
+        kept = len(server.asked)
+        assert len(lines(tmp_path / "out/tcots.jsonl")) == kept > 0
         assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip") == 0
+        assert len(set(server.asked)) == len(server.asked)  # nothing that was answered is asked again
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["mmeb"]["left_out"] == {"broken_row": 1, "missing_file": 1, "broken_picture": 1}
     assert report["own"]["left_out"] == {"missing_file": 1, "broken_picture": 1}

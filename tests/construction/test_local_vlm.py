@@ -6,11 +6,12 @@ import pytest
 import torch
 from documented import ROOT, blocks
 from making import lines, run, world, write_mix
+from PIL import Image
 
 from embedrl.construction.local_vlm import LocalVLM
 from embedrl.construction.vlm import VLM
 from embedrl.data.world.source import WorldSource
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.models.qwen_vl.loading import SHIPPED
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.store import TCoTJournal
@@ -47,6 +48,15 @@ def test_what_is_asked_together_is_answered_together(chats, monkeypatch):
     assert sum(sizes) == 5
     assert max(sizes) >= 4
     assert together == [ask(vlm, [chat])[0].text for chat in chats]
+
+
+def test_a_bad_chat_spoils_no_other_of_its_batch(chats):
+    vlm = LocalVLM("embedrl:world_base", max_tokens=4, batch_size=4, device="cpu")
+    strip = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (1, 300))}]}]
+    first, bad, last = ask(vlm, [chats[0], strip, chats[1]])
+    assert isinstance(bad, DataError)
+    assert bad.cause == "thin_picture"
+    assert [first.text, last.text] == [answer.text for answer in ask(vlm, chats[:2])]
 
 
 def test_yes_or_no_is_weighed(chats):

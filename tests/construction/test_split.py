@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from making import lines, run, world, write_mix
+from PIL import Image
 
 from embedrl.data.formats import JsonlSource
 from embedrl.data.world.source import WorldSource
@@ -36,6 +37,31 @@ def test_equal_distances_and_weight_nought(tmp_path, mix):
     pair = JsonlSource(**read["rl"][0]["source"]["init_args"], cache_dir=str(tmp_path / "cache"))[1]
     assert pair.query.images[0].load().size == WorldSource("vqa")[0].query.images[0].load().size
     assert pair.query.tcot
+
+
+def test_bad_rows_are_left_out_and_named(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    side = {"text": "q", "images": ["good.png"]}
+    rows = [{"id": str(i), "query": side, "target": {"text": f"t{i}"}} for i in range(6)]
+    rows[1]["query"] = {"frames": ["gone"]}
+    rows[4]["target"] = {}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(tmp_path / "pairs.jsonl"), "cache_dir": str(tmp_path / "cache")}
+    own = write_mix(
+        tmp_path / "own.yaml", [{"source": {"class_path": "embedrl.data.JsonlSource", "init_args": source}}]
+    )
+    assert split(own, tmp_path / "out", {"pairs": 2}) == 1
+    assert "pairs" in capsys.readouterr().err
+    assert split(own, tmp_path / "out", {"pairs": 2}, "--on_bad", "skip") == 0
+    assert ids(tmp_path / "out/embedder/pairs.jsonl") == ["0", "2", "3", "5"]
+    assert ids(tmp_path / "out/rl/pairs.jsonl") == ["0", "3"]
+    assert [(row["id"], row["cause"]) for row in lines(tmp_path / "out/skipped.jsonl")] == [
+        ("row 1", "missing_file"),
+        ("row 4", "broken_row"),
+    ]
+    assert "left out: " in capsys.readouterr().out
+    assert split(own, tmp_path / "out", {"pairs": 2}, "--on_bad", "skip", "--max_bad", 1) == 1
+    assert "2 bad samples, more than --max_bad 1" in capsys.readouterr().err
 
 
 def test_disjoint(tmp_path, mix):

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from embedrl.data.checked_rows import CheckedCollator, CheckedRows
+from embedrl.data.inputs import GeneratorPreprocessor
 from embedrl.data.loader import Loader, MapDataset, ResumableLoader, StreamSampler
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
-from embedrl.data.sft_batches import GeneratorPreprocessor, LessonBatch, LessonCollator, LessonRows, LessonSource
+from embedrl.data.sft_batches import LessonBatch, LessonCollator, LessonRows, LessonSource
 from embedrl.errors import ConfigError
 from embedrl.utils.ranges import check_least
 from embedrl.utils.run_seed import run_seed
