@@ -111,6 +111,8 @@ def _load(checkpoint: str, default: type[QwenVLBackbone | QwenVLReasoner] | None
         return load_module(file).trained_model
     try:
         cls = exported_class(checkpoint) or default
+        if cls is None and not (checkpoint.startswith("embedrl:") or Path(checkpoint).expanduser().exists()):
+            raise CheckpointError(f"{checkpoint}: no such file or folder; give what `embedrl fit` or `export` wrote")
         if cls is None:
             what = "an adapter" if (Path(checkpoint).expanduser() / ADAPTER).is_file() else "a model"
             raise CheckpointError(

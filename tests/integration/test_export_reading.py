@@ -132,7 +132,7 @@ def again(folder):
     return QwenVLBackbone(str(folder))
 
 
-BY_PATH = {"RGBA": 0.8, "LA": 0.9, "palette, transparent": 0.8, "16 bits": 0.8}
+BY_PATH = {"RGBA": 0.9, "LA": 0.9, "palette, transparent": 0.8, "16 bits": 0.8}
 """What transformers reads otherwise from a file: at most this cosine."""
 REFUSED_BY_PATH = ("animated GIF", "animated WebP")
 FROM_PILLOW = {"16 bits": 0.8} | {f"EXIF {orientation}": 0.9 for orientation in range(2, 9)}

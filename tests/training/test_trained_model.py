@@ -111,6 +111,7 @@ WRONG = {
     "neither": (load_trained, "empty", "--checkpoint empty: neither a model's folder"),
     "missing file": (load_trained, "gone.ckpt", "--checkpoint gone.ckpt: no such file"),
     "missing folder": (load_trained, "./gone", "--checkpoint ./gone: no such folder"),
+    "missing name": (load_trained, "embedder/gone", "--checkpoint embedder/gone: no such file or folder"),
     "unknown kind": (load_trained, "embedrl:tiny", "--checkpoint embedrl:tiny: a model that does not say whether"),
 }
 

@@ -58,10 +58,13 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
     if missing or "multimodal_cfg" in model:
         raise ConfigError(f"backbone.model {name}: needs embed_dim, vision_cfg and text_cfg, and no multimodal_cfg")
+    uploaded = False
     for key in ("hf_model_name", "hf_tokenizer_name"):
         value = model["text_cfg"].get(key)
         if value and folder is not None and (folder / "config.json").is_file():
             model["text_cfg"][key] = str(folder)  # an exported folder holds its text tower's configuration
+        elif value == "." and name.startswith(HUB):  # one that was uploaded
+            model["text_cfg"][key], uploaded = name.removeprefix(HUB), True
         elif value and value.startswith("package:"):
             model["text_cfg"][key] = package_path(value)
     known = name in open_clip.list_models()
@@ -69,7 +72,7 @@ def read_config(name: str, pretrained: str | None) -> ClipConfig:
     preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg", {}))
     preprocess = merge_preprocess_dict(preprocess, tag)
     preprocess["size"] = model["vision_cfg"].get("image_size", 224)
-    return ClipConfig(model, preprocess, name if known or name.startswith((HUB, FOLDER)) else "")
+    return ClipConfig(model, preprocess, name if known or (name.startswith((HUB, FOLDER)) and not uploaded) else "")
 
 
 def _find(name: str) -> tuple[dict[str, Any], Path | None]:

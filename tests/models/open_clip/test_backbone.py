@@ -18,6 +18,7 @@ from embedrl.data.render import RenderOptions, render
 from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.models.exported import load_backbone
 from embedrl.models.open_clip.backbone import FusionWeights, OpenClipBackbone
+from embedrl.models.open_clip.config import read_config
 from embedrl.models.open_clip.inputs import read_text
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights
 from embedrl.training.checkpoints import config_form
@@ -269,6 +270,14 @@ def test_an_export_names_no_place_and_loads_wherever_it_lies(model, request, tmp
         plain.encode_image(transform(Picture("red").load())[None], normalize=True),
     ]
     torch.testing.assert_close(vectors, torch.cat(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_an_uploaded_export_finds_its_text_tower_in_its_repository(towers_json, tmp_path, monkeypatch):
+    built(towers_json).eval().export(tmp_path / "out")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, file: str(tmp_path / "out" / file))
+    config = read_config("hf-hub:me/mine", None)
+    text = config.model["text_cfg"]
+    assert (text["hf_model_name"], text["hf_tokenizer_name"], config.tokenizer) == ("me/mine", "me/mine", "")
 
 
 def test_an_export_keeps_its_fusion_unless_another_is_given(vit_json, tmp_path):
