@@ -38,6 +38,6 @@ def check_learnable(
     names = [row.reward.name for row in rewards if getattr(row.reward, "compares_pairs", False)]
     if names and pairs is not None and pairs < 2:
         raise ConfigError(
-            f"data.batch_size is {pairs}: {' and '.join(names)} compare a pair with the others of its step, and "
+            f"data.batch_size is {pairs}: a pair is compared with the others of its step ({', '.join(names)}), and "
             "without any no rollout has a reward; give 2 or more"
         )
