@@ -112,7 +112,9 @@ class LocalVLM(VLM):
         scores = self.generator.score_choices([chat], [words], whole=False)[0]
         yes, no = scores.double().exp().view(2, 2).sum(1).tolist()
         # Most likely neither is the answer: it is written out for the journal.
-        text = YES_NO[yes <= no] if yes + no >= 0.5 else self._generate([chat], 8)[0]
+        text: str | DataError = YES_NO[yes <= no] if yes + no >= 0.5 else self._generate([chat], 8)[0]
+        if isinstance(text, DataError):
+            raise text
         return YesNo(text, yes / (yes + no) if yes + no > 0 else None, yes + no)
 
     async def _gather(self) -> None:

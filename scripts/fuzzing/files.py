@@ -23,7 +23,7 @@ from embedrl.evaluation.compare import compare
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir
 from embedrl.evaluation.report import Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult
-from embedrl.evaluation.vectors import CHECKSUM, checksum, read_shard
+from embedrl.evaluation.shards import CHECKSUM, checksum, read_shard
 from embedrl.models.adapters import adapter_base
 from embedrl.models.qwen_vl.loading import load_config, load_processor
 from embedrl.tcot.store import Record, TCoTJournal

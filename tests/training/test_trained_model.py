@@ -13,7 +13,7 @@ from qwen_helpers import EMB, text, user
 
 from embedrl import cli
 from embedrl.errors import CheckpointError
-from embedrl.losses.contrastive import InfoNCE
+from embedrl.losses.info_nce import InfoNCE
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
