@@ -63,7 +63,7 @@ def configs(data: Draw, folder: Path) -> None:
     if data.draw(st.booleans(), label="stats"):
         command(["data", "stats", *mix, "--limit", "2"], folder)
     else:
-        command(["filter", *mix, "--out", "out", "--checks", "[duplicate]", "--on_error", "skip"], folder)
+        command(["filter", *mix, "--out", "out", "--checks", "[duplicate]", "--on_bad", "skip"], folder)
 
 
 def _file(data: Draw, text: str) -> bytes:

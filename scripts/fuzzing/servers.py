@@ -134,11 +134,11 @@ def servers(data: Draw, folder: Path) -> None:
         assert len(verdicts) == 2
         return
     vlm = EndpointVLM(**asked)
-    on_error = data.draw(st.sampled_from(["raise", "skip"]), label="on_error")
+    on_bad = data.draw(st.sampled_from(["raise", "skip"]), label="on_bad")
     if who == "annotate":
-        annotate([MixRow(_Texts(""))], vlm, folder / "out", attempts=2, on_error=on_error, patience=3)
+        annotate([MixRow(_Texts(""))], vlm, folder / "out", attempts=2, on_bad=on_bad, patience=3)
     elif who == "filter":
-        filter_pairs([MixRow(_Texts(TEXT_TCOT))], folder / "out", vlm, checks=["format"], on_error=on_error, patience=3)
+        filter_pairs([MixRow(_Texts(TEXT_TCOT))], folder / "out", vlm, checks=["format"], on_bad=on_bad, patience=3)
     else:
         asyncio.run(_ask(vlm, who, folder))
 

@@ -247,6 +247,6 @@ REPORTS = [
 def test_a_broken_report_of_an_earlier_step_is_told_before_any_work(tmp_path, holes, capsys, report):
     mix, folder = holes
     (folder / "report.json").write_text(report)
-    assert run("filter", "--mix", mix, "--out", tmp_path / "out", "--on_error", "skip") == 1
+    assert run("filter", "--mix", mix, "--out", tmp_path / "out", "--on_bad", "skip") == 1
     assert f"{folder / 'report.json'}: not a report of construction (" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

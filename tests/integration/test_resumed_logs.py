@@ -48,7 +48,7 @@ def embedder(folder: Path) -> dict:
                     {"source": world("vqa", size=12)},
                 ],
                 "batch_size": 4, "sub_batch_size": 2, "micro_batch_size": 4, "batches_per_epoch": 5,
-                "render": {"jitter": 60, "on_missing_tcot": "raw"}, "on_error": "skip", "val": [tasks],
+                "render": {"jitter": 60, "on_missing_tcot": "raw"}, "on_bad": "skip", "val": [tasks],
             }
         },
     }  # fmt: skip
