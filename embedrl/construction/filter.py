@@ -23,7 +23,7 @@ from embedrl.construction.rows import (
 )
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
-from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
+from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.pair_dataset import pair_name
 from embedrl.errors import ConfigError, DataError, EndpointError
 from embedrl.types import Pair
@@ -60,12 +60,14 @@ def filter_pairs(
         threshold: Probability of Yes above which a pair is left out.
         max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
         on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
-        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
+        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run. `skipped.jsonl` names
+            them.
         patience: Consecutive requests without an answer after which the run stops, whatever `on_bad` says.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
+        DataError: If a row or a picture is bad and `on_bad` is `raise`.
+        TooManyBadError: If more than `max_bad` are.
         EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
     """
     if not 0 <= threshold <= 1 or not 0 <= max_unclear <= 1 or patience < 1:
@@ -78,6 +80,7 @@ def filter_pairs(
     if any(Path(getattr(row.source, "path", "-")).resolve().parent == out.resolve() for row in mix):
         raise ConfigError(f"--out {out} is the folder of --mix: give another")
     Checks(checks)
+    bad.keep(out / FILE)
     report: StepReport = {}
     rows = []
     with JudgementStore(journal or out / "verdicts.jsonl") as store:

@@ -124,7 +124,12 @@ def check_slugs(names: Iterable[str]) -> None:
     Raises:
         ConfigError: If two data sets would, or one has the name of a journal.
     """
-    seen = {"tcots": "the T-CoTs", "verdicts": "the verdicts", "left_out": "the pairs left out"}
+    seen = {
+        "tcots": "the T-CoTs",
+        "verdicts": "the verdicts",
+        "left_out": "the pairs left out",
+        "skipped": "the bad samples",
+    }
     for name in names:
         slug = re.sub(r"[^\w.-]+", "_", name)
         if slug in seen:
