@@ -23,7 +23,7 @@ from embedrl.construction.rows import (
 from embedrl.construction.sample import Caps, sample
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
-from embedrl.data.on_bad import MAX_BAD, BadSample, OnBad, OnBadMode
+from embedrl.data.on_bad import FILE, MAX_BAD, BadSample, OnBad, OnBadMode
 from embedrl.data.pair_dataset import pair_name
 from embedrl.errors import ConfigError, DataError
 from embedrl.tcot.chat import counterpart_of, reasoning_chat, side_of
@@ -68,13 +68,15 @@ def annotate(
             answer. Restarted with more attempts, the command continues with the sides that failed.
         keep_existing: Keep T-CoTs that the pairs have already.
         on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
-        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
+        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run. `skipped.jsonl` names
+            them.
         patience: Consecutive requests without an answer after which the run stops, whatever `on_bad` says.
         seed: Seed of the sample.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
+        DataError: If a row or a picture is bad and `on_bad` is `raise`.
+        TooManyBadError: If more than `max_bad` are.
         EndpointError: If the endpoint does not answer; its earlier answers are kept.
     """
     if attempts < 1 or patience < 1:
@@ -86,6 +88,7 @@ def annotate(
     unknown = [name for name in caps.documents or () if name not in names]
     if unknown:
         raise ConfigError(f"--caps.documents names {unknown[0]}, which is not in the mix: {', '.join(names)}")
+    bad.keep(out / FILE)
     report: StepReport = {}
     rows = []
     journal = journal or out / "tcots.jsonl"

@@ -24,7 +24,7 @@ from embedrl.construction.rows import (
 )
 from embedrl.construction.vlm import VLM
 from embedrl.data.mix import MixRow, check_labels
-from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
+from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.pair_dataset import pair_name
 from embedrl.errors import ConfigError, DataError, EndpointError
 from embedrl.types import Pair
@@ -67,12 +67,14 @@ def filter_pairs(
             answer is unclear, whatever the two are against each other.
         max_unclear: Share of unclear answers of a data set above which the run stops: such a judge is of no use.
         on_bad: A bad row or picture, or a request without an answer: stop, or leave the pair out and count it.
-        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run.
+        max_bad: The most bad rows and pictures that `skip` leaves out; one more stops the run. `skipped.jsonl` names
+            them.
         patience: Consecutive requests without an answer after which the run stops, whatever `on_bad` says.
 
     Raises:
         ConfigError: If an option is out of its range.
-        DataError: If a row or a picture is bad and `on_bad` is `raise`, or too many are.
+        DataError: If a row or a picture is bad and `on_bad` is `raise`.
+        TooManyBadError: If more than `max_bad` are.
         EndpointError: If the endpoint does not answer, or not with Yes or No; its verdicts are kept.
     """
     for name, share in (("threshold", threshold), ("min_mass", min_mass), ("max_unclear", max_unclear)):
@@ -84,6 +86,7 @@ def filter_pairs(
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     check_place(mix, out)
     Checks(checks)
+    bad.keep(out / FILE)
     report: StepReport = {}
     rows = []
     with JudgementStore(journal or out / "verdicts.jsonl") as store:

@@ -49,7 +49,8 @@ def run_requests(
 
     Raises:
         EndpointError: If the endpoint does not answer; earlier answers are kept.
-        DataError: If a pair is bad and `bad` says `raise`, or too many are.
+        DataError: If a pair is bad and `bad` says `raise`.
+        TooManyBadError: If too many are.
     """
     progress = Progress(
         TextColumn("{task.description}"),

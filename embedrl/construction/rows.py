@@ -21,7 +21,7 @@ from embedrl.types import ImageSource, Pair, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.file_names import file_name
 
-JOURNALS = ("tcots", "verdicts", "left_out")
+JOURNALS = ("tcots", "verdicts", "left_out", "skipped")
 """Files of construction beside those of the data sets, without suffix."""
 
 StepReport = dict[str, dict[str, Any]]

@@ -48,11 +48,11 @@ def split(
 
     Raises:
         ConfigError: If a set is unknown or an option is out of its range.
-        DataError: If a set has fewer pairs than are to be drawn, the scores name none of them, a row or a picture is
-            bad and `on_bad` is `raise`, or too many are.
+        DataError: If a set has fewer pairs than are to be drawn, the scores name none of them, or a row or a picture is
+            bad and `on_bad` is `raise`.
+        TooManyBadError: If more than `max_bad` are.
     """
     bad = OnBad(on_bad, max_bad, "--")
-    bad.keep(out / FILE)
     names = check_labels(mix)
     check_file_names(names, "--mix", JOURNALS)
     for kind in ("embedder", "rl"):
@@ -67,6 +67,7 @@ def split(
     success = read_scores(scores) if scores else {}
     if scores and not any(name in rl for name, _ in success):
         raise DataError(f"{scores}: no score is about {', '.join(rl)}: check the data sets' names")
+    bad.keep(out / FILE)
     usable = {row.label: _usable(row, bad) for row in mix}
     drawn = {
         row.label: _draw(row, usable[row.label], rl[row.label], success, low, high) for row in mix if row.label in rl

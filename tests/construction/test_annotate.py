@@ -265,6 +265,7 @@ def test_broken_rows_and_pictures(tmp_path, capsys):
         assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip", "--max_bad", 2, concurrency=1) == 1
         (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
         assert "3 bad samples, more than --max_bad 2 (" in error
+        assert len(lines(tmp_path / "out/skipped.jsonl")) == 3
         kept = len(server.asked)
         assert len(lines(tmp_path / "out/tcots.jsonl")) == kept > 0
         assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip") == 0
