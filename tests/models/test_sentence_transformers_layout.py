@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, ProcessorMixin
 
 from embedrl.data.render import SUMMARIZE, RenderOptions, render
 from embedrl.errors import CheckpointError
@@ -169,11 +169,15 @@ TURNS = {
 }
 
 
+@pytest.fixture(scope="module")
+def processor(exported: tuple[Path, torch.Tensor]) -> ProcessorMixin:
+    return AutoProcessor.from_pretrained(exported[0])
+
+
 @pytest.mark.parametrize("name", TURNS)
-def test_template_makes_of_a_chat_what_the_training_read(name: str, exported: tuple[Path, torch.Tensor]) -> None:
-    folder, _ = exported
+def test_template_makes_of_a_chat_what_the_training_read(name: str, processor: ProcessorMixin) -> None:
     chat, expected = TURNS[name]
-    assert AutoProcessor.from_pretrained(folder).apply_chat_template(chat, tokenize=False) == expected
+    assert processor.apply_chat_template(chat, tokenize=False) == expected
 
 
 def test_layout_is_stable_and_needs_a_template(exported: tuple[Path, torch.Tensor], tmp_path: Path) -> None:
