@@ -132,7 +132,20 @@ def mending(words: Sequence[str]) -> Iterator[None]:
     except (ConfigError, UnicodeDecodeError) as error:
         if broken := broken_yaml(words):
             raise ConfigError(broken) from error
+        if "Unexpected config" in str(error) and (name := _config_without_options(words)):
+            raise ConfigError(
+                f"--config {name}: holds no options: write `name: value` lines, or give another"
+            ) from error
         raise
+
+
+def _config_without_options(words: Sequence[str]) -> str | None:
+    """The first file given by `--config` that holds something else than a mapping."""
+    for before, word in zip(["", *words], words, strict=False):
+        name = word if before == "--config" else word.partition("--config=")[2]
+        if name and not isinstance(yaml.safe_load(Path(name).read_text(encoding="utf-8")), dict):
+            return name
+    return None
 
 
 def broken_yaml(words: Sequence[str]) -> str | None:

@@ -1,0 +1,80 @@
+"""The exit codes of docs/reference/commands.md, for a failing call of every command: one line, no traceback."""
+
+import json
+
+import pytest
+
+from embedrl.cli import COMMANDS, main
+
+ROW = '{"id": "p", "query": {"text": "page"}, "target": {"text": "words"}}\n'
+MIX = "[{source: {class_path: embedrl.data.JsonlSource, init_args: {path: %s, cache_dir: cache}}}]"
+TINY = "--backbone embedrl.QwenVLBackbone --backbone.path embedrl:tiny"
+CALLS = {
+    # the words: the exit code, and what the line must name
+    "fit --config gone.yaml": (2, "gone.yaml"),
+    "fit --config=list.yaml": (2, "--config list.yaml: holds no options"),
+    "fit --model embedrl.EmbedderModule": (2, "--model"),
+    "fit --ckpt_path": (2, "--ckpt_path"),
+    "validate --trainer.max_stepz 3": (2, "max_steps"),
+    "test --config": (2, "--config"),
+    "predict --model NoModule": (2, "NoModule"),
+    "plan": (2, "--model"),
+    "plan --config empty.yaml": (2, "--config empty.yaml: holds no options"),
+    "export --checkpoint gone.ckpt --out out": (1, "gone.ckpt"),
+    "export --checkpoint list.yaml --out out": (1, "list.yaml"),
+    "export --checkpoint list.yaml --out data": (2, "--out data"),
+    "export --checkpoint list.yaml": (2, "--out"),
+    "reason --checkpoint gone --text x": (1, "gone"),
+    "reason --checkpoint list.yaml": (2, "--text"),
+    "recipes gone": (2, "gone"),
+    "recipez": (2, "embedrl recipes"),
+    "annotate --mix good.yaml --out out --vlm null": (2, "--vlm"),
+    "annotate --mix gone.yaml --out out": (2, "gone.yaml"),
+    "filter --mix gone_rows.yaml --out out": (1, "gone.jsonl"),
+    "filter --mix broken_rows.yaml --out out": (1, "every row is broken"),
+    "filter --mix good.yaml --out out --threshold 2": (2, "--threshold 2"),
+    "filter --mix good.yaml --out good.yaml": (1, "good.yaml"),
+    'split --mix good.yaml --out out --rl {"other":1}': (2, "other"),
+    'split --mix good.yaml --out out --rl {"good":5}': (1, "5 pairs are to be drawn"),
+    'split --mix good.yaml --out out --rl {"good":1} --scores rows/good.jsonl': (1, "good.jsonl"),
+    f"eval --benchmark nothing --out out {TINY}": (2, "nothing"),
+    f"eval --benchmark uvrb --root gone --out out {TINY}": (2, "gone"),
+    "compare data out": (1, "no finished evaluation"),
+    "compare data": (2, "second"),
+    "data pages --root data": (1, "holds no local copy"),
+    "data stats --mix good.yaml --limit 0": (2, "--limit 0"),
+    "data stats --mix good.yaml --out x.txt": (2, "x.txt"),
+    "data world --seed x": (2, "--seed"),
+    "data": (0, ""),
+    "completion tcsh": (2, "tcsh"),
+}
+
+
+def test_every_command_has_a_failing_call():
+    assert not [name for name in COMMANDS if not any(call.startswith(name) for call in CALLS)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+def test_exit_codes(tmp_path, monkeypatch, capsys, call):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("rows", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data/file").touch()
+    (tmp_path / "rows/good.jsonl").write_text(ROW)
+    (tmp_path / "rows/broken.jsonl").write_text(json.dumps({"id": 1}) + "\n")
+    for name, path in {
+        "good": "rows/good.jsonl",
+        "broken_rows": "rows/broken.jsonl",
+        "gone_rows": "gone.jsonl",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(MIX % path)
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "empty.yaml").touch()
+    code, named = CALLS[call]
+    assert main(call.split()) == code
+    told = capsys.readouterr().err.splitlines()
+    errors = [line for line in told if line.startswith("embedrl: error: ")]
+    assert len(errors) == (code > 0), told
+    assert "Traceback" not in "".join(told)
+    assert named in "".join(errors)
