@@ -123,7 +123,7 @@ class TrainingCLI(LightningCLI):
         self._version: str | None = None
         self._folder: Path | None = None
         self._changes: list[Change] = []
-        check_precision(config.trainer.precision)
+        check_precision(config.trainer.precision, config.trainer.accelerator)
         check_trainer_values(config.trainer)
         if fits and not config.ckpt_path and (requeued := requeued_checkpoint(self._root)):
             tell(f"SLURM has requeued this job: goes on from {requeued}")
@@ -169,7 +169,7 @@ class TrainingCLI(LightningCLI):
         self.config[self.subcommand].ckpt_path = None  # config.yaml starts a run like this one; it does not resume it
         try:
             made = super().instantiate_trainer(plugins=plugins, **kwargs)
-            check_trainer(made)
+            check_trainer(made, self.model)
         except BaseException:
             self._give_up_claim()
             raise

@@ -101,7 +101,7 @@ class TrainingModule(SavedModule, ABC):
         Raises:
             ConfigError: If there is one that the trainings cannot do.
         """
-        check_trainer(self.trainer)
+        check_trainer(self.trainer, self)
         check_schedule(self.schedule)
 
     def configure_model(self) -> None:

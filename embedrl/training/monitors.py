@@ -79,12 +79,13 @@ def _check_validation(trainer: Trainer, module: LightningModule, what: str) -> N
     Raises:
         ConfigError: Saying why there is none.
     """
-    if not trainer.enable_validation or not sum(trainer.num_val_batches):  # type: ignore[arg-type]
+    if not trainer.enable_validation or not sum(trainer.num_val_batches):
         raise ConfigError(
             f"{what}: this run has no validation: give data.val, leave trainer.limit_val_batches above 0, or remove it"
         )
-    every, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
-    first = every if epochs is None else (epochs - 1) * trainer.num_training_batches + every  # type: ignore[operator]
+    epochs: int | None = trainer.check_val_every_n_epoch
+    before = 0 if epochs is None else (epochs - 1) * trainer.num_training_batches
+    first = before + (trainer.val_check_batch or 0)
     # A step of EG-RL counts as several optimizer steps; automatic optimisation counts one for several batches.
     steps = trainer.max_steps if trainer.max_steps != -1 else trainer.estimated_stepping_batches
     batches = math.ceil(steps / getattr(module, "inner_epochs", 1)) * trainer.accumulate_grad_batches

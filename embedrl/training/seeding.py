@@ -32,7 +32,7 @@ def choose_seed(given: int | bool | None) -> int:
             )
         return secrets.randbelow(2**32)
     if given is None or given is False or not 0 <= given < 2**32:
-        name = {None: "null", False: "false"}.get(given, given)
+        name = "null" if given is None else "false" if given is False else given
         raise ConfigError(
             f"--seed_everything {name}: what a run draws derives from its seed: give a number from 0 to {2**32 - 1}, "
             "or true to have one drawn"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -25,11 +26,12 @@ _REFUSED: dict[type[Callback], str] = {
 }
 
 
-def check_precision(precision: Any) -> None:
+def check_precision(precision: Any, accelerator: Any = "auto") -> None:
     """Refuse a number type that the trainings do not compute in.
 
     Args:
         precision: `trainer.precision`; None is Lightning's default, `32-true`.
+        accelerator: `trainer.accelerator`.
 
     Raises:
         ConfigError: If it is another one.
@@ -39,7 +41,9 @@ def check_precision(precision: Any) -> None:
     if str(precision).endswith("true") or str(precision) == "64":
         cure = "the type of the weights is an option of the model (dtype: bfloat16); use 32-true or bf16-mixed here"
     elif str(precision) in ("16", "16-mixed"):
-        cure = "float16 overflows, and a gradient that is not finite ends a run; use bf16-mixed"
+        if accelerator != "cpu" and torch.cuda.is_available():
+            return
+        cure = "on a CPU Lightning would take bfloat16 for it: use bf16-mixed"
     else:
         cure = "use 32-true or bf16-mixed"
     raise ConfigError(f"--trainer.precision {precision}: {cure}")
@@ -79,16 +83,20 @@ def refusals(flag: str) -> Iterator[None]:
         raise ConfigError(f"{flag}: {' '.join(str(error).split())}") from error
 
 
-def check_trainer(trainer: Trainer) -> None:
+def check_trainer(trainer: Trainer, module: LightningModule) -> None:
     """Refuse what the three trainings cannot do, or would do otherwise than the configuration says.
 
     Args:
         trainer: The trainer, before it starts.
+        module: The module that it is to train.
 
     Raises:
         ConfigError: Naming the option and what to use instead.
     """
-    check_precision(trainer.precision)
+    if trainer.precision != "16-mixed":
+        check_precision(trainer.precision)
+    elif not module.automatic_optimization:
+        raise ConfigError("--trainer.precision 16-mixed: EG-RL would clip scaled gradients: use bf16-mixed")
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         for refused, reason in _REFUSED.items():

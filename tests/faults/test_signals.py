@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -120,6 +121,43 @@ def test_a_signal_to_any_process_stops_all_of_them(tmp_path, number, ranks):
     steps = sorted(logged(run, "train/loss"))
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == len(steps)
     assert told.count("stopped by") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_signal_to_a_process_that_lightning_started_stops_both(tmp_path):
+    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    command_line = [sys.executable, "-m", "embedrl", *words(tmp_path, *more)]
+    with (tmp_path / "log").open("w") as log:
+        first = subprocess.Popen(command_line, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not any(step >= 2 for step in logged(tmp_path / "runs/version_0", "train/loss")):
+            assert first.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        [second] = [pid for pid in _children(first.pid) if b"embedrl" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(second, signal.SIGTERM)
+        assert first.wait(60) == 143, (tmp_path / "log").read_text()[-3000:]
+        until = time.monotonic() + 30
+        while _runs(second) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not _runs(second)
+    finally:
+        first.kill()
+    steps = sorted(logged(tmp_path / "runs/version_0", "train/loss"))
+    saved = torch.load(tmp_path / "runs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == len(steps)
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is there, and no zombie that nobody has asked for its exit code."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from embedrl.errors import ConfigError
 def batches(rank=0, world_size=1, **options):
     mix = [MixRow(WorldSource(family, size=24, teacher="none", alike=2)) for family in ("vqa", "doc")]
     data = EGRLDataModule(**{"batch_size": 8, "mix": mix, "block_size": 2, **options})
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, overfit_batches=0)
     return list(data.train_dataloader())
 
 

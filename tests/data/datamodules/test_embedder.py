@@ -170,6 +170,7 @@ def two_ranks(module, rank):
         global_rank=rank,
         lightning_module=Model(),
         reload_dataloaders_every_n_epochs=0,
+        overfit_batches=0,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
     )
     return module
