@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import importlib.util
 import logging
 import re
 import sys
@@ -70,10 +71,9 @@ def silence_bars() -> None:
 @functools.cache
 def silence_libtiff() -> None:
     """Have libtiff write nothing to stderr: what it says of a broken file comes as an exception, too."""
-    from PIL import Image
-
+    extension = importlib.util.find_spec("PIL._imaging")
     with suppress(OSError, AttributeError):  # a Pillow without it, or with one that is built in
-        library = ctypes.CDLL(Image.core.__file__)  # finds what the extension is linked with
+        library = ctypes.CDLL(extension.origin if extension else None)  # finds what the extension is linked with
         for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
             setter(None)
