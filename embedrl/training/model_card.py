@@ -92,8 +92,8 @@ if len(processor.tokenizer) > model.get_input_embeddings().num_embeddings:
 model = PeftModel.from_pretrained(model, "{name}")
 ```
 
-The row of the token `<emb>` comes with the adapter. A base that is called `embedrl:...` is a folder of the package,
-`embedrl/assets/...`. embedrl takes the folder as it takes any other;
+An Embedder's row of the token `<emb>` comes with the adapter. A base that is called `embedrl:...` is a folder of the
+package, `embedrl/assets/...`. embedrl takes the folder as it takes any other;
 `embedrl export --checkpoint {name} --out FOLDER` merges it.
 """,
     "embedrl": """

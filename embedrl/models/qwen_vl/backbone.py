@@ -32,7 +32,7 @@ from embedrl.models.qwen_vl.loading import (
     load_processor,
     prepare_emb_row,
 )
-from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor
+from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor, attention_balance
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
 from embedrl.utils.public_names import public_path
@@ -225,8 +225,7 @@ class QwenVL(nn.Module):
 
         Args:
             out: The folder to write.
-            merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor), with the row
-                of `<emb>` if its base has none.
+            merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
 
         Raises:
             ConfigError: If the adapter alone is asked for and there is none.
@@ -239,8 +238,6 @@ class QwenVL(nn.Module):
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
         write_options(out, public_path(type(self)), budget_options(self._chosen()))
-        if not merge and self.emb_new:
-            add_token_row(out, network, self.emb_token_id)
 
     def _chosen(self) -> dict[str, PixelBudget]:
         """The budgets that were chosen, by this model's options or by the folder that it was loaded from."""
@@ -302,19 +299,12 @@ class QwenVLBackbone(QwenVL, Backbone):
         return functional.normalize(vectors.float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """See `QwenVL.export`; merged weights come with the files that let sentence-transformers load the folder."""
+        """See `QwenVL.export`; merged weights come with the files that let sentence-transformers load the folder.
+
+        An adapter comes with the row of `<emb>` if its base has none.
+        """
         super().export(out, merge)
+        if not merge and self.emb_new:  # a Reasoner, which servers load, never reads `<emb>`
+            add_token_row(out, self.network, self.emb_token_id)
         if merge:
             write_layout(out, self.core.config.text_config.hidden_size, self.processor.tokenizer)
-
-
-def attention_balance(config: Any) -> float:
-    """The row length in tokens at which attention takes as many operations as the linear layers.
-
-    Args:
-        config: A `Qwen3VLTextConfig`.
-    """
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    weights = 2 * config.hidden_size * (heads + key_heads) * config.head_dim
-    weights += 3 * config.hidden_size * config.intermediate_size
-    return float(weights / (2 * heads * config.head_dim))

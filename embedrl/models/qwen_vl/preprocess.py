@@ -283,6 +283,18 @@ class QwenVLPreprocessor:
         return torch.stack([self._resized(frame, target) for frame in frames])
 
 
+def attention_balance(config: Any) -> float:
+    """The row length in tokens at which attention takes as many operations as the linear layers.
+
+    Args:
+        config: A `Qwen3VLTextConfig`.
+    """
+    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+    weights = 2 * config.hidden_size * (heads + key_heads) * config.head_dim
+    weights += 3 * config.hidden_size * config.intermediate_size
+    return float(weights / (2 * heads * config.head_dim))
+
+
 def _parts(chat: Chat) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for message in chat:

@@ -169,6 +169,19 @@ def test_an_exported_adapter_is_whole_in_plain_peft(name, written, contents, tmp
         torch.testing.assert_close(built.eval()(inputs), backbone(inputs), atol=1e-6, rtol=0)
 
 
+def test_an_adapter_of_a_reasoner_is_lora_alone(written, tmp_path):
+    reasoner = QwenVLReasoner(str(written["untied, must grow"]), lora=LoRAOptions(r=2))
+    reasoner.build()
+    reasoner.export(tmp_path / "adapter", merge=False)
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {key.split(".")[-2] for key in saved} == {"lora_A", "lora_B"}
+    again = QwenVLReasoner(str(tmp_path / "adapter"))
+    again.build()
+    torch.testing.assert_close(
+        again.network.state_dict()["lm_head.weight"], reasoner.network.base_model.model.lm_head.weight
+    )
+
+
 def edited(folder, out, change):
     """A copy of a sharded checkpoint, or of an adapter, with its tensors changed."""
     out.mkdir()
