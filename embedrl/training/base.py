@@ -109,6 +109,7 @@ class TrainingModule(LightningModule, ABC):
         # All parameters, although frozen ones never have a gradient: optimizer states are matched by position when a
         # checkpoint goes from one number of ranks to another.
         optimizer = self.optimizer(self.parameters())
+        self._means = (-1, {})  # a run begins
         steps = total_steps(self.trainer)
         if steps is None:
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
@@ -145,7 +146,7 @@ class TrainingModule(LightningModule, ABC):
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.log("train/lr", float(optimizer.param_groups[0]["lr"]))
         if self.automatic_optimization:
             self.log("train/grad_norm", self.gradient_norm())
 
