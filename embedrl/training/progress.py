@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 
 def steps_per_batch(module: Any) -> int:
-    """Optimizer steps that a module makes of a batch, at least 1: accumulated batches make less, and count as 1 here."""
+    """Optimizer steps that a module makes of a batch; at least 1: accumulated batches make less, and count as 1."""
     return max(1, int(getattr(module, "steps_per_batch", 1)))
 
 
