@@ -120,6 +120,7 @@ class TrainingModule(SavedModule, ABC):
         # checkpoint goes from one number of ranks to another.
         with refusals("model.optimizer"):
             optimizer = self.optimizer(self.parameters())
+        self._means = (-1, {})  # a run begins
         steps = total_steps(self.trainer)
         if steps is None:
             raise ConfigError("the schedule needs an end: set trainer.max_steps or trainer.max_epochs")
@@ -186,7 +187,7 @@ class TrainingModule(SavedModule, ABC):
         Raises:
             NonFiniteError: If it is NaN or infinite.
         """
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self.log("train/lr", float(optimizer.param_groups[0]["lr"]))
         if self.automatic_optimization:
             self.log("train/grad_norm", self.gradient_norm())
 

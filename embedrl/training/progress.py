@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 
 
 def steps_per_batch(module: Any) -> int:
-    """Optimizer steps that a module makes of a batch; accumulated batches make less than one, and count as 1 here."""
-    return int(getattr(module, "steps_per_batch", 1))
+    """Optimizer steps that a module makes of a batch; at least 1: accumulated batches make less, and count as 1."""
+    return max(1, int(getattr(module, "steps_per_batch", 1)))
 
 
 def total_steps(trainer: Trainer) -> int | None:
