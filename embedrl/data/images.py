@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
 from embedrl.errors import DataError, MissingFileError, PictureError, StorageError, ThinPictureError, overload_error
 from embedrl.utils.input_files import not_regular
-from embedrl.utils.quiet import silence_libtiff
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit: a picture this large takes half a GiB as RGB."""
@@ -79,7 +80,7 @@ class ImageFile:
             StorageError: If the machine cannot read files now, such as with too many open.
         """
         self.check()
-        silence_libtiff()
+        _silence_libtiff()
         try:
             with _without_pillow_limit():
                 image = Image.open(self.path, formats=FORMATS)
@@ -173,6 +174,16 @@ def as_loaded(image: Image.Image) -> Image.Image:
         image: A picture of any of Pillow's modes; of several, the one that it stands at.
     """
     return _to_rgb(ImageOps.exif_transpose(image))
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Have libtiff write nothing to stderr: what it says of a broken file comes as an exception, too."""
+    with suppress(OSError, AttributeError):  # a Pillow without it, or with one that is built in
+        library = ctypes.CDLL(_imaging.__file__)  # finds what the extension is linked with
+        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

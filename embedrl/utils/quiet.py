@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib
 import importlib.util
 import logging
@@ -11,7 +9,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 WARNINGS = (
@@ -66,17 +63,6 @@ def silence_bars() -> None:
     """Leave out the progress bars of `BARS`, if transformers has been imported."""
     if "transformers" in sys.modules:
         importlib.import_module("transformers.utils.logging").set_tqdm_hook(_bar)
-
-
-@functools.cache
-def silence_libtiff() -> None:
-    """Have libtiff write nothing to stderr: what it says of a broken file comes as an exception, too."""
-    extension = importlib.util.find_spec("PIL._imaging")
-    with suppress(OSError, AttributeError):  # a Pillow without it, or with one that is built in
-        library = ctypes.CDLL(extension.origin if extension else None)  # finds what the extension is linked with
-        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
-            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-            setter(None)
 
 
 def _bar(make: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
