@@ -289,7 +289,7 @@ def progress_bar() -> ProgressBar:
 
 
 def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
-    """The checkpoint that the command line has chosen; no local function, as `ddp_spawn` pickles the trainer."""
+    """The checkpoint that the command line has chosen."""
     return ckpt_path
 
 

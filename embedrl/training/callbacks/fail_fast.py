@@ -32,7 +32,7 @@ class FailFast(Callback):
 
     def __init__(self) -> None:
         self._store: TCPStore | None = None
-        self._over: threading.Event | None = None  # made when a run starts: `ddp_spawn` pickles what is there before
+        self._over: threading.Event | None = None  # made when a run starts: a lock cannot be pickled
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start to watch the store."""
