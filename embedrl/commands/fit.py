@@ -174,7 +174,7 @@ class TrainingCLI(LightningCLI):
             self._give_up_claim()
             raise
         # Which checkpoint to go on from is decided: Lightning would also take one that another job or run has left.
-        made._checkpoint_connector._parse_ckpt_path = lambda state_fn, ckpt_path, **_: ckpt_path  # type: ignore[method-assign]
+        made._checkpoint_connector._parse_ckpt_path = _as_given  # type: ignore[method-assign]
         return made
 
     def _claim(self, prefix: str) -> str:
@@ -296,6 +296,11 @@ def _mapping(path: Path) -> dict[str, Any]:
 def progress_bar() -> ProgressBar:
     """A bar on a terminal, lines in a file."""
     return StepBar() if sys.stdout.isatty() else ProgressLines()
+
+
+def _as_given(state_fn: Any, ckpt_path: Any, **_: Any) -> Any:
+    """The checkpoint that the command line has chosen."""
+    return ckpt_path
 
 
 def _as_list(value: Any) -> list[Any]:

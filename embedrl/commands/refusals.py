@@ -28,6 +28,9 @@ def check_trainer_values(trainer: Namespace) -> None:
     """
     counts = ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes")
     check_least(1, {f"--trainer.{name}": trainer.get(name) for name in counts})
+    if re.match(r"ddp_(spawn|fork|notebook)", str(trainer.get("strategy"))):
+        # Lightning loads the trained weights into the first process's module, which was never built.
+        raise ConfigError(f"--trainer.strategy {trainer.strategy}: use ddp, which starts the command once a process")
     for name in ("strategy", "accelerator", "profiler"):
         value = trainer.get(name)
         if isinstance(value, str) and "." in value:

@@ -166,7 +166,7 @@ def test_averaged_weights_are_saved_and_go_on(tmp_path, training):
 @pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS)
 def test_modules_can_be_copied_and_pickled(tmp_path, training):
-    """What `ddp_spawn` and weight averaging do with them."""
+    """What weight averaging does with them."""
     import copy
     import pickle
 
@@ -239,15 +239,13 @@ def test_csv_curves_are_the_curves(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_two_processes_that_lightning_starts(tmp_path, strategy):
-    """By its command line in new processes (`ddp`), or by pickling what is there (`ddp_spawn`)."""
+def test_two_processes_that_lightning_starts(tmp_path):
     import subprocess
     import sys
 
     from tiny_runs import write
 
-    words = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--trainer.limit_val_batches", "0"]
+    words = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.limit_val_batches", "0"]
     command = [sys.executable, "-m", "embedrl", "fit", "--config", str(write("Reasoner", tmp_path)), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

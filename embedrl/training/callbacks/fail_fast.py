@@ -32,7 +32,7 @@ class FailFast(Callback):
 
     def __init__(self) -> None:
         self._store: TCPStore | None = None
-        self._over = threading.Event()
+        self._over: threading.Event | None = None  # made when a run starts: a lock cannot be pickled
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start to watch the store."""
@@ -48,7 +48,8 @@ class FailFast(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop watching: the run has ended without an error."""
-        self._over.set()
+        if self._over is not None:
+            self._over.set()
         self._store = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
