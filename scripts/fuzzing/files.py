@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import shutil
@@ -116,6 +117,7 @@ def _evaluation() -> Path:
     import pyarrow.parquet as pq
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, folder, True)
     report = make_report("world", [SetResult(**_RESULT)], {}, _IDENTITY)
     write_report(folder, report, Submission(), 4, None)
     print_report(report)
@@ -239,6 +241,7 @@ def _model() -> Path:
     from embedrl.models.qwen_vl import tiny
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    atexit.register(shutil.rmtree, folder, True)
     tokenizer = tiny.build_tokenizer(tiny.world_words())
     tiny.build_config(tokenizer).save_pretrained(folder)
     tiny.build_processor(tokenizer).save_pretrained(folder)
