@@ -6,3 +6,5 @@ from .qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .qwen_vl.preprocess import PixelBudget as PixelBudget
 from .qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .sampling import SamplingOptions as SamplingOptions
+from .vlm.backbone import VLMBackbone as VLMBackbone
+from .vlm.families import VLMFamily as VLMFamily

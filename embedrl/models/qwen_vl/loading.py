@@ -1,4 +1,4 @@
-"""Reading Qwen3-VL checkpoints: processor, configuration, weights, and the `<emb>` token.
+"""Reading Qwen3-VL checkpoints: processor, configuration, weights.
 
 A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged.
 """
@@ -14,26 +14,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import AddedToken
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
-    AutoTokenizer,
     GenerationConfig,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
 
 import embedrl
-from embedrl.errors import CheckpointError, listed
+from embedrl.errors import CheckpointError
 from embedrl.models.adapters import adapter_base, merge_adapter
-from embedrl.utils.atomic_files import check_whole
+from embedrl.models.checkpoint_files import check_adapter_token, check_loaded, checkpoint_place, first_line
 
-EMB_TOKEN = "<emb>"
 ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
-DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
 CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
@@ -45,14 +41,14 @@ def load_processor(path: str) -> Any:
     """
     if base := adapter_base(path):
         processor = load_processor(base)
-        _check_adapter_token(path, processor.tokenizer)
+        check_adapter_token(path, processor.tokenizer)
         return processor
     if path == TINY:
         return _tiny().build_processor(_tiny().build_tokenizer(_tiny().world_words()))
     try:
         return AutoProcessor.from_pretrained(_place(path))
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: cannot read the processor ({_first_line(error)}); {CURE}") from error
+        raise CheckpointError(f"{path}: cannot read the processor ({first_line(error)}); {CURE}") from error
 
 
 @lru_cache(maxsize=8)
@@ -72,7 +68,7 @@ def load_config(path: str) -> Qwen3VLConfig:
             raise CheckpointError(f"{path}: model_type is {raw.get('model_type')!r}, not 'qwen3_vl'; {CURE}")
         return Qwen3VLConfig.from_dict(raw)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read config.json ({_first_line(error)}); {CURE}") from error
+        raise CheckpointError(f"{path}: cannot read config.json ({first_line(error)}); {CURE}") from error
 
 
 def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
@@ -96,11 +92,8 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
             ignore_mismatched_sizes=True,  # so that the misfits are reported by name below
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read the weights ({_first_line(error)}); {CURE}") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[kind])
-        if names:
-            raise CheckpointError(f"{path}: {kind.replace('_', ' ')} in the weights: {listed(names)}")
+        raise CheckpointError(f"{path}: cannot read the weights ({first_line(error)}); {CURE}") from error
+    check_loaded(path, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return network
 
 
@@ -132,47 +125,6 @@ def _tiny() -> ModuleType:
     return tiny
 
 
-def emb_token_id(tokenizer: Any, config: Any, path: str) -> tuple[int, bool]:
-    """The id of `<emb>`, which is added to the tokenizer if it is missing.
-
-    Returns:
-        The id, and whether the token was added just now.
-
-    Raises:
-        CheckpointError: If the checkpoint records another id than its tokenizer has.
-    """
-    added = EMB_TOKEN not in tokenizer.get_vocab()
-    if added:
-        tokenizer.add_tokens([AddedToken(EMB_TOKEN, special=True, normalized=False)], special_tokens=True)
-    token_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))
-    recorded = getattr(config, "emb_token_ids", None)
-    if recorded is not None:
-        ids = [recorded] if isinstance(recorded, int) else list(recorded)
-        if token_id not in ids:
-            raise CheckpointError(
-                f"{path}: config.emb_token_ids is {ids}, but the tokenizer's {EMB_TOKEN} is {token_id}"
-            )
-    return token_id, added
-
-
-def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> None:
-    """Record the id of `<emb>`; if the token is new, give it a row, growing the matrix only when none is to spare.
-
-    A new row is the mean of the others: a pure function of the checkpoint, so it need not be saved beside LoRA.
-    """
-    network.config.emb_token_ids = [emb_id]
-    if not added:
-        return
-    words = min(emb_id, network.get_input_embeddings().weight.shape[0])
-    if emb_id >= network.get_input_embeddings().weight.shape[0]:
-        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for module in {
-            id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())
-        }.values():
-            module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
-
-
 def is_local(path: str) -> bool:
     """Whether a path is a folder or ships with the package; otherwise it is a Hub name."""
     return path.startswith(("embedrl:", ".", "/", "~")) or Path(path).is_dir()
@@ -181,26 +133,4 @@ def is_local(path: str) -> bool:
 def _place(path: str) -> str:
     if path in SHIPPED:
         return str(SHIPPED[path])
-    if path.startswith("embedrl:"):
-        raise CheckpointError(f"{path} is no shipped checkpoint; {CURE}")
-    check_whole(path)
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise CheckpointError(f"{path}: no such folder; {CURE}")
-    return str(Path(path).expanduser()) if path.startswith("~") else path
-
-
-def _check_adapter_token(path: str, tokenizer: Any) -> None:
-    """An adapter was trained with `<emb>` at some id: its base must give the token the same one."""
-    if not (Path(path).expanduser() / "tokenizer_config.json").is_file():
-        return
-    theirs = AutoTokenizer.from_pretrained(path).get_vocab().get(EMB_TOKEN)
-    ours = tokenizer.get_vocab().get(EMB_TOKEN, len(tokenizer))
-    if theirs is not None and theirs != ours:
-        raise CheckpointError(
-            f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: "
-            "wrong base_model_name_or_path"
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return checkpoint_place(path, CURE)
