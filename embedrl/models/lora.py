@@ -19,8 +19,8 @@ SCOPES: dict[str, str] = {
 }
 """Part of a model → pattern of the modules in it that are adapted in a Qwen3-VL.
 
-Other families find theirs by structure (`embedrl.models.vlm.families.linear_layers`). The paper's is `language`; no part
-holds the LM head."""
+Other families find theirs by structure (`embedrl.models.vlm.families.linear_layers`). The paper's is `language`; no
+part holds the LM head."""
 _OTHER_NAMES = {"merger": ("projector",), "all-linear": ("language", "vision", "projector")}
 
 

@@ -21,11 +21,12 @@ FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--train
 def swaps(kind: str) -> list:
     """Every part after every other; by default each short part after its neighbour: each comes first and second.
 
-    Of the tiny vision-language models, which differ in their path, one stands for all.
+    Of the tiny vision-language models, which differ in their path, one stands for all; of the real ones, by default too.
     """
     parts = [part for part in PARTS if part.parent.name == kind]
-    parts = [part for part in parts if not part.stem.endswith("_tiny") or part.stem == "internvl_tiny"]
-    short = [part for part in parts if part.stat().st_size < 3000]
+    alike = [part for part in parts if "VLMBackbone" in part.read_text() and part.stem != "internvl_tiny"]
+    parts = [part for part in parts if part not in alike or not part.stem.endswith("_tiny")]
+    short = [part for part in parts if part.stat().st_size < 3000 and part not in alike]
     near = set(zip(short, short[1:] + short[:1], strict=True))
     marks = {pair: [] if pair in near else [pytest.mark.slow] for pair in permutations(parts, 2)}
     return [pytest.param(*pair, marks=found) for pair, found in marks.items()]

@@ -1,14 +1,25 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from plain_vlm import FAMILIES, families
+from recipes import PARTS
 from torch import nn
-from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+)
 
 from embedrl.errors import ConfigError
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.backbone import VLMBackbone
-from embedrl.models.vlm.families import family_of, linear_layers
+from embedrl.models.vlm.families import VLMFamily, family_of, linear_layers
 from embedrl.models.vlm.tiny.build import build_config, build_model
 
 
@@ -84,6 +95,41 @@ def test_a_scope_without_layers_is_an_error():
     for part in ("vision", "projector"):
         with pytest.raises(ConfigError, match=f"Bare has no linear layer in its part '{part}'"):
             linear_layers(Bare(), family_of("?"), LoRAOptions(scope=f"language+{part}"))
+
+
+def test_the_documentation_tells_what_each_family_can_do():
+    page = (Path(__file__).parents[3] / "docs/reference/families.md").read_text()
+    rows = re.findall(r"^\|[^|]+\| `(\w+)` \| ([^|]+) \| (yes|no) \| `embedrl:tiny/\1` \|$", page, re.MULTILINE)
+    told = {name: (videos == "as videos", budget == "yes") for name, videos, budget in rows}
+    plain = VLMFamily.set_pixels
+    able = {name: (family_of(name).reads_video, type(family_of(name)).set_pixels is not plain) for name in FAMILIES}
+    assert told == able
+
+
+REAL = [path for path in PARTS if path.parent.name == "backbone" and "VLMBackbone" in path.read_text()]
+TYPES = {
+    "qwen3_5": "qwen3_5",
+    "smolvlm": "idefics3",
+    "internvl3_5": "internvl",
+    "gemma4": "gemma4",
+    "lfm2_vl": "lfm2_vl",
+}
+
+
+@pytest.mark.parametrize("part", [p for p in REAL if not p.stem.endswith("_tiny")], ids=lambda path: path.stem)
+def test_a_real_recipe_fits_its_family(part):
+    """Its options are understood by the family's processor, its scope by the architecture at its default size."""
+    options = yaml.safe_load(part.read_text())["init_args"]
+    kind = TYPES[next(name for name in TYPES if part.stem.startswith(name))]
+    pixels = options["image_pixels"] and PixelBudget(**options["image_pixels"])
+    settings = options["image_settings"]
+    VLMBackbone(f"embedrl:tiny/{kind}", image_pixels=pixels, image_settings=settings).preprocessor()
+    config = AutoConfig.for_model(kind, **({"vision_config": {}} if kind == "gemma4" else {}))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    names = linear_layers(model.base_model, family_of(kind), LoRAOptions(**options["lora"]))
+    assert len(names) > 6 * 10
+    assert family_of(kind).vision_tower(model.base_model) is not None
 
 
 @families(default=())
