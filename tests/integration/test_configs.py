@@ -21,7 +21,7 @@ FLAG = {"backbone": "--model.backbone", "mix": "--data.mix", "trainer": "--train
 def swaps(kind: str) -> list:
     """Every part after every other; by default each short part after its neighbour: each comes first and second.
 
-    Of the tiny vision-language models, which differ in their path, one stands for all; of the real ones, by default too.
+    Of the vision-language models, which differ in their path, one stands for all; of the real ones, by default alone.
     """
     parts = [part for part in PARTS if part.parent.name == kind]
     alike = [part for part in parts if "VLMBackbone" in part.read_text() and part.stem != "internvl_tiny"]
