@@ -8,3 +8,4 @@ from .qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .sampling import SamplingOptions as SamplingOptions
 from .vlm.backbone import VLMBackbone as VLMBackbone
 from .vlm.families import VLMFamily as VLMFamily
+from .policy_generator import PolicyGenerator as PolicyGenerator
