@@ -143,9 +143,11 @@ class PolicyGenerator(Generator):
     ) -> list[str]:
         """See `Generator.generate`; the `suppressed` tokens never appear."""
         tokenizer = self.processor.tokenizer
+        # The penalties of a checkpoint's own defaults are no part of what is trained.
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        options |= {"repetition_penalty": 1.0, "min_p": None}
         if temperature > 0:
-            options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+            options |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if stop:
             options |= {"stop_strings": list(stop), "tokenizer": tokenizer}
         prompt = inputs["input_ids"].shape[1]

@@ -27,6 +27,7 @@ from embedrl.models.vision_cache import cache_vision_features
 from embedrl.models.vlm.families import VLMFamily, family_of, linear_layers
 from embedrl.models.vlm.loading import empty_network, load_config, load_network, load_processor
 from embedrl.models.vlm.preprocess import VLMPreprocessor
+from embedrl.models.vlm.rows import TOKENS, picture_inputs
 
 
 class VisionLanguageModel(nn.Module):
@@ -186,7 +187,8 @@ class VisionLanguageModel(nn.Module):
     def _tensors(self, inputs: ModelInputs) -> dict[str, Tensor]:
         """What the network takes of the inputs, pixels in its own dtype."""
         dtype = self.network.get_input_embeddings().weight.dtype
-        return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+        names = [name for name in (*TOKENS, *picture_inputs(inputs)) if name in inputs]
+        return {name: inputs[name].to(dtype) if inputs[name].is_floating_point() else inputs[name] for name in names}
 
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:
         """While open, a frozen vision tower reuses the features in `seen` of the same pictures."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
 from embedrl.models.lora import SCOPES, LoRAOptions
 from embedrl.models.qwen_vl.preprocess import PixelBudget
-
-Coordinates = Literal["thousand", "pixels", "unit"]
-"""How a family writes boxes: 0..1000, pixels of the picture as it reads it, or 0..1."""
+from embedrl.models.vlm.boxes import Coordinates
 
 
 class VLMFamily:
@@ -73,16 +71,17 @@ class VLMFamily:
         count = getattr(processor, "_get_num_multimodal_tokens", None)
         return 256 if count is None else int(count(image_sizes=[size[::-1]])["num_image_tokens"][0])
 
-    def picture_size(self, processor: Any, inputs: ModelInputs) -> tuple[float, float]:
-        """Width and height at which the first picture of a chat enters the model, for `boxes: pixels`.
+    def picture_size(self, processor: Any, size: tuple[int, int]) -> tuple[float, float]:
+        """Width and height at which a picture enters the model, for `boxes: pixels`.
 
         Args:
             processor: The processor.
-            inputs: The inputs of the chat.
+            size: Width and height of the picture.
+
+        Raises:
+            ValueError: If it cannot be read.
         """
-        patch = processor.image_processor.patch_size
-        _, height, width = inputs["image_grid_thw"][0].tolist()
-        return width * patch, height * patch
+        return size
 
 
 class PatchGrids(VLMFamily):
@@ -99,6 +98,13 @@ class PixelCoordinates(PatchGrids):
     """Qwen2.5-VL points in pixels of the resized picture."""
 
     boxes = "pixels"
+
+    def picture_size(self, processor: Any, size: tuple[int, int]) -> tuple[float, float]:
+        """See `VLMFamily.picture_size`."""
+        images = processor.image_processor
+        factor, pixels = images.patch_size * images.merge_size, images.size
+        height, width = smart_resize(size[1], size[0], factor, pixels["shortest_edge"], pixels["longest_edge"])
+        return float(width), float(height)
 
 
 class Glm(PatchGrids):
