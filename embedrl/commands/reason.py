@@ -13,7 +13,7 @@ from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
 from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.models.generator import Generator
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.open_reasoner import reasoner
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -42,7 +42,7 @@ def reason(
     Give a text, a picture, frames, or a text with one of them.
 
     Args:
-        checkpoint: A Reasoner: a folder that `embedrl export` wrote, any Qwen3-VL folder or Hub name,
+        checkpoint: A Reasoner: a folder that `embedrl export` wrote, the folder or Hub name of a vision-language model,
             `embedrl:world_base`, or a `.ckpt` or run folder of `embedrl fit`.
         text: The input's text.
         image: A picture file.
@@ -132,8 +132,8 @@ def load_reasoner(checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"]
         return module.generator  # type: ignore[no-any-return]
     if (path / "modules.json").is_file():
         raise CheckpointError(f"--checkpoint {path}: an Embedder's, which writes nothing; give a Reasoner's")
-    generator = QwenVLReasoner(checkpoint, dtype=dtype)
     try:
+        generator = reasoner(checkpoint, dtype)
         generator.build()
     except CheckpointError as error:
         raise CheckpointError(f"--checkpoint {error}") from error

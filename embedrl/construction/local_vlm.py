@@ -11,13 +11,13 @@ import torch
 
 from embedrl.construction.vlm import VLM, YES_NO
 from embedrl.errors import ConfigError
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.open_reasoner import reasoner
 from embedrl.types import Chat
 from embedrl.utils.chat_client import Completion
 
 
 class LocalVLM(VLM):
-    """A Qwen3-VL in this process, asked in batches.
+    """A vision-language model in this process, asked in batches.
 
     Args:
         path: A checkpoint folder, a Hub name, or `embedrl:world_base`.
@@ -47,7 +47,7 @@ class LocalVLM(VLM):
         self.path, self.name = path, name or path
         self.max_tokens, self.concurrency = max_tokens, batch_size
         self.device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-        self.generator = QwenVLReasoner(path, dtype=dtype)
+        self.generator = reasoner(path, dtype)
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
 
     @asynccontextmanager

@@ -75,6 +75,7 @@ def _gemma4_config(tokenizer: Any) -> Any:
         layer_types=["sliding_attention", "full_attention"] * 2,
         sliding_window=64,
         use_bidirectional_attention=None,
+        final_logit_softcapping=30.0,
     )
     return Gemma4Config(
         text_config=text | {"pad_token_id": ids(tokenizer, pad="<pad>")["pad"]},
