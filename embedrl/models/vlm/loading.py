@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,6 @@ CURE = (
 )
 
 
-@lru_cache(maxsize=8)
 def load_config(path: str) -> Any:
     """The configuration of a checkpoint.
 
@@ -37,6 +37,13 @@ def load_config(path: str) -> Any:
     """
     if base := adapter_base(path):
         return load_config(base)
+    file = Path(path).expanduser() / "config.json"
+    # A relative path may mean another folder later, and a folder may be written anew.
+    return _load_config(path, str(file.resolve()), file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _load_config(path: str, file: str, written: int) -> Any:
     if path.startswith(TINY):
         return _tiny().build_config(path.removeprefix(TINY))
     place = checkpoint_place(path, CURE)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from embedrl.errors import CheckpointError
 from embedrl.models.vlm.backbone import VLMBackbone
+from embedrl.models.vlm.loading import load_config
 from embedrl.models.vlm.tiny import gemma, patch_grids, recipe
 from embedrl.models.vlm.tiny.build import build_processor, write
 
@@ -117,3 +118,13 @@ def test_on_meta_it_has_the_names_and_shapes_of_the_built_one(base):
     ]
     assert described[0] == described[1]
     assert all(p.is_meta for p in empty.parameters())
+
+
+def test_a_relative_path_is_read_where_it_lies_now(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("copy").model_type == QUICK
+    monkeypatch.chdir(write("gemma3", tmp_path / "other" / "copy").parent)
+    assert load_config("copy").model_type == "gemma3"
+    edit(tmp_path / "copy/config.json", emb_token_ids=[7])
+    monkeypatch.chdir(tmp_path)
+    assert load_config("copy").emb_token_ids == [7]
