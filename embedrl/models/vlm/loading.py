@@ -114,9 +114,11 @@ def load_processor(path: str, family: VLMFamily | None = None) -> Any:
 
 def _check_belongs(path: str, processor: Any, config: Any) -> None:
     """Refuse a processor that marks pictures by another token than the model reads."""
-    read = {getattr(config, name, None) for name in ("image_token_id", "image_token_index")} - {None}
+    names = ("image_token_id", "image_token_index")
+    read = {token for name in names if isinstance(token := getattr(config, name, None), int)}
     tokenizer = processor.tokenizer
-    marked = {getattr(owner, "image_token_id", None) for owner in (processor, tokenizer)} - {None}
+    owners = (processor, tokenizer)
+    marked = {token for owner in owners if isinstance(token := getattr(owner, "image_token_id", None), int)}
     if read and marked and not read & marked:
         raise CheckpointError(
             f"{path}: the model ({config.model_type}) reads pictures at token {min(read)}, but its "

@@ -170,7 +170,8 @@ class VLMPreprocessor:
         images = [part["image"] for part in parts(chat) if part["type"] == "image"]
         videos = [part for part in parts(chat) if part["type"] == "video"]
         for picture in (*images, *(frame for part in videos for frame in part["video"])):
-            check_size(*picture.size, f"a picture of the chat {excerpt(text)}", cure="shrink it")
+            width, height = picture.size
+            check_size(width, height, f"a picture of the chat {excerpt(text)}", cure="shrink it")
         tokenizer = self.processor.tokenizer
         # As `apply_chat_template(tokenize=True)` does: a template that begins with this token needs no second one.
         begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)

@@ -127,7 +127,7 @@ class VLMReasoner(VisionLanguageModel, PolicyGenerator):
         return [replies[i : i + n] for i in range(0, len(replies), n)]
 
 
-class _Draws(LogitsProcessor):
+class _Draws(LogitsProcessor):  # type: ignore[misc]
     """Chooses every row's next token by its own uniform number, and leaves no other to choose.
 
     Attributes:
@@ -146,7 +146,7 @@ class _Draws(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
-class _Ends(StoppingCriteria):
+class _Ends(StoppingCriteria):  # type: ignore[misc]
     """Ends a row at the end of its turn or at a text.
 
     Attributes:

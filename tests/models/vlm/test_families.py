@@ -99,11 +99,14 @@ def test_a_scope_without_layers_is_an_error():
 
 def test_the_documentation_tells_what_each_family_can_do():
     page = (Path(__file__).parents[3] / "docs/reference/families.md").read_text()
-    rows = re.findall(r"^\|[^|]+\| `(\w+)` \| ([^|]+) \| (yes|no) \| `embedrl:tiny/\1` \|$", page, re.MULTILINE)
-    told = {name: (videos == "as videos", budget == "yes") for name, videos, budget in rows}
-    plain = VLMFamily.set_pixels
-    able = {name: (family_of(name).reads_video, type(family_of(name)).set_pixels is not plain) for name in FAMILIES}
-    assert told == able
+    rows = re.findall(r"^\|[^|]+\| `(\w+)` \| (.+) \| (.+) \| (yes|no) \| `embedrl:tiny/\1` \|$", page, re.MULTILINE)
+    told = {name: (videos == "as videos", boxes, budget == "yes") for name, videos, boxes, budget in rows}
+    words, plain = {"thousand": "0..1000", "unit": "0..1", "pixels": "pixels"}, VLMFamily.set_pixels
+    known = {name: family_of(name) for name in FAMILIES}
+    assert told == {
+        name: (family.reads_video, words[family.boxes], type(family).set_pixels is not plain)
+        for name, family in known.items()
+    }
 
 
 REAL = [path for path in PARTS if path.parent.name == "backbone" and "VLMBackbone" in path.read_text()]
