@@ -119,7 +119,7 @@ def draw(
         logits = head(hidden).float().index_fill(1, suppressed, -torch.inf) / (options.temperature or 1.0)
         if options.temperature > 0 and options.top_p < 1:
             logits = TopPLogitsWarper(options.top_p)(None, logits)
-        token = _choose(logits, uniform[rows, step], options)
+        token = choose(logits, uniform[rows, step], options)
         tokens[rows, step] = token
         logprobs[rows, step] = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
         ended = ends(tokens[rows, : step + 1])
@@ -144,7 +144,7 @@ def draw(
     return Draws(tokens, logprobs, lengths, finished)
 
 
-def _choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor:
+def choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor:
     """One token per row: the likeliest, or the one at which the cumulative probability passes `uniform`."""
     if options.temperature == 0:
         return logits.argmax(-1)
