@@ -96,3 +96,12 @@ def test_a_recipe_of_lora_trains_through_the_command_line(name, tmp_path, monkey
     adapted = VLMBackbone(str(tmp_path / "adapter"))
     adapted.build()
     torch.testing.assert_close(vectors(adapted), vectors(backbone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_an_embedder_of_a_family_is_scored(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tasks = {"tasks": EMBEDDER["data"]["init_args"]["val"]}
+    flags = ["--config", str(CONFIGS / "eval/world.yaml"), "--backbone", str(BACKBONES / "internvl_tiny.yaml")]
+    assert main(["eval", *flags, *overlays(tmp_path, tasks)]) == 0, capsys.readouterr().err
+    assert list((tmp_path / "runs/eval_world").rglob("*.json"))

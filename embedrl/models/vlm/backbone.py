@@ -79,6 +79,7 @@ class VisionLanguageModel(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
         self._processor: Any = None
+        self._preprocessor: VLMPreprocessor | None = None
         # `emb_new`: the base has no such token; `emb_added`: nor does an adapter bring its row.
         self.emb_token_id, self.emb_new, self.emb_added = -1, False, False
 
@@ -174,7 +175,9 @@ class VisionLanguageModel(nn.Module):
 
     def preprocessor(self) -> VLMPreprocessor:
         """The preprocessor that fits this model; needs no weights."""
-        return VLMPreprocessor(self.processor, self.differences, self.max_length, self.padding_side)
+        if self._preprocessor is None:
+            self._preprocessor = VLMPreprocessor(self.processor, self.differences, self.max_length, self.padding_side)
+        return self._preprocessor
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
@@ -192,7 +195,11 @@ class VisionLanguageModel(nn.Module):
         """What the network takes of the inputs, pixels in its own dtype."""
         dtype = self.network.get_input_embeddings().weight.dtype
         names = [name for name in (*TOKENS, *picture_inputs(inputs)) if name in inputs]
-        return {name: inputs[name].to(dtype) if inputs[name].is_floating_point() else inputs[name] for name in names}
+        return {
+            # Not what positions are made of, such as the seconds of a grid.
+            name: inputs[name].to(dtype) if name.startswith("pixel_values") else inputs[name]
+            for name in names
+        }
 
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:
         """While open, a frozen vision tower reuses the features in `seen` of the same pictures."""

@@ -48,3 +48,26 @@ def test_a_frozen_tower_may_be_read_once(name):
         assert torch.equal(backbone(inputs), first)
     with torch.no_grad():
         assert not torch.allclose(backbone(inputs), first, atol=1e-3)
+
+
+@families(default=())
+def test_half_precision_is_near(name):
+    whole, half = built(f"embedrl:tiny/{name}"), built(f"embedrl:tiny/{name}", dtype="bfloat16")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    vectors_half = vectors(half)
+    assert vectors_half.dtype == torch.float32
+    assert ((vectors_half * vectors(whole)).sum(1) > 0.99).all()
+
+
+@families(default=())
+def test_gradient_checkpointing_leaves_gradients_alone(name):
+    def gradients(flag):
+        model = built(f"embedrl:tiny/{name}", train_vision=True, gradient_checkpointing=flag).train()
+        (model(model.preprocessor()(CHATS[:4])) ** 3).sum().backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    assert any("vision" in n or "visual" in n for n in plain)
+    assert plain.keys() == checkpointed.keys()
+    for n, gradient in plain.items():
+        torch.testing.assert_close(gradient, checkpointed[n], msg=n, atol=1e-6, rtol=1e-4)

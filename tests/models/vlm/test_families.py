@@ -47,6 +47,7 @@ def test_every_linear_layer_is_in_one_part(name):
         assert {model.get_submodule(layer).in_features for layer in inside} == {width}, part
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_qwen3_vl_are_those_of_its_own_package():
     backbone = QwenVLBackbone("embedrl:tiny")
     backbone.build_on_meta()
