@@ -11,9 +11,9 @@ import torch
 from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
 from embedrl.errors import ConfigError, DataError
+from embedrl.models.checkpoint_files import tell_if_of_the_world
 from embedrl.models.generator import Generator
 from embedrl.models.policy_generator import PolicyGenerator
-from embedrl.models.qwen_vl.loading import tell_if_of_the_world
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style

@@ -13,8 +13,8 @@ import torch
 from embedrl.construction.vlm import VLM, YES_NO, YesNo, key_of
 from embedrl.data.checked_rows import good_prompts
 from embedrl.errors import ConfigError, DataError
+from embedrl.models.checkpoint_files import tell_if_of_the_world
 from embedrl.models.open_reasoner import reasoner
-from embedrl.models.qwen_vl.loading import tell_if_of_the_world
 from embedrl.models.weights_hash import weights_hash
 from embedrl.tcot.schema import STOP
 from embedrl.types import Chat

@@ -12,9 +12,11 @@ from transformers import AutoTokenizer
 
 from embedrl.errors import CheckpointError, listed
 from embedrl.utils.atomic_files import check_whole
+from embedrl.utils.console import tell
 from embedrl.utils.reserved_words import EMB_TOKEN
 
 DTYPES: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+_WORLD_TOKENS = 10_000
 _OF_A_RUN = ("*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/*.ckpt")
 
 
@@ -109,4 +111,18 @@ def check_adapter_token(path: str, tokenizer: Any) -> None:
         raise CheckpointError(
             f"{path}: the adapter's {EMB_TOKEN} is {theirs}, its base would make it {ours}: "
             "wrong base_model_name_or_path"
+        )
+
+
+def tell_if_of_the_world(path: str, tokenizer: Any) -> None:
+    """Say in one line that a model of the built-in world is of no use outside of it; say nothing of other models.
+
+    Args:
+        path: The model, as the user named it.
+        tokenizer: Its tokenizer: the world's has about a thousand tokens, a pretrained model's 32,000 or more.
+    """
+    if len(tokenizer) < _WORLD_TOKENS:
+        tell(
+            f"{path} knows the built-in world alone: for other pictures and texts take a pretrained model, such as "
+            "Qwen/Qwen3-VL-2B-Instruct"
         )

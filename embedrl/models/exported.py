@@ -56,7 +56,7 @@ def load_exported(
     """The model with its weights, on the CPU, in evaluation mode.
 
     Args:
-        cls: Its class; that of a Qwen3-VL stands for any vision-language model.
+        cls: Its class; where the folder names none, that of a Qwen3-VL stands for any vision-language model.
         checkpoint: The folder, or a name that the class takes as `path`.
         dtype: Type of the weights; OpenCLIP's are float32.
 
@@ -68,7 +68,7 @@ def load_exported(
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
     elif issubclass(cls, QwenVL | VisionLanguageModel):
-        if cls in _OF_ANY and not is_qwen3_vl(checkpoint):
+        if cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint):
             cls = _OF_ANY[cls]
         model = cls(checkpoint, dtype=dtype)
     else:

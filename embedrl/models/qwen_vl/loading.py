@@ -26,12 +26,10 @@ from embedrl.errors import CheckpointError, unreadable
 from embedrl.models.adapters import adapter_base, merge_adapter
 from embedrl.models.checkpoint_files import check_adapter_token, check_loaded, checkpoint_place
 from embedrl.models.export_options import read_options
-from embedrl.utils.console import tell
 
 ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
 SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
-_WORLD_TOKENS = 10_000
 CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
 
 
@@ -63,12 +61,12 @@ def load_options(path: str) -> dict[str, Any]:
 
 
 def load_class(path: str) -> str:
-    """The class that an exported folder names in its `embedrl_config.json`; empty if it names none.
+    """The class that an exported folder, of any family, names in its `embedrl_config.json`; empty if it names none.
 
     Raises:
         CheckpointError: If that file is broken.
     """
-    return read_options(_place(path))[0] if path != TINY else ""
+    return "" if path.startswith(TINY) else read_options(_place(path))[0]
 
 
 @lru_cache(maxsize=8)
@@ -139,20 +137,6 @@ def _tiny() -> ModuleType:
     from embedrl.models.qwen_vl import tiny
 
     return tiny
-
-
-def tell_if_of_the_world(path: str, tokenizer: Any) -> None:
-    """Say in one line that a model of the built-in world is of no use outside of it; say nothing of other models.
-
-    Args:
-        path: The model, as the user named it.
-        tokenizer: Its tokenizer: the world's has about a thousand tokens, a pretrained model's 150,000.
-    """
-    if len(tokenizer) < _WORLD_TOKENS:
-        tell(
-            f"{path} knows the built-in world alone: for other pictures and texts take a pretrained Qwen3-VL, such as "
-            "Qwen/Qwen3-VL-2B-Instruct"
-        )
 
 
 def is_local(path: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from embedrl.models.vlm.families import VLMFamily, family_of, linear_layers
 from embedrl.models.vlm.loading import empty_network, load_config, load_network, load_processor
 from embedrl.models.vlm.preprocess import VLMPreprocessor
 from embedrl.models.vlm.rows import TOKENS, picture_inputs
+from embedrl.models.vlm.settings import PictureSettings, load_settings, stored_family
 from embedrl.utils.public_names import public_path
 
 
@@ -90,14 +90,24 @@ class VisionLanguageModel(nn.Module):
             processor = load_processor(self.path, self.family)
             self.emb_token_id, self.emb_new = emb_token_id(processor.tokenizer, load_config(self.path), self.path)
             self.emb_added = self.emb_new and self.emb_token_id not in adapter_tokens(self.path)
-            self._set_options(processor)
+            self.settings.write_into(processor, self.differences)
             self._processor = processor
         return self._processor
 
     @property
     def differences(self) -> VLMFamily:
         """What is different in the family."""
-        return self.family or family_of(load_config(self.path).model_type)
+        if self.family is not None:
+            return self.family
+        stored = load_settings(self.path).family
+        return stored_family(self.path, stored) if stored else family_of(load_config(self.path).model_type)
+
+    @property
+    def settings(self) -> PictureSettings:
+        """How pictures are read: by this model's options or those of the folder that it is loaded from."""
+        family = "" if self.family is None else public_path(type(self.family))
+        own = PictureSettings(self.image_pixels, self.image_settings or {}, self.video_settings or {}, family)
+        return own.over(load_settings(self.path))
 
     @property
     def network(self) -> Any:
@@ -233,27 +243,7 @@ class VisionLanguageModel(nn.Module):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
-        write_options(out, public_path(type(self)), {})
-
-    def _set_options(self, processor: Any) -> None:
-        """Write the chosen options into the processor, so that an export reads pictures as this model does."""
-        if self.image_pixels is not None:
-            self.differences.set_pixels(processor, self.image_pixels)
-        videos = getattr(processor, "video_processor", None)
-        for flag, owner, values in (
-            ("image_settings", processor.image_processor, self.image_settings),
-            ("video_settings", videos if self.differences.reads_video else None, self.video_settings),
-        ):
-            for name, value in (values or {}).items():
-                if owner is None:
-                    raise ConfigError(f"backbone.{flag}: this family reads the frames of a video as pictures")
-                known = [key for key in type(owner).valid_kwargs.__annotations__ if hasattr(owner, key)]
-                if not hasattr(owner, name) or name.startswith("_"):
-                    close = difflib.get_close_matches(name, known) or sorted(known)
-                    raise ConfigError(
-                        f"backbone.{flag}.{name}: a {type(owner).__name__} has no such option, but {', '.join(close)}"
-                    )
-                setattr(owner, name, value)
+        write_options(out, public_path(type(self)), self.settings.plain())
 
 
 class VLMBackbone(VisionLanguageModel, Backbone):

@@ -13,7 +13,7 @@ from transformers.video_utils import VideoMetadata
 
 from embedrl.data.images import check_size
 from embedrl.data.inputs import ModelInputs
-from embedrl.errors import ConfigError, DataError, TooLongError
+from embedrl.errors import ConfigError, DataError, ThinPictureError, TooLongError, said
 from embedrl.models.packing import IGNORE
 from embedrl.models.vlm.boxes import to_family, to_thousand
 from embedrl.models.vlm.chats import as_pictures, end_of_turn, excerpt, parts, placeholders, same_size, with_boxes
@@ -21,6 +21,9 @@ from embedrl.models.vlm.families import VLMFamily
 from embedrl.models.vlm.rows import COUNTS, PICTURE_SIZE, TOKENS, append, picture_inputs
 from embedrl.types import Chat, Lesson
 from embedrl.utils.reserved_words import escape_message, own_words
+
+_THIN = 20
+"""A picture that cannot be processed counts as too thin if one side is more than this many times the other."""
 
 
 class VLMPreprocessor:
@@ -122,7 +125,7 @@ class VLMPreprocessor:
         try:
             return self.family.picture_tokens(self.processor, size)
         except ValueError as error:
-            raise DataError(f"a picture of {size[0]}x{size[1]} pixels: {error}") from error
+            raise ThinPictureError(f"a picture of {size[0]}x{size[1]} pixels: {error}") from error
 
     def _join(self, rows: Sequence[ModelInputs], side: str) -> ModelInputs:
         """One batch of rows, padded on a side."""
@@ -169,8 +172,8 @@ class VLMPreprocessor:
         text = self._text(chat, prompt)
         images = [part["image"] for part in parts(chat) if part["type"] == "image"]
         videos = [part for part in parts(chat) if part["type"] == "video"]
-        for picture in (*images, *(frame for part in videos for frame in part["video"])):
-            width, height = picture.size
+        sizes = [picture.size for picture in (*images, *(frame for part in videos for frame in part["video"]))]
+        for width, height in sizes:
             check_size(width, height, f"a picture of the chat {excerpt(text)}", cure="shrink it")
         tokenizer = self.processor.tokenizer
         # As `apply_chat_template(tokenize=True)` does: a template that begins with this token needs no second one.
@@ -190,8 +193,14 @@ class VLMPreprocessor:
             }
         try:
             made = self.processor(text=[text], images=[images] if images else None, return_tensors="pt", **options)
-        except (ValueError, IndexError) as error:
-            raise DataError(f"the chat {excerpt(text)} cannot be processed: {error}") from error
+        except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+            # How thin is too thin is each processor's own affair, and so is what it raises.
+            thin = any(max(size) > _THIN * min(size) for size in sizes)
+            raise DataError(
+                f"the chat {excerpt(text)} cannot be processed ({said(error)}); its pictures have "
+                f"{', '.join(f'{width}x{height}' for width, height in sizes) or 'no'} pixels: leave it out",
+                "thin_picture" if thin else "",
+            ) from error
         self._check_length(made["input_ids"].shape[1], chat)
         row = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in made.items()}
         if prompt and self.family.boxes != "thousand":
@@ -207,7 +216,7 @@ class VLMPreprocessor:
         try:
             return self.family.picture_size(self.processor, images[0].size)
         except ValueError as error:
-            raise DataError(f"a picture of {images[0].size[0]}x{images[0].size[1]} pixels: {error}") from error
+            raise ThinPictureError(f"a picture of {images[0].size[0]}x{images[0].size[1]} pixels: {error}") from error
 
     def as_written(self, reply: str, prompt: ModelInputs) -> str:
         """A T-CoT as the family writes it.

@@ -16,7 +16,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import is_whole
 from embedrl.models.packing import IGNORE
 from embedrl.models.policy_generator import PolicyGenerator, stop_criteria
-from embedrl.models.sampling import SampledReply, SamplingOptions, choose
+from embedrl.models.sampling import SampledReply, SamplingOptions, choose, distribution
 from embedrl.models.vlm.backbone import VisionLanguageModel
 from embedrl.models.vlm.chats import placeholders
 from embedrl.models.vlm.rows import TOKENS, picture_inputs, repeated
@@ -140,7 +140,7 @@ class _Draws(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.width
-        logits = scores.float().index_fill(1, self.suppressed, -torch.inf) / (self.options.temperature or 1.0)
+        logits = distribution(scores, self.suppressed, self.options)
         token = choose(logits, self.uniform[:, step], self.options)[:, None]
         self.logprobs[:, step] = logits.log_softmax(-1).gather(1, token)[:, 0]
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
