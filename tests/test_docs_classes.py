@@ -28,6 +28,10 @@ TRIED = {
     "embedrl.rl.RolloutSuccess": "tests/rl/test_rollout_success.py::test_from_rollouts_to_the_split",
     "embedrl.training.RetrievalGrid": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
     "embedrl.training.EmbeddingProjector": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
+    **{
+        f"embedrl.losses.{name}": "tests/integration/test_losses.py::test_a_loss_trains_and_is_rebuilt"
+        for name in ("CoSENT", "Distillation", "Matryoshka", "QuantizationAware", "SigmoidLoss", "WeightedSum")
+    },
     "embedrl.metrics.HitRate": "tests/test_docs.py::test_extending_snippets_train_together",
     "embedrl.distributed.FSDP2Strategy": "tests/integration/test_recipes.py::"
     "test_a_recipe_trains_two_steps_shrunk_under_fsdp2",

@@ -174,7 +174,7 @@ class TrainingCLI(LightningCLI):
             self._give_up_claim()
             raise
         # Which checkpoint to go on from is decided: Lightning would also take one that another job or run has left.
-        made._checkpoint_connector._parse_ckpt_path = _as_given  # type: ignore[method-assign]
+        made._checkpoint_connector._parse_ckpt_path = _as_given  # type: ignore[method-assign, assignment]
         return made
 
     def _claim(self, prefix: str) -> str:

@@ -90,7 +90,7 @@ def key_of(name: str, options: Mapping[str, Any]) -> str:
         options: Values that JSON can hold.
 
     >>> key_of("qwen", {"max_tokens": 8})
-    'qwen#ab3af8566ebd'
+    'qwen#b7476afb4eb7'
     """
     text = json.dumps(options, sort_keys=True)
     return f"{name}#{hashlib.sha256(text.encode()).hexdigest()[:12]}"

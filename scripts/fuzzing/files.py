@@ -69,7 +69,11 @@ def journals(data: Draw, folder: Path) -> None:
     kind = JudgementStore if verdicts else TCoTJournal
     with passing(), kind(path, read_only=True) as journal:
         for record in journal.records():
-            assert record.rejects(0.5) in (True, False) if isinstance(record, Judgement) else record.attempts >= 0
+            assert (
+                record.verdict(0.5, 0.5) in ("yes", "no", "unclear")
+                if isinstance(record, Judgement)
+                else record.attempts >= 0
+            )
     with kind(path) as journal:
         journal.put(Judgement("z", "No") if verdicts else Record("z", "x", False))
     with kind(path, read_only=True) as journal:

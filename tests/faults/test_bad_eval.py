@@ -70,7 +70,9 @@ def run(out, *tasks, cache=None, **options):
     encode = EncodeOptions(cache, shard_size=4, batch_size=3, micro_batch_size=2)
     names = ", ".join(task.name for task in tasks)
     MADE[names] = list(tasks)
-    evaluate("own", StrictBackbone(), out, RAW, tasks=[Made(names)], encode=encode, device="cpu", **options)
+    evaluate(
+        "own", out, backbone=StrictBackbone(), render=RAW, tasks=[Made(names)], encode=encode, device="cpu", **options
+    )
     return report(out)
 
 

@@ -75,7 +75,7 @@ def training(kind, source, batch=4, **options):
         data = ReasonerDataModule(batch, 2, lessons, shuffle=True, seed=1, **options)
     else:
         data = EGRLDataModule(batch, [MixRow(source)], steps_per_epoch=2, seed=1, **options)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=MODELS)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, overfit_batches=0.0, lightning_module=MODELS)
     return data
 
 
@@ -183,7 +183,7 @@ def scoring(sides, on_bad):
     source = SimpleNamespace(tasks=lambda: [task])
     data = EmbedderDataModule(4, 4, 3, val=[source], encode_batch_size=5, render=RenderOptions(), on_bad=on_bad)
     data.tasks = [task]
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=MODELS)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, overfit_batches=0.0, lightning_module=MODELS)
     return task, list(data.val_dataloader()[0])
 
 

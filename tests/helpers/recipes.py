@@ -11,7 +11,9 @@ from embedrl.cli import main
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not {"parts", "construction", "eval"} & {*path.parts})
+RECIPES = sorted(
+    path for path in CONFIGS.rglob("*.yaml") if not {"parts", "construction", "eval", "mining"} & {*path.parts}
+)
 
 
 PARTS = sorted((CONFIGS / "parts").rglob("*.yaml"))

@@ -80,7 +80,6 @@ NOTHING_TO_LEARN = {
         {"rewards": [RewardRow(PermutedReward(OutcomeReward())), FORMAT]}, 1, r"data\.batch_size is 1: .*\(outcome\)"
     ),
     "greedy rollouts": ({"rollout": RolloutOptions(temperature=0)}, 2, r"model\.rollout\.temperature is 0"),
-    "no inner epoch": ({"inner_epochs": 0}, 2, r"model\.inner_epochs is 0"),
 }  # fmt: skip
 
 
@@ -91,6 +90,11 @@ def test_a_run_that_can_learn_nothing_is_refused_before_it_loads_anything(tmp_pa
     with pytest.raises(ConfigError, match=told):
         fit(module, tmp_path, 2, datamodule=EGRLDataModule(pairs, data().mix))
     assert not list(module.parameters())
+
+
+def test_no_inner_epoch_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.inner_epochs is 0"):
+        build(inner_epochs=0)
 
 
 @pytest.mark.filterwarnings("ignore")
