@@ -1,13 +1,18 @@
 import pickle
+from collections import Counter
 
 import pytest
 import torch
 from plain_vlm import CHATS, QUICK, families
-from qwen_helpers import EMB, image, text, user
+from qwen_helpers import EMB, image, text, user, video
 
+from embedrl.data.lenient_render import as_lenient, fitting_chat
+from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.backbone import VLMBackbone
+from embedrl.types import Side
+from embedrl.utils.reserved_words import word_list
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,32 @@ def test_chats_that_cannot_be_represented_are_errors(chat, message):
         preprocess([chat])
 
 
+SIZES = [(1, 1), (150, 1), (201, 1), (1, 201), (500, 3), (7, 1000), (4000, 30)]
+
+
+@families()
+def test_a_picture_that_cannot_be_read_is_a_bad_sample(name):
+    """Nothing else comes out of what runs over samples: `on_bad: skip` leaves out `DataError` alone."""
+    preprocess = VLMBackbone(f"embedrl:tiny/{name}").preprocessor()
+    calls = (
+        preprocess.length,
+        preprocess.fits,
+        lambda chat: preprocess([chat]),
+        lambda chat: preprocess.prompts([chat]),
+    )
+    for size in SIZES:
+        causes = set()
+        for call in calls:
+            for part in (image(size=size), video(frames=2, size=size)):
+                try:
+                    call([user(part, text("a")), EMB])
+                except DataError as error:
+                    causes.add(error.cause)
+                    assert f"{size[0]}x{size[1]}" in str(error).replace(" x ", "x")
+        assert causes <= {"thin_picture"}
+        assert causes or 201 not in size
+
+
 @families(default=())
 def test_words_of_the_model_stay_text(name):
     preprocess = VLMBackbone(f"embedrl:tiny/{name}").preprocessor()
@@ -57,6 +88,21 @@ def test_words_of_the_model_stay_text(name):
         assert preprocess([[user(text(f"a {word} b")), EMB]])["input_ids"][0].tolist().count(one) == ids.count(one), (
             word
         )
+
+
+@families()
+def test_what_a_policy_writes_is_escaped_before_a_familys_embedder_reads_it(name):
+    """A data set with a word that marks pixels is refused; a T-CoT must not be, whatever a policy writes."""
+    preprocess = VLMBackbone(f"embedrl:tiny/{name}").preprocessor()
+    side = Side(
+        "a star", tcot=" ".join(["He wrote", *word_list(preprocess.processor.tokenizer), *preprocess.placeholders])
+    )
+    repairs = Counter()
+    chat = fitting_chat(side, as_lenient(RenderOptions()), preprocess, "a/1", None, repairs)
+    assert repairs["reserved_words"] == 1
+    shown, plain = (preprocess([c])["input_ids"][0].tolist() for c in (chat, [user(text("a star")), EMB]))
+    special = set(preprocess.processor.tokenizer.all_special_ids)
+    assert Counter(i for i in shown if i in special) == Counter(i for i in plain if i in special)
 
 
 def test_the_budget_of_a_picture_is_kept_where_there_is_one():
