@@ -14,6 +14,7 @@ from transformers.video_utils import VideoMetadata
 from embedrl.data.images import check_size
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, DataError, TooLongError
+from embedrl.models.checkpoint_files import first_line
 from embedrl.models.packing import IGNORE
 from embedrl.models.vlm.boxes import to_family, to_thousand
 from embedrl.models.vlm.chats import as_pictures, end_of_turn, excerpt, parts, placeholders, same_size, with_boxes
@@ -177,7 +178,8 @@ class VLMPreprocessor:
         begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         options: dict[str, Any] = {"text_kwargs": {"add_special_tokens": not begun}}
         if videos:
-            frames = [same_size(part["video"]) for part in videos]
+            steps = getattr(self.processor.video_processor, "temporal_patch_size", 1)
+            frames = [same_size(part["video"], steps) for part in videos]
             options["videos"] = frames
             options["videos_kwargs"] = {
                 "do_sample_frames": False,
@@ -190,8 +192,8 @@ class VLMPreprocessor:
             }
         try:
             made = self.processor(text=[text], images=[images] if images else None, return_tensors="pt", **options)
-        except (ValueError, IndexError) as error:
-            raise DataError(f"the chat {excerpt(text)} cannot be processed: {error}") from error
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise DataError(f"the chat {excerpt(text)} cannot be processed: {first_line(error)}") from error
         self._check_length(made["input_ids"].shape[1], chat)
         row = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in made.items()}
         if prompt and self.family.boxes != "thousand":
