@@ -57,9 +57,10 @@ def as_pictures(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"content": content}
 
 
-def same_size(frames: Sequence[Image]) -> list[Image]:
-    """The frames of a video, all at the size of the first."""
-    return [frame if frame.size == frames[0].size else frame.resize(frames[0].size) for frame in frames]
+def same_size(frames: Sequence[Image], least: int) -> list[Image]:
+    """The frames of a video, all at the size of the first, the last one repeated until there are `least`."""
+    shown = [*frames, *[frames[-1]] * (least - len(frames))]
+    return [frame if frame.size == frames[0].size else frame.resize(frames[0].size) for frame in shown]
 
 
 def excerpt(text: str) -> str:

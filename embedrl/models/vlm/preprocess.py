@@ -180,7 +180,8 @@ class VLMPreprocessor:
         begun = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
         options: dict[str, Any] = {"text_kwargs": {"add_special_tokens": not begun}}
         if videos:
-            frames = [same_size(part["video"]) for part in videos]
+            steps = getattr(self.processor.video_processor, "temporal_patch_size", 1)
+            frames = [same_size(part["video"], steps) for part in videos]
             options["videos"] = frames
             options["videos_kwargs"] = {
                 "do_sample_frames": False,
@@ -197,7 +198,7 @@ class VLMPreprocessor:
             # How thin is too thin is each processor's own affair, and so is what it raises.
             thin = any(max(size) > _THIN * min(size) for size in sizes)
             raise DataError(
-                f"the chat {excerpt(text)} cannot be processed ({said(error)}); its pictures have "
+                f"the chat {excerpt(text)} cannot be processed: {said(error)}; its pictures have "
                 f"{', '.join(f'{width}x{height}' for width, height in sizes) or 'no'} pixels: leave it out",
                 "thin_picture" if thin else "",
             ) from error

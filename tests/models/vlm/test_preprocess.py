@@ -121,3 +121,18 @@ def test_other_options_go_to_the_processor_by_name():
         VLMBackbone("embedrl:tiny/internvl", image_settings={"max_patch": 4}).preprocessor()
     with pytest.raises(ConfigError, match="video_settings: this family reads the frames of a video as pictures"):
         VLMBackbone("embedrl:tiny/gemma3", video_settings={"size": None}).preprocessor()
+
+
+@families(default=())
+def test_a_video_of_one_frame_and_frames_of_two_sizes_are_read(name):
+    preprocess = VLMBackbone(f"embedrl:tiny/{name}").preprocessor()
+    single, pair = video(1, frames=1), video(1, frames=2)
+    mixed = {**pair, "video": [pair["video"][0], pair["video"][1].resize((40, 90))]}
+    for part in (single, mixed):
+        assert preprocess([[user(part, text("what ?")), EMB]])["attention_mask"].all()
+
+
+def test_what_a_processor_cannot_read_is_an_error_of_the_data():
+    preprocess = VLMBackbone("embedrl:tiny/lfm2_vl").preprocessor()
+    with pytest.raises(DataError, match="cannot be processed: stack expects each tensor"):
+        preprocess([[user(image(size=(900, 8)), text("x")), EMB]])
