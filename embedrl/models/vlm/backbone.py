@@ -147,7 +147,7 @@ class VisionLanguageModel(nn.Module):
 
     def _take(self, network: Any, tokenizer: Any) -> None:
         prepare_emb_row(network, tokenizer, self.emb_token_id, self.emb_added)
-        if self.emb_added:
+        if self.emb_new:  # an adapter brings rows of the embedding and the head alone
             self.differences.grow(network, self.emb_token_id)
         self.adopt(network)
 

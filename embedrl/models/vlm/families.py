@@ -56,7 +56,7 @@ class VLMFamily:
         return tower if isinstance(tower, nn.Module) and tower is not core else None
 
     def grow(self, network: Any, row: int) -> None:
-        """Called when the vocabulary has got a new row: give it to other tables than the embedding and the head."""
+        """Called when the base has no row of a new token: give it to other tables than the embedding and the head."""
 
     def picture_tokens(self, processor: Any, size: tuple[int, int]) -> int:
         """About how many tokens a picture has.
@@ -147,14 +147,16 @@ class Gemma4(VLMFamily):
         """See `VLMFamily.grow`: the new row is the mean of the others."""
         decoder = network.base_model.get_decoder()
         table = getattr(decoder, "embed_tokens_per_layer", None)
-        if table is None or row < table.num_embeddings:
+        if table is None:
             return
         with torch.no_grad():
-            mean = table.weight.float().mean(0, keepdim=True).to(table.weight.dtype)
-            new = mean.expand(row + 1 - table.num_embeddings, -1)
-            table.weight = nn.Parameter(torch.cat([table.weight, new]), requires_grad=table.weight.requires_grad)
-        table.num_embeddings = row + 1
-        network.config.text_config.vocab_size_per_layer_input = row + 1
+            mean = table.weight[:row].float().mean(0, keepdim=True).to(table.weight.dtype)
+            if row >= table.num_embeddings:
+                new = mean.expand(row + 1 - table.num_embeddings, -1)
+                table.weight = nn.Parameter(torch.cat([table.weight, new]), requires_grad=table.weight.requires_grad)
+                table.num_embeddings = row + 1
+                network.config.text_config.vocab_size_per_layer_input = row + 1
+            table.weight[row] = mean[0]  # transformers gives a table that it has resized itself a random row
 
 
 class Lfm2(VLMFamily):

@@ -7,6 +7,7 @@ from plain_vlm import CHATS, QUICK
 from safetensors.torch import load_file, save_file
 
 from embedrl.errors import CheckpointError
+from embedrl.models.lora import LoRAOptions
 from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.models.vlm.loading import load_config
 from embedrl.models.vlm.tiny import gemma, patch_grids, recipe
@@ -107,6 +108,37 @@ def test_a_full_vocabulary_grows_by_the_new_token(name, tmp_path, monkeypatch):
     again.build()
     again.eval()
     torch.testing.assert_close(again(again.preprocessor()(CHATS)), expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", [QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma4", "mistral3"))]
+)
+def test_an_adapter_brings_the_new_token_to_a_base_without_it(name, tmp_path, monkeypatch):
+    for module in (patch_grids, gemma, recipe):
+        monkeypatch.setattr(module, "vocabulary_size", len)
+    write(name, tmp_path / "base")
+    backbone = VLMBackbone(str(tmp_path / "base"), lora=LoRAOptions(r=2, dropout=0.0))
+    backbone.build()
+    backbone.eval()
+    assert backbone.emb_new
+    torch.manual_seed(0)
+    for n, parameter in backbone.named_parameters():
+        if "lora_B" in n:
+            torch.nn.init.normal_(parameter, std=0.02)
+    expected = backbone(backbone.preprocessor()(CHATS))
+    backbone.export(tmp_path / "adapter", merge=False)
+    adapted = VLMBackbone(str(tmp_path / "adapter"), lora=LoRAOptions(r=2, dropout=0.0))
+    adapted.build()
+    adapted.eval()
+    assert not adapted.emb_added, "the row comes with the adapter"
+    torch.testing.assert_close(adapted(adapted.preprocessor()(CHATS)), expected, atol=1e-5, rtol=0)
+    adapted.export(tmp_path / "second", merge=False)
+    adapted.export(tmp_path / "merged")
+    for folder in ("second", "merged"):
+        again = VLMBackbone(str(tmp_path / folder))
+        again.build()
+        torch.testing.assert_close(again.eval()(again.preprocessor()(CHATS)), expected, atol=1e-5, rtol=0)
 
 
 def test_on_meta_it_has_the_names_and_shapes_of_the_built_one(base):
