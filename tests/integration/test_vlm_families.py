@@ -104,4 +104,14 @@ def test_an_embedder_of_a_family_is_scored(tmp_path, monkeypatch, capsys):
     tasks = {"tasks": EMBEDDER["data"]["init_args"]["val"]}
     flags = ["--config", str(CONFIGS / "eval/world.yaml"), "--backbone", str(BACKBONES / "internvl_tiny.yaml")]
     assert main(["eval", *flags, *overlays(tmp_path, tasks)]) == 0, capsys.readouterr().err
-    assert list((tmp_path / "runs/eval_world").rglob("*.json"))
+    backbone = VLMBackbone("embedrl:tiny/internvl")
+    backbone.build()
+    backbone.export(tmp_path / "model")
+    flags = ["--config", str(CONFIGS / "eval/world.yaml"), "--checkpoint", "model", "--out", "runs/of_the_export"]
+    assert main(["eval", *flags, *overlays(tmp_path, tasks)]) == 0, capsys.readouterr().err
+    reports = [
+        json.loads((tmp_path / f"runs/{run}/report.json").read_text()) for run in ("eval_world", "of_the_export")
+    ]
+    metrics = [[result["metrics"] for result in report["sets"]] for report in reports]
+    assert metrics[0] == metrics[1]
+    assert metrics[0]
