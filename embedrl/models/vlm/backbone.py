@@ -80,6 +80,7 @@ class VisionLanguageModel(nn.Module):
         self.net: nn.Module | None = None
         self._processor: Any = None
         self._preprocessor: VLMPreprocessor | None = None
+        self._stored: PictureSettings | None = None
         # `emb_new`: the base has no such token; `emb_added`: nor does an adapter bring its row.
         self.emb_token_id, self.emb_new, self.emb_added = -1, False, False
 
@@ -99,7 +100,7 @@ class VisionLanguageModel(nn.Module):
         """What is different in the family."""
         if self.family is not None:
             return self.family
-        stored = load_settings(self.path).family
+        stored = self.stored.family
         return stored_family(self.path, stored) if stored else family_of(load_config(self.path).model_type)
 
     @property
@@ -107,7 +108,14 @@ class VisionLanguageModel(nn.Module):
         """How pictures are read: by this model's options or those of the folder that it is loaded from."""
         family = "" if self.family is None else public_path(type(self.family))
         own = PictureSettings(self.image_pixels, self.image_settings or {}, self.video_settings or {}, family)
-        return own.over(load_settings(self.path))
+        return own.over(self.stored)
+
+    @property
+    def stored(self) -> PictureSettings:
+        """What the folder says that this model is loaded from, read once: on the Hub, it is a request."""
+        if self._stored is None:
+            self._stored = load_settings(self.path)
+        return self._stored
 
     @property
     def network(self) -> Any:
