@@ -82,7 +82,7 @@ def load_settings(path: str) -> PictureSettings:
         path: Any checkpoint; one that is no export says nothing.
 
     Raises:
-        CheckpointError: If that file is broken.
+        CheckpointError: If that file is broken, or says what only another class can do.
     """
     if path.startswith(TINY):
         return PictureSettings()
@@ -90,6 +90,8 @@ def load_settings(path: str) -> PictureSettings:
     if not kind:
         base = adapter_base(path)
         return load_settings(base) if base else PictureSettings()
+    if others := [name for name in ("evidence_pixels", "frame_pixels") if options.get(name) is not None]:
+        raise CheckpointError(f"{path}: trained with {' and '.join(others)}, which only {kind} reads: use that class")
     try:
         pixels = options.get("image_pixels")
         return PictureSettings(

@@ -140,3 +140,9 @@ BROKEN = {
 def test_broken_options_are_one_error(case, tmp_path):
     with pytest.raises(CheckpointError, match=r"embedrl_config\.json: broken options .*: export it again"):
         load_settings(written(tmp_path, BROKEN[case]))
+
+
+def test_budgets_of_evidence_are_not_left_out_in_silence(tmp_path):
+    path = written(tmp_path, {"image_pixels": None, "evidence_pixels": {"min_pixels": 1, "max_pixels": 9}})
+    with pytest.raises(CheckpointError, match=r"trained with evidence_pixels, which only embedrl\..* reads"):
+        load_settings(path)
