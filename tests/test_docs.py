@@ -59,8 +59,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_extending_snippets_train_together(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write_files("docs/tutorials/extending.md", here)
     assert set(files) == {
-        *(f"my_package/{room}.py" for room in ("backbone", "data", "loss", "metric")),
-        "my_recipe.yaml",
+        *(f"my_package/{room}.py" for room in ("backbone", "family", "data", "loss", "metric")),
+        *("my_recipe.yaml", "my_family.yaml"),
     }
     for name, text in files.items():
         if name.endswith(".py"):
@@ -69,6 +69,23 @@ def test_extending_snippets_train_together(here: Path, capsys: pytest.CaptureFix
     assert cli.main(["fit", "--config", "my_recipe.yaml"]) == 0, capsys.readouterr().err
     assert list((here / "runs").rglob("*.ckpt"))
     assert {"hit@1", "margin@2"} <= {name.rpartition("/")[2] for name in curves(here / "runs")}
+
+
+def test_a_family_of_ones_own_reads_pictures_as_it_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    write_files("docs/tutorials/extending.md", here)
+    name = importlib.import_module("my_package.family").Tiles
+    flags = ["fit", "--config", str(ROOT / "configs/quickstart/embedder.yaml"), "--model.backbone", "my_family.yaml"]
+    with pytest.raises(SystemExit):
+        cli.main([*flags, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["backbone"]["init_args"]
+    assert config["family"]["class_path"] == "my_package.family.Tiles"
+    from embedrl.models import PixelBudget, VLMBackbone
+
+    backbone = VLMBackbone(config["path"], family=name(), image_pixels=PixelBudget(**config["image_pixels"]))
+    chat = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (200, 200))}]}]
+    assert len(backbone.preprocessor()([chat])["pixel_values"]) == 5  # four tiles and the whole
 
 
 def curves(runs: Path) -> set[str]:
@@ -162,7 +179,7 @@ def test_commands_exist_and_their_recipes_too(page: str) -> None:
 def parsable() -> list[str]:
     """The documented commands that read nothing but recipes."""
     every = {shlex.join(words) for page in TRUE_TODAY for words in commands(page) if "--help" not in words}
-    local = re.compile(r"--config (?!configs/)|FILE|FOLDER|CLASS|\.\.\.|\*")
+    local = re.compile(r"--[\w.]+[ =](?!configs/)\S+\.yaml| my_|FILE|FOLDER|CLASS|\.\.\.|\*")
     return sorted(line for line in every if re.search(r" --[\w.]+[ =]", line) and not local.search(line))
 
 

@@ -11,9 +11,9 @@ import torch
 from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
 from embedrl.errors import ConfigError, DataError
+from embedrl.models.checkpoint_files import tell_if_of_the_world
 from embedrl.models.generator import Generator
-from embedrl.models.qwen_vl.loading import tell_if_of_the_world
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -46,7 +46,8 @@ def reason(
 
     Args:
         checkpoint: A Reasoner: a `.ckpt` or the folder of a run of `embedrl fit`, whose newest `last.ckpt` is taken; a
-            folder that `embedrl export` wrote; any Qwen3-VL folder or Hub name, or `embedrl:world_base`.
+            folder that `embedrl export` wrote; the folder or Hub name of a vision-language model, or
+            `embedrl:world_base`.
         text: The input's text.
         image: A picture file.
         frames: A folder with the frames of a video.
@@ -73,7 +74,7 @@ def reason(
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
     target = _device(device)
     generator = load_reasoner(checkpoint, dtype).to(target)
-    if isinstance(generator, QwenVLReasoner):
+    if isinstance(generator, PolicyGenerator):
         tell_if_of_the_world(checkpoint, generator.processor.tokenizer)
     side = side.with_tcot(write(generator, side, Role(role), Modality(counterpart), style, max_new_tokens))
     read = parse(side.tcot, side.modality, len(side.frames) or None)

@@ -13,8 +13,8 @@ import torch
 from embedrl.construction.vlm import VLM, YES_NO, YesNo, key_of
 from embedrl.data.checked_rows import good_prompts
 from embedrl.errors import ConfigError, DataError
-from embedrl.models.qwen_vl.loading import tell_if_of_the_world
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.checkpoint_files import tell_if_of_the_world
+from embedrl.models.open_reasoner import reasoner
 from embedrl.models.weights_hash import weights_hash
 from embedrl.tcot.schema import STOP
 from embedrl.types import Chat
@@ -22,7 +22,7 @@ from embedrl.utils.chat_client import Completion
 
 
 class LocalVLM(VLM):
-    """A Qwen3-VL in this process, asked in batches.
+    """A vision-language model in this process, asked in batches.
 
     Args:
         path: A checkpoint folder, a Hub name such as `Qwen/Qwen3-VL-2B-Instruct`, or `embedrl:world_base`, which knows
@@ -53,7 +53,7 @@ class LocalVLM(VLM):
         self.path, self.name = path, name or path
         self.max_tokens, self.concurrency = max_tokens, batch_size
         self.device = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-        self.generator = QwenVLReasoner(path, dtype=dtype)
+        self.generator = reasoner(path, dtype)
         self._told = False
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from embedrl.errors import ConfigError, DataError
 from embedrl.models.backbone import Backbone
 from embedrl.models.exported import load_backbone
 from embedrl.types import ImageSource, Side
-from embedrl.utils.reserved_words import QWEN, escape
+from embedrl.utils.reserved_words import QWEN, as_pattern, escape
 
 _RAW = RenderOptions(tcot="none")
 
@@ -36,7 +37,7 @@ class SentenceTransformersModule(nn.Module):
     "video_metadata": {"fps": ...}}`); or a chat of one user turn, and a system turn that counts as a prompt.
 
     Args:
-        embedder: A folder that `embedrl export` wrote, any other that `QwenVLBackbone` takes, or a `Backbone`.
+        embedder: A folder that `embedrl export` wrote, any other that `VLMBackbone` takes, or a `Backbone`.
 
     Raises:
         CheckpointError: If the folder cannot be read, or holds no Embedder.
@@ -48,6 +49,8 @@ class SentenceTransformersModule(nn.Module):
         self.backbone.build()
         self.backbone.eval()
         self._preprocessor = self.backbone.preprocessor()
+        # A data set with a word that marks pixels is refused, a user's query is not.
+        self._marks = as_pattern(getattr(self._preprocessor, "placeholders", ()))
 
     @property
     def modalities(self) -> list[str]:
@@ -85,7 +88,8 @@ class SentenceTransformersModule(nn.Module):
         chats = []
         for i, item in enumerate(inputs):
             try:
-                chats.append(render(to_side(item, prompt or ""), _RAW))
+                side = to_side(item, prompt or "")
+                chats.append(render(replace(side, text=escape(side.text, self._marks)), _RAW))
             except DataError as error:
                 raise DataError(f"input {i} of the batch: {error}") from error
         return dict(self._preprocessor(chats))

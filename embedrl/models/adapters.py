@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from embedrl.errors import CheckpointError, listed, unreadable
 
@@ -111,3 +111,29 @@ def check_tensors(path: str, expected: dict[str, torch.Tensor], saved: dict[str,
     for kind, names in problems.items():
         if names:
             raise CheckpointError(f"{path}: {kind} in the weights: {listed(sorted(names))}")
+
+
+def add_token_row(out: Path, network: PeftModel, token: int) -> None:
+    """Put a token's rows of the embedding, and of an LM head of its own, into an adapter that peft has written.
+
+    peft calls them trainable tokens: whoever loads the adapter on its base has them, in training or not.
+
+    Args:
+        out: The adapter's folder.
+        network: The model that the adapter belongs to.
+        token: Id of the token.
+    """
+    base: Any = network.get_base_model()
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    layers = [embedding] if head is None or head.weight is embedding.weight else [embedding, head]
+    names = {id(module): name for name, module in base.named_modules()}
+    tensors, indices = load_file(out / WEIGHTS_FILE), {}
+    for layer in layers:
+        name = names[id(layer)]
+        row = layer.weight[token : token + 1].detach().cpu().clone()
+        tensors[f"base_model.model.{name}.token_adapter.trainable_tokens_delta"] = row
+        indices[name.rpartition(".")[2]] = [token]
+    save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
+    config["trainable_token_indices"] = indices
+    (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

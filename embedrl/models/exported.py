@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import embedrl
 from embedrl.errors import CheckpointError
@@ -14,12 +14,18 @@ from embedrl.models.generator import Generator
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import CONFIG_FILE as OPEN_CLIP
 from embedrl.models.open_clip.config import FOLDER
+from embedrl.models.open_reasoner import is_qwen3_vl
 from embedrl.models.qwen_vl.backbone import QwenVL, QwenVLBackbone
 from embedrl.models.qwen_vl.loading import load_class
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.vlm.backbone import VisionLanguageModel, VLMBackbone
+from embedrl.models.vlm.reasoner import VLMReasoner
 from embedrl.utils.public_names import names_of
 
 MODEL_FILES = ("config.json", OPEN_CLIP, ADAPTER)
 """A folder that holds one of these holds a model."""
+
+_OF_ANY: dict[type[Any], type[Any]] = {QwenVLBackbone: VLMBackbone, QwenVLReasoner: VLMReasoner}
 
 
 def exported_class(checkpoint: str) -> type[Backbone | Generator] | None:
@@ -50,7 +56,7 @@ def load_exported(
     """The model with its weights, on the CPU, in evaluation mode.
 
     Args:
-        cls: Its class.
+        cls: Its class; where the folder names none, that of a Qwen3-VL stands for any vision-language model.
         checkpoint: The folder, or a name that the class takes as `path`.
         dtype: Type of the weights; OpenCLIP's are float32.
 
@@ -61,7 +67,9 @@ def load_exported(
         if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
-    elif issubclass(cls, QwenVL):
+    elif issubclass(cls, QwenVL | VisionLanguageModel):
+        if cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint):
+            cls = _OF_ANY[cls]
         model = cls(checkpoint, dtype=dtype)
     else:
         model = cls(checkpoint)

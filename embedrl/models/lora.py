@@ -1,8 +1,9 @@
-"""LoRA with named scopes: which linear layers of a Qwen3-VL get an adapter."""
+"""LoRA with scopes named by meaning: which linear layers get an adapter."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -10,17 +11,17 @@ from torch import nn
 
 from embedrl.errors import ConfigError
 
-_LANGUAGE = r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-_VISION = r"visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])"
-_MERGER = r"visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]"
 SCOPES: dict[str, str] = {
-    "language": _LANGUAGE,
+    "language": r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
     "language-attention": r"language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj",
-    "language+merger": f"{_LANGUAGE}|{_MERGER}",
-    "language+vision": f"{_LANGUAGE}|{_VISION}",
-    "all-linear": f"{_LANGUAGE}|{_VISION}|{_MERGER}",
+    "vision": r"visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.linear_fc[12])",
+    "projector": r"visual\.(merger|deepstack_merger_list\.\d+)\.linear_fc[12]",
 }
-"""Scope → pattern of the modules it adapts. The paper's is `language`; no scope touches the LM head."""
+"""Part of a model → pattern of the modules in it that are adapted in a Qwen3-VL.
+
+Other families find theirs by structure (`embedrl.models.vlm.families.linear_layers`). The paper's is `language`; no
+part holds the LM head."""
+_OTHER_NAMES = {"merger": ("projector",), "all-linear": ("language", "vision", "projector")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class LoRAOptions:
         r: Rank.
         alpha: Scale of the update, which is multiplied by alpha / r.
         dropout: Dropout on the adapter's input.
-        scope: One of `SCOPES`: language, language-attention, language+merger, language+vision, all-linear.
+        scope: The parts of the model that are adapted, joined by `+`: language, language-attention, vision (the tower),
+            projector (what maps its features to the language model; also called merger). all-linear is all of them.
     """
 
     r: int = 64
@@ -40,8 +42,9 @@ class LoRAOptions:
     scope: str = "language"
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise ConfigError(f"lora.scope {self.scope!r} is unknown: choose one of {', '.join(SCOPES)}")
+        if unknown := [part for part in self.parts if part not in SCOPES]:
+            names = ", ".join([*SCOPES, *_OTHER_NAMES])
+            raise ConfigError(f"lora.scope {self.scope!r}: {unknown[0]!r} is unknown: join some of {names} by '+'")
         if self.r < 1:
             raise ConfigError(f"lora.r is {self.r}: the rank must be at least 1")
         if not 0 <= self.dropout < 1:
@@ -49,17 +52,35 @@ class LoRAOptions:
         if not self.alpha > 0:
             raise ConfigError(f"lora.alpha is {self.alpha}: give a number above 0, such as 2 r")
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The keys of `SCOPES` that the scope names."""
+        return tuple(dict.fromkeys(part for name in self.scope.split("+") for part in _OTHER_NAMES.get(name, (name,))))
 
-def add_lora(model: nn.Module, options: LoRAOptions) -> PeftModel:
+
+def add_lora(model: nn.Module, options: LoRAOptions, targets: Sequence[str] | None = None) -> PeftModel:
     """Freeze the model and put adapters into the linear layers of the scope.
+
+    Args:
+        model: The model.
+        options: The options.
+        targets: Names of the layers; None: those that `SCOPES` describes.
 
     Raises:
         ConfigError: If the scope matches no linear layer.
     """
-    pattern = rf"(.*\.)?({SCOPES[options.scope]})"
-    if not any(isinstance(m, nn.Linear) and re.fullmatch(pattern, name) for name, m in model.named_modules()):
+    pattern = rf"(.*\.)?({'|'.join(SCOPES[part] for part in options.parts)})"
+    if targets is None:
+        linear = any(isinstance(m, nn.Linear) and re.fullmatch(pattern, name) for name, m in model.named_modules())
+    else:
+        linear = bool(targets)
+    if not linear:
         raise ConfigError(f"lora.scope {options.scope!r} matches no linear layer of {type(model).__name__}")
     config = LoraConfig(
-        r=options.r, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=pattern, bias="none"
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=pattern if targets is None else list(targets),
+        bias="none",
     )
     return get_peft_model(model, config)

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.models.attention_mask import SHARED
-from embedrl.models.qwen_vl.preprocess import IGNORE
 
+IGNORE = -100  # the label of a token that carries no loss
 LOGITS = 2**25  # logits computed at once (128 MiB in float32): of a large vocabulary, a few hundred tokens
 
 

@@ -116,10 +116,8 @@ def draw(
     position = prompts["position_ids"].amax((0, 2)).repeat_interleave(n) + 1
     rows = torch.arange(groups * n, device=device)
     for step in range(steps):
-        logits = head(hidden).float().index_fill(1, suppressed, -torch.inf) / (options.temperature or 1.0)
-        if options.temperature > 0 and options.top_p < 1:
-            logits = TopPLogitsWarper(options.top_p)(None, logits)
-        token = _choose(logits, uniform[rows, step], options)
+        logits = distribution(head(hidden), suppressed, options)
+        token = choose(logits, uniform[rows, step], options)
         tokens[rows, step] = token
         logprobs[rows, step] = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
         ended = ends(tokens[rows, : step + 1])
@@ -144,7 +142,22 @@ def draw(
     return Draws(tokens, logprobs, lengths, finished)
 
 
-def _choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor:
+def distribution(logits: Tensor, suppressed: Tensor, options: SamplingOptions) -> Tensor:
+    """The logits that a token is drawn from, `[rows, vocabulary]`, float32.
+
+    Args:
+        logits: What the LM head says, `[rows, vocabulary]`.
+        suppressed: Ids of the tokens that must not be written, `[k]`.
+        options: How to draw.
+    """
+    logits = logits.float().index_fill(1, suppressed, -torch.inf) / (options.temperature or 1.0)
+    if options.temperature > 0 and options.top_p < 1:
+        warped: Tensor = TopPLogitsWarper(options.top_p)(None, logits)
+        return warped
+    return logits
+
+
+def choose(logits: Tensor, uniform: Tensor, options: SamplingOptions) -> Tensor:
     """One token per row: the likeliest, or the one at which the cumulative probability passes `uniform`."""
     if options.temperature == 0:
         return logits.argmax(-1)

@@ -86,13 +86,14 @@ def closing_template(template: str, reserved: Sequence[str]) -> str:
     return f"{head}{{%- set RESERVED = {words} -%}}\n{_CLOSE}{_OPEN}{template}{_END}"
 
 
-def write_layout(out: Path, dim: int, tokenizer: Any) -> None:
+def write_layout(out: Path, dim: int, tokenizer: Any, video: bool = True) -> None:
     """Add the sentence-transformers files to an exported checkpoint: last-token pooling at `<emb>`, then L2 norm.
 
     Args:
         out: The exported folder, with `chat_template.jinja` in it.
         dim: Dimension of the vectors.
         tokenizer: Its tokenizer.
+        video: Whether the processor reads videos.
 
     Raises:
         CheckpointError: If the folder holds no chat template.
@@ -118,9 +119,9 @@ def write_layout(out: Path, dim: int, tokenizer: Any) -> None:
         "modules.json": modules,
         "sentence_bert_config.json": {
             "transformer_task": "feature-extraction",
-            "modality_config": dict.fromkeys(("message", "text", "image", "video"), entry),
+            "modality_config": dict.fromkeys(("message", "text", "image", *(["video"] if video else [])), entry),
             "module_output_name": "token_embeddings",
-            "processing_kwargs": {"video": {"do_sample_frames": False}},
+            "processing_kwargs": {"video": {"do_sample_frames": False}} if video else {},
         },
         "config_sentence_transformers.json": {"similarity_fn_name": "cosine", "model_type": "SentenceTransformer"},
         "1_Pooling/config.json": {"embedding_dimension": dim, "pooling_mode": "lasttoken"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 @contextmanager
@@ -28,10 +28,11 @@ def cache_vision_features(tower: nn.Module, seen: list[Any]) -> Iterator[None]:
         return
     forward, cached = tower.forward, iter(seen) if seen else None
 
-    def cached_forward(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def cached_forward(*args: Any, **kwargs: Any) -> Any:
         if cached is not None:
-            return tree_map_only(Tensor, lambda tensor: tensor.to(pixels.device, non_blocking=True), next(cached))
-        features = forward(pixels, *args, **kwargs)
+            device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), next(cached))
+        features = forward(*args, **kwargs)
         seen.append(tree_map_only(Tensor, _copy_to_cpu, features))
         return features
 

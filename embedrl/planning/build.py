@@ -9,9 +9,10 @@ from torch import nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from embedrl.errors import ConfigError
+from embedrl.models.checkpoint_files import DTYPES, prepare_emb_row
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVL
-from embedrl.models.qwen_vl.loading import DTYPES, is_local, prepare_emb_row
+from embedrl.models.qwen_vl.loading import is_local
 from embedrl.planning.memory import Setup
 from embedrl.planning.shapes import find_shape
 

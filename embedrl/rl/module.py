@@ -22,7 +22,7 @@ from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.rl.advantages import group_advantages
 from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.learnable import check_learnable
@@ -83,7 +83,7 @@ class EGRLModule(TrainingModule):
 
     def __init__(
         self,
-        generator: QwenVLReasoner,
+        generator: PolicyGenerator,
         embedder: FrozenEmbedder,
         rewards: list[RewardRow],
         optimizer: OptimizerCallable,
@@ -91,7 +91,7 @@ class EGRLModule(TrainingModule):
         group_size: int = 8,
         rollout: RolloutOptions = RolloutOptions(),  # noqa: B008 (frozen)
         policy: PolicyOptions = PolicyOptions(),  # noqa: B008 (frozen)
-        reference: QwenVLReasoner | None = None,
+        reference: PolicyGenerator | None = None,
         inner_epochs: int = 1,
         std_floor: float = 0.0,
         filter_groups: bool = False,
@@ -120,12 +120,12 @@ class EGRLModule(TrainingModule):
         self._greedy = GreedyReplies(generator, max_new_tokens)
 
     @property
-    def trained_model(self) -> QwenVLReasoner:
+    def trained_model(self) -> PolicyGenerator:
         """The policy."""
         return self.generator
 
     @property
-    def reference(self) -> QwenVLReasoner | None:
+    def reference(self) -> PolicyGenerator | None:
         """The frozen model to stay close to, if it is another one."""
         return self._reference[0]
 

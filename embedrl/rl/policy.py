@@ -15,9 +15,8 @@ from torch import Tensor
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
 from embedrl.models.dropout import without_dropout
-from embedrl.models.packing import cut_by_tokens, pack
-from embedrl.models.qwen_vl.preprocess import IGNORE
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.packing import IGNORE, cut_by_tokens
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.types import Chat
 
 
@@ -27,7 +26,7 @@ class PolicyOptions:
 
     Attributes:
         shared_prefix: Compute a prompt with its pictures once for all replies of its group (in one row, with a mask of
-            blocks); false computes it for every reply.
+            blocks); false computes it for every reply, as generators without `packs_replies` always do.
         max_tokens_per_row: About how many tokens such a row may have: the mask grows with the square of it, so a
             larger group is spread over several rows, each with the prompt.
         max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
@@ -101,10 +100,10 @@ class Policy:
 
     def __init__(
         self,
-        generator: QwenVLReasoner,
+        generator: PolicyGenerator,
         options: PolicyOptions | None = None,
         temperature: float = 1.0,
-        reference: QwenVLReasoner | None = None,
+        reference: PolicyGenerator | None = None,
     ) -> None:
         self.generator, self.options = generator, options or PolicyOptions()
         self.temperature = temperature or 1.0
@@ -113,12 +112,13 @@ class Policy:
     def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
         """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""
         options, preprocessor = self.options, self.generator.preprocessor()
+        shared = options.shared_prefix and self.generator.packs_replies
         missing = iter(preprocessor.prompt_rows([group.prompt for group in groups if group.inputs is None]))
         prompts = [next(missing) if group.inputs is None else group.inputs for group in groups]
         rows: list[tuple[int, int, list[int]]] = []  # length, group, its replies
         for number, group in enumerate(groups):
             prompt = preprocessor.length(group.prompt)
-            for replies, tokens in _split(group.replies, options.max_tokens_per_row - prompt, options.shared_prefix):
+            for replies, tokens in _split(group.replies, options.max_tokens_per_row - prompt, shared):
                 rows.append((prompt + tokens, number, replies))
         rows.sort()
         cut = cut_by_tokens([length for length, _, _ in rows], options.max_tokens)
@@ -126,7 +126,8 @@ class Policy:
 
         def packed(part: list[tuple[int, int, list[int]]]) -> ModelInputs:
             rows = preprocessor.join([prompts[number] for _, number, _ in part])
-            return pack(rows, [[groups[number].replies[i] for i in replies] for _, number, replies in part])
+            replies = [[groups[number].replies[i] for i in chosen] for _, number, chosen in part]
+            return self.generator.pack(rows, replies)
 
         return [
             PolicyBatch(partial(packed, part), [(number, i) for _, number, replies in part for i in replies])
@@ -148,12 +149,12 @@ class Policy:
             return self._pass(generator, batch)
 
     @property
-    def reference_model(self) -> QwenVLReasoner:
+    def reference_model(self) -> PolicyGenerator:
         """The model that `reference` yields, its adapter perhaps on."""
         return self._reference or self.generator
 
     @contextmanager
-    def reference(self) -> Iterator[QwenVLReasoner]:
+    def reference(self) -> Iterator[PolicyGenerator]:
         """The model before this training: another one if it was given, else the policy with its adapter off.
 
         Raises:
@@ -171,7 +172,7 @@ class Policy:
         with network.disable_adapter():
             yield self.generator
 
-    def _pass(self, generator: QwenVLReasoner, batch: PolicyBatch) -> ReplyLogprobs:
+    def _pass(self, generator: PolicyGenerator, batch: PolicyBatch) -> ReplyLogprobs:
         device = next(generator.parameters()).device
         inputs = {name: value.to(device, non_blocking=True) for name, value in batch.pack().items()}
         # Another model as reference has a vision tower of its own: its features are not cached.

@@ -13,7 +13,7 @@ from torch import nn
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.models.sampling import SampledReply, SamplingOptions
 from embedrl.types import Chat
 from embedrl.utils.run_seed import run_seed
@@ -76,7 +76,7 @@ class RemoteEngine(RolloutEngine, Protocol):
     max_mismatch: float | None
     base_url: str
 
-    def bind(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
+    def bind(self, generator: PolicyGenerator, options: RolloutOptions) -> None:
         """Take the policy, built, and how to draw; called before the first rollout of a run."""
         ...
 
@@ -89,7 +89,7 @@ class LocalRollout:
         options: How to draw.
     """
 
-    def __init__(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
+    def __init__(self, generator: PolicyGenerator, options: RolloutOptions) -> None:
         self.generator, self.options = generator, options
 
     def generate(

@@ -17,7 +17,7 @@ from embedrl.data.render import RenderOptions, render
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import DataError, TooLongError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.models.qwen_vl.preprocess import QwenVLPreprocessor
+from embedrl.models.policy_generator import PolicyPreprocessor
 from embedrl.rl.policy import Group
 from embedrl.rl.rollout import RolloutEngine
 from embedrl.rl.types import Rollout, RolloutStep
@@ -52,7 +52,7 @@ class Prompt:
         return f"{self.pair}/{self.role}"
 
 
-def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: QwenVLPreprocessor) -> list[Prompt]:
+def make_prompts(pairs: Sequence[Pair], first: int, style: Style, preprocessor: PolicyPreprocessor) -> list[Prompt]:
     """The prompts of both sides of every pair, processed once: rollouts and policy pass read the same inputs.
 
     Args:
@@ -102,7 +102,7 @@ class PairCheck:
         style: Style of the prompts.
     """
 
-    policy: QwenVLPreprocessor
+    policy: PolicyPreprocessor
     embedder: Preprocessor
     render: RenderOptions
     style: Style

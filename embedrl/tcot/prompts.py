@@ -60,13 +60,16 @@ _TASK = {
     ),
 }
 
+SCALE = "integers from 0 to 1000 relative to the width and height of the first picture"
+"""How the prompts describe the coordinates of boxes; a model family with others replaces it."""
+
 _CUE = {
     Modality.TEXT: (
         'the decisive words or phrases, copied from the text: {"text_keywords": ["first phrase", "second phrase"]}'
     ),
     Modality.IMAGE: (
-        "the decisive regions as [x1, y1, x2, y2], integers from 0 to 1000 relative to the width and height of the "
-        'first picture, top left corner first, always a list of boxes: {"bbox_2d": [[120, 80, 560, 910]]}'
+        f"the decisive regions as [x1, y1, x2, y2], {SCALE}, top left corner first, always a list of boxes: "
+        '{"bbox_2d": [[120, 80, 560, 910]]}'
     ),
     Modality.VIDEO: (
         'the decisive frames by their number in the given order, the first frame being 1: {"key_frames": [2, 5]}'

@@ -16,6 +16,7 @@ from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
+from embedrl.models.vlm.backbone import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
@@ -41,7 +42,7 @@ from sentence_transformers import SentenceTransformer
 model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
 ```
 
-Inputs with their T-CoTs go to `embedrl.FrozenEmbedder(embedrl.QwenVLBackbone("{name}"))`.
+Inputs with their T-CoTs go to `embedrl.FrozenEmbedder({cls}("{name}"))`.
 
 mteb takes neither name nor modalities from a folder: give `SentenceTransformer` a `model_card_data` with `model_name`,
 and set `modalities=["text", "image"]` in the `ModelMeta` of the wrapped model.
@@ -147,7 +148,7 @@ def write_card(
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
     if (out / ADAPTER).is_file():
-        return "peft" if isinstance(model, QwenVL) else "embedrl"
+        return "peft" if isinstance(model, QwenVL | VisionLanguageModel) else "embedrl"
     if isinstance(model, OpenClipBackbone):
         return "open_clip"
     if (out / "modules.json").is_file():
@@ -158,7 +159,7 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
 def _base(model: Backbone | Generator) -> str:
     """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
     path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
-    while isinstance(model, QwenVL) and (base := adapter_base(path)):
+    while isinstance(model, QwenVL | VisionLanguageModel) and (base := adapter_base(path)):
         path = base
     path = path.removeprefix(HUB)
     if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:

@@ -19,7 +19,7 @@ from embedrl.distributed.collectives import (
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import NonFiniteError
 from embedrl.models.generator import Generator
-from embedrl.models.qwen_vl.preprocess import IGNORE
+from embedrl.models.packing import IGNORE
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Lesson

@@ -5,7 +5,7 @@
 | a `.ckpt`: a file, or a folder of shards | the model of that checkpoint |
 | a run's folder, or one with several runs in it | the model of the newest `last.ckpt` below it |
 | a folder that `embedrl export` wrote, adapters included | that model |
-| any other folder of a Qwen3-VL, a Hub name, `embedrl:world_base` | the model that the command needs |
+| any other folder of a vision-language model, a Hub name, `embedrl:...` | the model that the command needs |
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_embedder(checkpoint: str, dtype: Dtype = "float32") -> Backbone:
 
     Args:
         checkpoint: See the table above.
-        dtype: Type of the weights of a Qwen3-VL; a `.ckpt` keeps its own.
+        dtype: Type of the weights of a vision-language model; a `.ckpt` keeps its own.
 
     Raises:
         CheckpointError: If it cannot be read, or is no Embedder's.
@@ -57,7 +57,7 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
 
     Args:
         checkpoint: See the table above.
-        dtype: Type of the weights of a Qwen3-VL; a `.ckpt` keeps its own.
+        dtype: Type of the weights of a vision-language model; a `.ckpt` keeps its own.
 
     Raises:
         CheckpointError: If it cannot be read, or is no Reasoner's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 EMB_TOKEN = "<emb>"
@@ -14,6 +15,8 @@ QWEN = re.compile(r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_en
 COMMON = re.compile(
     QWEN.pattern
     + r"|<\|[^<>|\s]{1,64}\|>|<｜[^<>｜\s]{1,64}｜>"
+    + r"|<\|[^<>|\s]{1,64}>|<[^<>|\s]{1,64}\|>|\[gMASK\]|<sop>"
+    + r"|<IMG_CONTEXT>|<end_of_utterance>|<fake_token_around_image>|<global-img>|<row_\d+_col_\d+>"
     + r"|</?s>|<(?:pad|unk|bos|eos|mask|cls|sep)>|<(?:start|end)_of_(?:turn|text|image)>"
     + r"|<(?:image|video)(?:_soft_token)?>"
     + r"|\[/?INST\]|<</?SYS>>|\[(?:CLS|SEP|PAD|UNK|MASK|IMG|IMG_BREAK|IMG_END|EOT|AVAILABLE_TOOLS|TOOL_CALLS)\]",
@@ -37,8 +40,13 @@ def word_list(tokenizer: Any) -> list[str]:
 
 
 def own_words(tokenizer: Any) -> re.Pattern[str]:
-    """The words of `word_list` as a pattern; one that never matches if there are none."""
-    return re.compile("|".join(re.escape(word) for word in word_list(tokenizer)) or r"(?!)")
+    """The words of `word_list` as a pattern."""
+    return as_pattern(word_list(tokenizer))
+
+
+def as_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """A pattern that matches each of some words; one that never matches if there are none."""
+    return re.compile("|".join(re.escape(word) for word in words) or r"(?!)")
 
 
 def escape(text: str, words: re.Pattern[str] = COMMON) -> str:

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py once per rank: a Qwen3-VL under FSDP2 whose rank 1 never sees a picture.
+"""Run by test_distributed.py once per rank: a vision-language model under FSDP2 whose rank 1 never sees a picture.
 
 python dist_qwen.py CHECKPOINT OUT
 """
@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from embedrl.distributed.fsdp2 import shard_model
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.training.gradient_cache import GradientCache
 
 CHATS = [
@@ -24,8 +25,9 @@ CHATS = [
 
 
 def build(path, train_vision):
-    """The model before training."""
-    backbone = QwenVLBackbone(str(path), train_vision=train_vision)
+    """The model before training: by the family's own package, if it has one."""
+    kind = VLMBackbone if str(path).startswith("embedrl:tiny/") else QwenVLBackbone
+    backbone = kind(str(path), train_vision=train_vision)
     backbone.build()
     return backbone
 

@@ -11,6 +11,7 @@ from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.inference import SentenceTransformersModule
 from embedrl.inference.sentence_module import to_side
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.types import Side
 
 RED, CLEAR = Image.new("RGB", (40, 30), "red"), Image.new("RGBA", (40, 30), (255, 0, 0, 0))
@@ -125,8 +126,14 @@ def test_it_serves_sentence_transformers(backbone, tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot read the processor"):
+    with pytest.raises(CheckpointError, match=r"cannot read config\.json"):
         SentenceTransformersModule(tmp_path)
+
+
+def test_a_query_may_spell_what_marks_pixels_in_another_family():
+    module = SentenceTransformersModule(VLMBackbone("embedrl:tiny/internvl"))
+    marked, plain = module.preprocess(["a <IMG_CONTEXT> b"]), module.preprocess(["a < IMG_CONTEXT> b"])
+    assert torch.equal(marked["input_ids"], plain["input_ids"])
 
 
 def test_a_side_of_text_is_what_embedrl_reads():

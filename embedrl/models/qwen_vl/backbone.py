@@ -15,23 +15,16 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_base, adapter_tokens
+from embedrl.models.adapters import adapter_base, adapter_tokens, add_token_row
 from embedrl.models.attention_mask import block_mask
 from embedrl.models.backbone import Backbone, ModelInputs
+from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import as_in_forward
 from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.pooling import pool_at_token
-from embedrl.models.qwen_vl.export import BUDGETS, add_token_row, budget_options, load_budgets
-from embedrl.models.qwen_vl.loading import (
-    DTYPES,
-    emb_token_id,
-    empty_network,
-    load_config,
-    load_network,
-    load_processor,
-    prepare_emb_row,
-)
+from embedrl.models.qwen_vl.export import BUDGETS, budget_options, load_budgets
+from embedrl.models.qwen_vl.loading import empty_network, load_config, load_network, load_processor
 from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor, attention_balance
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features

@@ -16,13 +16,12 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError, DataError, ThinPictureError, TooLongError
 from embedrl.models.grouping import group_inputs
+from embedrl.models.packing import IGNORE
 from embedrl.models.patches import IMAGE, VIDEO, VISUAL, Visuals, visual_inputs
 from embedrl.models.prompt_rows import join, split
 from embedrl.models.qwen_vl.positions import mrope_positions
 from embedrl.types import Chat, Lesson
 from embedrl.utils.reserved_words import EMB_TOKEN, escape_message, own_words
-
-IGNORE = -100  # the label of a token that carries no loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ class QwenVLPreprocessor:
         self.factor = processor.image_processor.patch_size * processor.image_processor.merge_size
         self.placeholders = (processor.image_token, processor.video_token)
         self.reserved = own_words(processor.tokenizer)
+        self.end_of_turn: str = processor.tokenizer.eos_token
 
     def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process one micro-batch for embedding: one chat a row.
@@ -124,7 +124,7 @@ class QwenVLPreprocessor:
     def lessons(self, lessons: Sequence[Lesson]) -> ModelInputs:
         """Process lessons for training: prompt, reply and end of turn, with `labels` on the last two alone."""
         chats = [lesson.chat for lesson in lessons]
-        replies = [lesson.reply + self.processor.tokenizer.eos_token for lesson in lessons]
+        replies = [lesson.reply + self.end_of_turn for lesson in lessons]
         texts = [self._text(chat, prompt=True) for chat in chats]
         inputs = self._process(chats, [text + reply for text, reply in zip(texts, replies, strict=True)], "right")
         labels = torch.full_like(inputs["input_ids"], IGNORE)

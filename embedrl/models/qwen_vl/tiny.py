@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -64,13 +65,17 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    words: Iterable[str], special: Sequence[str] = SPECIAL_TOKENS, **options: Any
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer in which each of `words` is one token, with and without the space before it.
 
     Any other text falls back to its bytes, so nothing is unknown.
 
     Args:
         words: The words and numbers that deserve a token of their own, without spaces.
+        special: The special tokens.
+        options: What a `PreTrainedTokenizerFast` takes besides, such as the roles of special tokens.
     """
     vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     space = "Ġ"
@@ -89,15 +94,10 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     core.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKUP])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
-    )
+    roles = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "model_max_length": 8192}
+    return PreTrainedTokenizerFast(tokenizer_object=core, clean_up_tokenization_spaces=False, **roles | options)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:

@@ -16,7 +16,7 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.collectives import gather_objects, rank
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError, EndpointError
-from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.models.sampling import SampledReply
 from embedrl.rl.rollout import RolloutOptions, draw_seed
 from embedrl.rl.vllm.protocol import SEED_BITS, read_replies, to_request
@@ -71,7 +71,7 @@ class ServerRollout:
         self.base_url, self.adapter_dir, self.server_dir, self.name = base_url, adapter_dir, server_dir, name
         self.max_mismatch = max_mismatch
 
-    def bind(self, generator: QwenVLReasoner, options: RolloutOptions) -> None:
+    def bind(self, generator: PolicyGenerator, options: RolloutOptions) -> None:
         """See `RemoteEngine.bind`.
 
         Raises:

@@ -4,8 +4,8 @@ from qwen_helpers import image, text, user, video
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
+from embedrl.models.packing import IGNORE
 from embedrl.models.qwen_vl.positions import mrope_positions
-from embedrl.models.qwen_vl.preprocess import IGNORE
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.types import Lesson
 

@@ -1,0 +1,1 @@
+"""Vision-language models of any family that transformers knows, as Embedder and as Reasoner."""

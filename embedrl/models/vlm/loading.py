@@ -1,0 +1,178 @@
+"""Reading checkpoints of any vision-language family: processor, configuration, weights.
+
+A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from embedrl.errors import CheckpointError, unreadable
+from embedrl.models.adapters import adapter_base, merge_adapter
+from embedrl.models.checkpoint_files import check_adapter_token, check_loaded, checkpoint_place
+from embedrl.models.vlm.families import VLMFamily, family_of
+
+TINY = "embedrl:tiny/"
+CURE = (
+    "give a folder with the checkpoint of a vision-language model or a LoRA adapter, a Hub name, "
+    "or embedrl:tiny/FAMILY, such as embedrl:tiny/qwen2_5_vl"
+)
+
+
+def load_config(path: str) -> Any:
+    """The configuration of a checkpoint.
+
+    Raises:
+        CheckpointError: If it cannot be read, or transformers knows no vision-language model of its type.
+    """
+    if base := adapter_base(path):
+        return load_config(base)
+    file = Path(path).expanduser() / "config.json"
+    # A relative path may mean another folder later, and a folder may be written anew.
+    return _load_config(path, str(file.resolve()), file.stat().st_mtime_ns if file.is_file() else 0)
+
+
+@lru_cache(maxsize=8)
+def _load_config(path: str, file: str, written: int) -> Any:
+    if path.startswith(TINY):
+        return _tiny().build_config(path.removeprefix(TINY))
+    place = checkpoint_place(path, CURE)
+    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
+        raw, _ = PreTrainedConfig.get_config_dict(place)
+    kind = raw.get("model_type")
+    if kind is None:
+        raise CheckpointError(f"{path}: cannot read config.json (there is none, or it names no model_type); {CURE}")
+    version = f"transformers {transformers.__version__}"
+    if "auto_map" in raw and kind not in _known():
+        raise CheckpointError(
+            f"{path}: model_type {kind!r} brings code of its own, which is never run, and {version} has none for it; "
+            f"{CURE}"
+        )
+    if kind not in _known():
+        raise CheckpointError(f"{path}: model_type is {kind!r}, no vision-language model of {version}; {CURE}")
+    if why := family_of(kind).refused:
+        raise CheckpointError(f"{path}: model_type {kind!r} cannot be used: {why}; {CURE}")
+    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
+        config = AutoConfig.from_pretrained(place)
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointError(f"{path}: model_type {kind!r} cannot be used: it is an encoder with a decoder; {CURE}")
+    return config
+
+
+def load_processor(path: str, family: VLMFamily | None = None) -> Any:
+    """The processor of a checkpoint; an adapter's is its base's.
+
+    Args:
+        path: The checkpoint.
+        family: Its family; None: as its configuration says.
+
+    Raises:
+        CheckpointError: If it cannot be read, reads no pictures, has no chat template, or is another family's.
+    """
+    if base := adapter_base(path):
+        processor = load_processor(base, family)
+        check_adapter_token(path, processor.tokenizer)
+        return processor
+    config = load_config(path)
+    if path.startswith(TINY):
+        return _tiny().build_processor(path.removeprefix(TINY))
+    with unreadable(f"{path}: cannot read the processor", CURE, CheckpointError):
+        processor = AutoProcessor.from_pretrained(checkpoint_place(path, CURE))
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise CheckpointError(
+            f"{path}: a {type(processor).__name__} alone, no processor of pictures and texts: save the processor "
+            "that belongs to the checkpoint beside it"
+        )
+    _check_belongs(path, processor, config)
+    template = processor.chat_template or processor.tokenizer.chat_template
+    processor.chat_template = template or (family or family_of(config.model_type)).template or None
+    if processor.chat_template is None:
+        raise CheckpointError(
+            f"{path}: the processor has no chat template: write one to chat_template.jinja, "
+            "as the family's instruction-tuned checkpoints have it"
+        )
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def _check_belongs(path: str, processor: Any, config: Any) -> None:
+    """Refuse a processor that marks pictures by another token than the model reads."""
+    names = ("image_token_id", "image_token_index")
+    read = {token for name in names if isinstance(token := getattr(config, name, None), int)}
+    tokenizer = processor.tokenizer
+    owners = (processor, tokenizer)
+    marked = {token for owner in owners if isinstance(token := getattr(owner, "image_token_id", None), int)}
+    if read and marked and not read & marked:
+        raise CheckpointError(
+            f"{path}: the model ({config.model_type}) reads pictures at token {min(read)}, but its "
+            f"{type(processor).__name__} marks them by token {min(marked)}: it belongs to another checkpoint; "
+            "save the model's own processor beside it"
+        )
+
+
+def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
+    """The model with its weights, from safetensors alone.
+
+    Raises:
+        CheckpointError: If weights are missing, left over, or of another shape; the message names them.
+    """
+    if base := adapter_base(path):
+        return merge_adapter(load_network(base, dtype, attn_implementation), path)
+    config = load_config(path)
+    if path.startswith(TINY):
+        network = _tiny().build_model(copy.deepcopy(config), attn_implementation)
+        return network.to(torch.float32 if dtype == "auto" else dtype)
+    with unreadable(f"{path}: cannot read the weights", CURE, CheckpointError):
+        network, info = AutoModelForImageTextToText.from_pretrained(
+            checkpoint_place(path, CURE),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the misfits are reported by name below
+        )
+    check_loaded(path, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return network
+
+
+def empty_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
+    """The model that `load_network` returns, without its weights; call it under `torch.device("meta")`.
+
+    Where the weights decide on the dtype (`auto`, and config.json does not say), it may differ.
+
+    Raises:
+        CheckpointError: If config.json cannot be read.
+    """
+    if base := adapter_base(path):
+        return empty_network(base, dtype, attn_implementation)
+    config = copy.deepcopy(load_config(path))  # what follows writes into it
+    dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
+    if path.startswith(TINY):
+        return _tiny().build_model(config, attn_implementation).to(dtype)
+    network = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    # A checkpoint without the file has what its config.json says, which the model was made with.
+    with suppress(OSError):
+        network.generation_config = GenerationConfig.from_pretrained(checkpoint_place(path, CURE))
+    return network
+
+
+def _known() -> set[str]:
+    """The model types of transformers' mapping, with those that a family's own package has added to it."""
+    return {config.model_type for config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING}
+
+
+def _tiny() -> Any:
+    """The writers of tiny models: they know the built-in world, which no other checkpoint needs."""
+    from embedrl.models.vlm.tiny import build
+
+    return build
