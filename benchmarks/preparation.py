@@ -14,8 +14,10 @@ from timing import Seconds
 
 from embedrl.data.datamodules import egrl
 from embedrl.inference import frozen_embedder
+from embedrl.models import grouping
 from embedrl.models.qwen_vl.preprocess import QwenVLPreprocessor
-from embedrl.rl import policy, step
+from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.rl import step
 
 PREPARES: list[tuple[Any, str]] = [
     (egrl.PairBatch, "__post_init__"),
@@ -26,7 +28,8 @@ PREPARES: list[tuple[Any, str]] = [
     (QwenVLPreprocessor, "prompt_rows"),
     (QwenVLPreprocessor, "join"),
     (QwenVLPreprocessor, "groups"),
-    (policy, "pack"),
+    (QwenVLReasoner, "pack"),
+    (grouping, "visual_inputs"),
 ]
 """All that prepares inputs in a step and in its loader; none of it touches a network."""
 

@@ -29,6 +29,7 @@ _CALLABLE = re.compile(r"Type typing\.Callable\[.*\] expects a function or a cal
 _GIVEN = re.compile(r"(?<=is not accepted)\. Got value: Namespace\(.*$")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
+_NESTED = re.compile(r"^NestedArg\(key='[^']*', val='?(.*?)'?\)$")
 _NOT_ACCEPTED = re.compile(r"Option '(?P<name>\w+)' is not accepted$")
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[^\s=;]+)[^;]*(?P<hint>; did you mean .*)?")
 _MISSING_FILE = re.compile(
@@ -254,7 +255,7 @@ def _readable(leaf: str, message: str) -> str:
         return f"no class of that name: {unknown[1]}"
     text = _CLASS.sub(r"\1", leaf)
     if "Got value" not in text and text.startswith("Expected"):
-        given = re.findall(r"Given value: (.*)", message)
+        given = [_NESTED.sub(r"\1", value) for value in re.findall(r"Given value: (.*)", message)]
         text += f", got {given[-1][:120]}" if given else ""
     if text.startswith("while parsing") or "could not find expected" in text:
         text = " ".join(message.split())  # a YAML syntax error: its place stands on the following lines

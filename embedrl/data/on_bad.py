@@ -80,8 +80,8 @@ class OnBad:
         self.path = path
         self.counts.clear()
         self._known.clear()
-        if not resume and first:
-            path.unlink(missing_ok=True)
+        if not resume and first and path.is_file():
+            path.unlink()
         if resume and path.is_file():
             with path.open(encoding="utf-8", errors="replace") as file:
                 for dataset, name, cause in _read(file):
