@@ -64,8 +64,8 @@ def file_name(name: str) -> str:
     Letters of all scripts, digits, `_`, `-` and dots are kept, runs of anything else become `_`. What no file can be
     called (nothing, `..`, a device of Windows) or hides it gets `_` in front, a name that is too long ends with a hash.
 
-    >>> [file_name(name) for name in ("world/grounding", "MSR-VTT", "../up", "NUL", "")]
-    ['world_grounding', 'MSR-VTT', '_.._up', '_NUL', '_']
+    >>> " ".join(file_name(name) for name in ("world/grounding", "MSR-VTT", "../up", "NUL", ""))
+    'world_grounding MSR-VTT _.._up _NUL _'
     """
     text = unicodedata.normalize("NFC", name)
     kept = "".join(c if c.isalnum() or c in "_.-" or unicodedata.category(c)[0] == "M" else " " for c in text)

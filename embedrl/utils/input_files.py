@@ -25,8 +25,8 @@ _KINDS = (
 def is_hidden(name: str) -> bool:
     """Whether a name is hidden, or that of a file or folder that an archive or a file manager puts beside the data.
 
-    >>> [name for name in ("1.png", "._1.png", ".DS_Store", "__MACOSX", "Thumbs.db") if not is_hidden(name)]
-    ['1.png']
+    >>> " ".join(name for name in ("1.png", "._1.png", ".DS_Store", "__MACOSX", "Thumbs.db") if not is_hidden(name))
+    '1.png'
     """
     return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
