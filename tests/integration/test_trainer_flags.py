@@ -195,7 +195,7 @@ OBSERVED = {
         lambda run: (
             torch.load(next(run.folder.rglob("last.ckpt")), weights_only=True)["loops"]["fit_loop"][
                 "epoch_loop.batch_progress"
-            ]["total"]["completed"]
+            ]["total"]["ready"]
             == 4
         ),
     ),
