@@ -155,6 +155,7 @@ class EGRLModule(TrainingModule):
 
     def on_fit_start(self) -> None:
         """Put the reference beside the policy."""
+        super().on_fit_start()
         if self.reference is not None:
             self.reference.to(self.device)
 
@@ -299,8 +300,6 @@ class EGRLModule(TrainingModule):
         total = merged.get("reward/total/mean")
         if total:
             self.log("reward", sum(total) / len(total), prog_bar=True, logger=False)
-
-    # ---------------------------------------------------------------- scoring
 
     @property
     def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:

@@ -104,6 +104,12 @@ class TrainingModule(SavedModule, ABC):
         check_trainer(self.trainer, self)
         check_schedule(self.schedule)
 
+    def on_fit_start(self) -> None:
+        """Name bad samples in the run's folder: only now does the trainer know whether it goes on from a checkpoint."""
+        name_bad = getattr(getattr(self.trainer, "datamodule", None), "name_bad", None)
+        if name_bad is not None:
+            name_bad(self.trainer)
+
     def configure_model(self) -> None:
         """Load the weights, and shard them if the strategy does."""
         build_model(self.trained_model, None if self._trainer is None else self._trainer.strategy)

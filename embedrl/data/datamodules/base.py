@@ -72,9 +72,19 @@ class BaseDataModule(LightningDataModule):
             )
         if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set outside the class
             raise ConfigError("leave trainer.reload_dataloaders_every_n_epochs at 0: the training data is one stream")
+        if stage != "fit":
+            self.name_bad(trainer)
+
+    def name_bad(self, trainer: Trainer) -> None:
+        """Name bad samples in the run's folder from now on; of a fit that is resumed, go on with its file.
+
+        Args:
+            trainer: The trainer, which knows by now whether it goes on from a checkpoint.
+        """
         if self.on_bad == "skip":
             folder = Path(trainer.log_dir or trainer.default_root_dir)  # every process asks: rank 0 tells the others
-            self.bad.keep(folder / FILE, stage == "fit" and trainer.ckpt_path is not None, trainer.is_global_zero)
+            resumed = bool(trainer.training and trainer.ckpt_path)
+            self.bad.keep(folder / FILE, resumed, trainer.is_global_zero)
 
     def state_dict(self) -> dict[str, int]:
         """Position in the training data: Lightning restores a loader's own state only in the middle of an epoch."""
