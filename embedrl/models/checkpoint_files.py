@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 

@@ -69,9 +69,9 @@ def load_exported(
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
     elif issubclass(cls, VisionLanguageModel):
-        if cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint):
-            cls = _OF_ANY[cls]
-        model = cls(checkpoint, dtype=dtype)
+        general = cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint)
+        family: type[Any] = _OF_ANY[cls] if general else cls
+        model = family(checkpoint, dtype=dtype)
     else:
         model = cls(checkpoint)
     model.build()

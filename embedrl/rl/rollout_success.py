@@ -170,7 +170,7 @@ def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence
         DataError: If a pair is bad and `on_bad` is `raise`.
         TooManyBadError: If there are more bad ones than the data module's `max_bad`.
     """
-    if getattr(module.trainer.datamodule, "on_bad", "raise") == "raise":
+    if getattr(getattr(module.trainer, "datamodule", None), "on_bad", "raise") == "raise":
         return [source[row] for row in rows]
     check, own = module.pair_check(), set(rows[rank() :: world_size()])
     pairs: dict[int, Pair] = {}

@@ -46,7 +46,7 @@ def load_embedder(checkpoint: str, dtype: Dtype = "float32") -> Backbone:
     Raises:
         CheckpointError: If it cannot be read, or is no Embedder's.
     """
-    return _load_kind(checkpoint, Backbone, QwenVLBackbone, dtype)
+    return _load_kind(checkpoint, Backbone, QwenVLBackbone, dtype)  # type: ignore[type-abstract]
 
 
 def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
@@ -59,7 +59,7 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
     Raises:
         CheckpointError: If it cannot be read, or is no Reasoner's.
     """
-    return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)
+    return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)  # type: ignore[type-abstract]
 
 
 def load_trained(checkpoint: str) -> Backbone | Generator:
