@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from embedrl.data.images import ImageFile
 from embedrl.data.video import list_frames, sample_frames
+from embedrl.distributed.processes import Device, choose_device
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.checkpoint_files import tell_if_of_the_world
 from embedrl.models.generator import Generator
@@ -35,7 +34,7 @@ def reason(
     max_new_tokens: int = 512,
     out: Path | None = None,
     num_frames: int = 8,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     dtype: Literal["float32", "bfloat16", "auto"] = "float32",
     strict: bool = False,
 ) -> None:
@@ -72,7 +71,7 @@ def reason(
         raise ConfigError(f"--max_new_tokens {max_new_tokens}: give 1 or more")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
-    target = _device(device)
+    target = choose_device(device)
     generator = load_reasoner(checkpoint, dtype).to(target)
     if isinstance(generator, PolicyGenerator):
         tell_if_of_the_world(checkpoint, generator.processor.tokenizer)
@@ -135,10 +134,3 @@ def write(
     device = next(generator.parameters()).device
     inputs = {name: value.to(device) for name, value in generator.preprocessor().prompts([chat]).items()}
     return generator.generate(inputs, max_new_tokens, stop=STOP)[0]
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ConfigError("--device cuda: torch finds no GPU here; give cpu or auto")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")

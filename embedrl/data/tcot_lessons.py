@@ -28,7 +28,7 @@ class TCoTLessons:
         style: Style of the prompt.
         roles: Which sides: `query`, `target` or both.
         limit: Use only this many pairs of every data set, the first ones; None means all.
-        on_bad_tcot: A T-CoT that breaks the format: learn it as it is (`lenient`), or `raise`: it is a bad sample.
+        on_bad_tcot: A T-CoT that breaks the format: `raise`, it is a bad sample; or learn it as it is (`lenient`).
 
     Raises:
         ConfigError: If there is no source or no role.
@@ -40,7 +40,7 @@ class TCoTLessons:
         style: Style = "full",
         roles: Sequence[Literal["query", "target"]] = ("query", "target"),
         limit: int | None = None,
-        on_bad_tcot: Literal["raise", "lenient"] = "lenient",
+        on_bad_tcot: Literal["raise", "lenient"] = "raise",
     ) -> None:
         if not sources or not roles:
             raise ConfigError("T-CoT lessons need at least one source and one role")
@@ -69,7 +69,7 @@ class TCoTLessons:
         return tcot_lesson(pair, role, self.style, self.on_bad_tcot)
 
 
-def tcot_lesson(pair: Pair, role: Role, style: Style, on_bad_tcot: Literal["raise", "lenient"] = "lenient") -> Lesson:
+def tcot_lesson(pair: Pair, role: Role, style: Style, on_bad_tcot: Literal["raise", "lenient"] = "raise") -> Lesson:
     """One side of a pair as a lesson.
 
     Raises:

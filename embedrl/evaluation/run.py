@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import lightning
-import torch
 from torch import distributed
 
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
-from embedrl.distributed.collectives import gather_objects, rank, world_size
+from embedrl.distributed.collectives import gather_objects, world_size
+from embedrl.distributed.processes import Device, processes
 from embedrl.errors import ConfigError, DataError, EmbedRLError
 from embedrl.evaluation.jobs import Job, find_jobs, find_published, select_jobs, split_by_presence
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
@@ -56,7 +53,7 @@ def evaluate(
     max_bad: int = MAX_BAD,
     beside: list[str] | None = None,
     submission: Submission = Submission(),  # noqa: B008 (frozen)
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     seed: int = 0,
     metrics: list[RankingMetric] | None = None,
 ) -> None:
@@ -113,7 +110,7 @@ def evaluate(
     if backbone is None:
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
-    with _processes(device) as (place, rank):
+    with processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}
         jobs, unavailable = split_by_presence(jobs, on_bad, list_absent=rank == 0)
         absent |= unavailable
@@ -203,22 +200,3 @@ def _score(
     folder.mkdir(exist_ok=True)
     write_queries(folder / f"{file_name(job.name)}.parquet", left.task, rankings[0])
     return result
-
-
-@contextmanager
-def _processes(device: str) -> Iterator[tuple[torch.device, int]]:
-    """The device of this process and its rank; joins the other processes if torchrun started several."""
-    cuda = torch.cuda.is_available() and device != "cpu"
-    if device == "cuda" and not cuda:
-        raise ConfigError("--device cuda: torch finds no GPU here; give cpu or auto")
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(place)
-    mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized()
-    if mine:
-        distributed.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield place, rank()
-    finally:
-        if mine:
-            distributed.destroy_process_group()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from embedrl.data.images import ImageFile, as_loaded, check_size, is_picture
 from embedrl.data.opened import OpenedImage
 from embedrl.data.render import RenderOptions, render
-from embedrl.errors import ConfigError, DataError
+from embedrl.errors import ConfigError, DataError, unreadable
 from embedrl.models.backbone import Backbone
 from embedrl.models.exported import load_backbone
 from embedrl.types import ImageSource, Side
@@ -184,10 +184,8 @@ def _picture(image: Any) -> ImageSource:
     if not isinstance(image, Image.Image):
         raise DataError(f"a picture of type {type(image).__name__}: give a file's name, Pillow's or an array")
     check_size(*image.size, "a picture", cure="shrink it")
-    try:
+    with unreadable("a picture that cannot be decoded", "give another one"):  # Pillow decodes late
         return OpenedImage("", as_loaded(image))
-    except Exception as error:  # Pillow decodes late, and decoders raise nearly anything on broken files
-        raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
 
 
 def _from_array(pixels: Any) -> Image.Image:

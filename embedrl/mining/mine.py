@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import torch
@@ -19,9 +19,12 @@ from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.pair_dataset import pair_name
 from embedrl.data.render import RenderOptions
-from embedrl.errors import ConfigError, DataError
+from embedrl.distributed.collectives import gather_objects, world_size
+from embedrl.distributed.processes import Device, processes
+from embedrl.errors import DataError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
+from embedrl.metrics.ranking import Blocks
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
@@ -44,7 +47,7 @@ def mine(
     options: MiningOptions = MiningOptions(),  # noqa: B008 (frozen)
     render: RenderOptions = RenderOptions(),  # noqa: B008 (frozen)
     encode: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     seed: int = 0,
     on_bad: OnBadMode = "raise",
     max_bad: int = MAX_BAD,
@@ -54,7 +57,8 @@ def mine(
     Writes `mix.yaml` with its JSONL files, which hold the negatives and the Embedder's cosines as `score` and
     `negative_scores` (a teacher's scores for `embedrl.losses.Distillation`), `report.json`, and under `samples/` a page
     of each data set's samples to look at. The negatives of a data set's rows join its corpus. Restarted after an
-    interruption, it resumes: vectors that were finished are not computed again.
+    interruption, it resumes: vectors that were finished are not computed again. Several processes
+    (`torchrun --nproc_per_node 2 -m embedrl mine ...`) share the work of embedding.
 
     Args:
         mix: The data sets, of pairs with or without T-CoTs.
@@ -79,25 +83,30 @@ def mine(
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")
-    cuda = torch.cuda.is_available() and device != "cpu"
-    if device == "cuda" and not cuda:
-        raise ConfigError("--device cuda: torch finds no GPU here; give cpu or auto")
-    out.mkdir(parents=True, exist_ok=True)
-    bad.keep(out / FILE)
-    lightning.seed_everything(seed, verbose=False)
-    started = time.monotonic()
-    place = torch.device("cuda" if cuda else "cpu")
-    vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode)
-    report, rows = {}, []
-    for row in mix:
-        report[row.label], written = _mine(row, vectors, options, out, bad)
-        rows.append(written)
-        tell(f"{row.label}: {report[row.label]['negatives']:,} negatives for {report[row.label]['pairs']:,} pairs")
+    with processes(device) as (place, rank):
+        if rank == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            bad.keep(out / FILE)
+        lightning.seed_everything(seed, verbose=False)
+        started = time.monotonic()
+        vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
+        report, rows = {}, []
+        for row in mix:
+            left = _embed(row, vectors, bad)
+            if rank == 0:
+                figures, written = _write(row, left, options, out)
+                report[row.label] = figures
+                rows.append(written)
+                tell(f"{row.label}: {figures['negatives']:,} negatives for {figures['pairs']:,} pairs")
+        computed, joined = sum(gather_objects([vectors.computed])), world_size()
+    if rank != 0:
+        return
     write_mix(out / "mix.yaml", rows)
     facts = {
         "data_sets": report,
         "model": vectors.identity,
-        "sides_embedded": vectors.computed,
+        "processes": joined,
+        "sides_embedded": computed,
         "wall_seconds": round(time.monotonic() - started, 1),
         **environment(),
         "config": without_secrets(config_form(settings)),
@@ -125,19 +134,40 @@ class _Corpus:
     known: list[set[int]]
 
 
-def _mine(
-    row: MixRow, vectors: VectorCache, options: MiningOptions, out: Path, bad: OnBad
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Mine one data set; its report, and the mix row that reads what was written."""
+@dataclass
+class _Embedded:
+    """A data set whose sides have vectors.
+
+    Attributes:
+        pairs: Its pairs that could be read.
+        left: What is left of it.
+        queries: Vectors of the queries.
+        candidates: Vectors of the candidates.
+    """
+
+    pairs: list[Pair]
+    left: Remaining
+    queries: Blocks
+    candidates: Blocks
+
+
+def _embed(row: MixRow, vectors: VectorCache, bad: OnBad) -> _Embedded:
+    """Embed one data set, on all processes."""
     pairs, unreadable = _read(row, bad)
     left = Remaining(_task(row.label, pairs), bad, skipped=unreadable)
     left.hash(vectors)
     _once(left)
-    queries, candidates = left.embed(vectors)
-    corpus = _corpus(pairs, left)
+    return _Embedded(pairs, left, *left.embed(vectors))
+
+
+def _write(
+    row: MixRow, embedded: _Embedded, options: MiningOptions, out: Path
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Mine one data set; its report, and the mix row that reads what was written."""
+    left, corpus = embedded.left, _corpus(embedded.pairs, embedded.left)
     rows = torch.tensor([i for i, judged in enumerate(left.task.qrels) if _OWN in judged.values()])
-    vectors_of = torch.cat(list(queries.read()))[rows]
-    neighbours = list(find_neighbours(vectors_of, candidates, corpus.own, corpus.known, options))
+    vectors_of = torch.cat(list(embedded.queries.read()))[rows]
+    neighbours = list(find_neighbours(vectors_of, embedded.candidates, corpus.own, corpus.known, options))
     writer = PairWriter(out, row.label, row.source, row.weight)
     for pair, one in zip(corpus.pairs, neighbours, strict=True):
         negatives = tuple(corpus.sides[i] for i, _ in one.negatives)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
@@ -30,13 +33,59 @@ def checkpoint_place(path: str, cure: str) -> str:
         raise CheckpointError(f"{path} is no shipped checkpoint; {cure}")
     check_whole(path)
     folder = Path(path).expanduser()
-    if path.startswith((".", "/", "~")) and not folder.is_dir():
-        raise CheckpointError(f"{path}: no such folder; {cure}")
+    if folder.is_file():
+        raise CheckpointError(f"{path}: a file; {cure}")
+    if not folder.is_dir() and not may_be_on_the_hub(path):
+        raise CheckpointError(f"{missing_folder(path)}; {cure}")
     if not (folder / "config.json").is_file() and any(next(folder.glob(place), None) for place in _OF_A_RUN):
         raise CheckpointError(
             f"{path}: a run's folder; `embedrl export --checkpoint {path} --out FOLDER` writes the folder to give here"
         )
     return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def may_be_on_the_hub(path: str) -> bool:
+    """Whether a path can be the name of a repository on the Hugging Face Hub, such as `Qwen/Qwen3-VL-2B-Instruct`."""
+    if path.startswith((".", "/", "~")):
+        return False
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
+
+
+def missing_folder(path: str) -> str:
+    """An error about a model's folder that is not there: the command that writes it, a quickstart's its own."""
+    if quickstart := re.search(r"(?:^|/)runs/quickstart_(\w+)/model/?$", path):
+        command = f"embedrl fit --config configs/quickstart/{quickstart[1]}.yaml"
+    else:
+        command = f"embedrl export --checkpoint RUN --out {path}"
+    return f"{path}: no such folder: check the path, or write it with `{command}`"
+
+
+def unread(path: str, what: str) -> str:
+    """The beginning of an error: what cannot be read of a checkpoint, and where it was looked for.
+
+    Args:
+        path: The checkpoint, which is a folder or may be on the Hub.
+        what: A part of it.
+    """
+    if Path(path).expanduser().is_dir() or path.startswith("embedrl:"):
+        return f"{path}: cannot read {what}"
+    return f"{path}: no such folder, and on the Hub cannot read {what}"
+
+
+def config_identity(path: str) -> tuple[str, int]:
+    """Where a checkpoint's config.json lies, absolutely, and when it was written: what a cache of it goes by.
+
+    A relative path may mean another folder later, and a folder may be written anew.
+
+    Args:
+        path: Any checkpoint; one that is no folder was never written.
+    """
+    file = Path(path).expanduser() / "config.json"
+    return str(file.resolve()), file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def check_loaded(path: str, info: Mapping[str, Any], kinds: tuple[str, ...]) -> None:

@@ -15,10 +15,11 @@ from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import CONFIG_FILE as OPEN_CLIP
 from embedrl.models.open_clip.config import FOLDER
 from embedrl.models.open_reasoner import is_qwen3_vl
-from embedrl.models.qwen_vl.backbone import QwenVL, QwenVLBackbone
+from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.loading import load_class
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
-from embedrl.models.vlm.backbone import VisionLanguageModel, VLMBackbone
+from embedrl.models.vlm.backbone import VLMBackbone
+from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.models.vlm.reasoner import VLMReasoner
 from embedrl.utils.public_names import names_of
 
@@ -67,10 +68,10 @@ def load_exported(
         if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
-    elif issubclass(cls, QwenVL | VisionLanguageModel):
-        if cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint):
-            cls = _OF_ANY[cls]
-        model = cls(checkpoint, dtype=dtype)
+    elif issubclass(cls, VisionLanguageModel):
+        general = cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint)
+        family: type[Any] = _OF_ANY[cls] if general else cls
+        model = family(checkpoint, dtype=dtype)
     else:
         model = cls(checkpoint)
     model.build()

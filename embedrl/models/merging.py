@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.checkpoint_files import missing_folder
 
 Method = Literal["linear", "slerp", "ties"]
 
@@ -76,6 +77,9 @@ def merge_folders(
     """
     check_method(len(models), weights, method, base, density)
     everyone = [*models, *([base] if base is not None and method == "ties" else [])]
+    for folder in everyone:
+        if not folder.is_dir():
+            raise CheckpointError(missing_folder(str(folder)))
     for other in everyone[1:]:
         _check_alike(models[0], other)
     files = [_index(folder) for folder in everyone]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,10 @@ from embedrl.distributed.unshard import is_whole
 from embedrl.models.generator import Generator
 from embedrl.models.packing import IGNORE, cut_by_tokens, token_logprobs
 from embedrl.models.sampling import SampledReply, SamplingOptions
+from embedrl.models.vlm.chats import placeholders
 from embedrl.types import Chat
+
+_VISUAL = re.compile(r"(image|video|audio|vision|boi|eoi|boa|eoa)\w*_token_(id|index)")
 
 
 class PolicyPreprocessor(GeneratorPreprocessor, Protocol):
@@ -73,10 +77,15 @@ class PolicyGenerator(Generator):
     def takes_blocks(self) -> bool:
         """Whether several texts in one row can be kept apart by a mask of blocks."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def suppressed(self) -> list[int]:
-        """Ids that are never written: tokens that stand for pixels, and unused rows of the vocabulary."""
+        """Ids that are never written: tokens that stand for pixels or sounds, and unused rows of the vocabulary."""
+        config, tokenizer = self.network.config, self.processor.tokenizer
+        words = tokenizer.get_vocab()
+        marks = {words.get(word) for word in placeholders(self.processor)}
+        marks |= {value for name, value in config.to_dict().items() if _VISUAL.fullmatch(name)}
+        rows = self.network.get_input_embeddings().weight.shape[0]
+        return sorted({i for i in marks if isinstance(i, int) and i < len(tokenizer)} | {*range(len(tokenizer), rows)})
 
     @property
     def ends(self) -> list[int]:

@@ -74,6 +74,24 @@ class Draws:
     ended: Tensor
 
 
+def grouped(drawn: Draws, n: int, texts: Callable[[list[tuple[int, ...]]], list[str]]) -> list[list[SampledReply]]:
+    """The replies of each prompt.
+
+    Args:
+        drawn: The replies as tensors.
+        n: Replies per prompt.
+        texts: Makes texts of the replies' tokens.
+    """
+    rows = [tuple(row[:length]) for row, length in zip(drawn.tokens.tolist(), drawn.lengths.tolist(), strict=True)]
+    replies = [
+        SampledReply(row, tuple(values[: len(row)]), text, truncated=not ended)
+        for row, values, text, ended in zip(
+            rows, drawn.logprobs.tolist(), texts(rows), drawn.ended.tolist(), strict=True
+        )
+    ]
+    return [replies[i : i + n] for i in range(0, len(replies), n)]
+
+
 @torch.no_grad()
 def draw(
     core: Callable[..., object],

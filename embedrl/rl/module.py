@@ -154,8 +154,9 @@ class EGRLModule(TrainingModule):
         bind_scorer(self.rewards, ReferenceScorer(self._policy))
 
     def on_fit_start(self) -> None:
-        """Put the reference beside the policy."""
+        """Put the reference beside the policy; see that the frozen Embedder can be read."""
         super().on_fit_start()
+        self.embedder.backbone.preprocessor()  # its error now, not after the first rollouts
         if self.reference is not None:
             self.reference.to(self.device)
 

@@ -13,10 +13,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
 
 from embedrl.data.mix import MixRow, check_labels
+from embedrl.data.on_bad import BadSample
 from embedrl.data.opened import open_pairs
+from embedrl.data.pair_dataset import pair_name
+from embedrl.data.sources import PairSource
 from embedrl.distributed.collectives import gather_objects, rank, world_size
 from embedrl.distributed.unshard import unsharded
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.comparison import compare_roles
 from embedrl.rl.rewards.outcome import TIE
@@ -67,7 +70,8 @@ class RolloutSuccess(Callback):
     Pairs of one data set compete in steps, as in training: `group_size` rollouts of every query and every target go
     through the frozen Embedder, and a query's rollout succeeds if the target rollout nearest to it is one of its own
     pair's. Ties count against it, and targets known to answer the same query do not compete. A pair with nothing to
-    compete with has no score. Every step is on the disk before the next one begins.
+    compete with has no score. Every step is on the disk before the next one begins. A bad pair is a matter of the data
+    module's `on_bad`: it stops the run, or is left out, counted and named, and has no score.
 
     Args:
         mix: The pairs: a file with a list of {source, weight}, or the list. Their T-CoTs are not used.
@@ -112,7 +116,8 @@ class RolloutSuccess(Callback):
         scores = Scores(self.out) if trainer.is_global_zero else None
         try:
             known = set(gather_objects([score.key for score in scores.records()] if scores is not None else []))
-            for number, (name, pairs) in enumerate(self._steps()):
+            for number, (name, source, rows) in enumerate(self._steps()):
+                pairs = good_pairs(pl_module, name, source, rows)
                 if known.issuperset(_key(name, pair) for pair in pairs):
                     continue
                 for index, success in roll_out_pairs(pl_module, pairs, number):
@@ -135,10 +140,10 @@ class RolloutSuccess(Callback):
         if not self._ran:
             raise ConfigError("RolloutSuccess: nothing was validated: give the recipe data.val, even if of one lesson")
 
-    def _steps(self) -> Iterator[tuple[str, list[Pair]]]:
+    def _steps(self) -> Iterator[tuple[str, PairSource, list[int]]]:
         for name, row in zip(self.names, self.mix, strict=True):
             for rows in steps(len(row.source), self.batch_size, self.block_size):
-                yield name, [row.source[index] for index in rows]
+                yield name, row.source, rows
 
 
 def steps(rows: int, batch_size: int, block_size: int) -> list[list[int]]:
@@ -152,6 +157,36 @@ def steps(rows: int, batch_size: int, block_size: int) -> list[list[int]]:
     return [[row for block in blocks[step::count] for row in block] for step in range(count)]
 
 
+def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence[int]) -> list[Pair]:
+    """The pairs of a step that the models can read; all processes call together, and get the same.
+
+    Args:
+        module: The models, and the data module that says what is done about a bad pair.
+        name: Name of the data set.
+        source: The data set.
+        rows: The rows of the step.
+
+    Raises:
+        DataError: If a pair is bad and `on_bad` is `raise`.
+        TooManyBadError: If there are more bad ones than the data module's `max_bad`.
+    """
+    if getattr(getattr(module.trainer, "datamodule", None), "on_bad", "raise") == "raise":
+        return [source[row] for row in rows]
+    check, own = module.pair_check(), set(rows[rank() :: world_size()])
+    pairs: dict[int, Pair] = {}
+    bad: dict[int, BadSample] = {}
+    for row in rows:
+        try:
+            pairs[row] = source[row]
+            if row in own:  # each process opens its part of the pictures
+                check(*open_pairs([pairs[row]]))
+        except DataError as error:
+            bad[row] = BadSample.of(error, name, pair_name(source, row))
+    bad = dict(gather_objects(list(bad.items())))
+    module.skipped(list(bad.values()) if rank() == 0 else [])
+    return [pair for row, pair in pairs.items() if row not in bad]
+
+
 def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> list[tuple[int, float]]:
     """Roll out both sides of pairs of one data set, distributed over processes; all call together.
 
@@ -163,6 +198,8 @@ def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> li
     Returns:
         The position and the success of every pair that has something to compete with.
     """
+    if not pairs:
+        return []
     first, last = (len(pairs) * at // world_size() for at in (rank(), rank() + 1))
     engine: RolloutEngine = module.engine or LocalRollout(module.generator, module.rollout)
     prompts = make_prompts(open_pairs(pairs[first:last]), first, module.style, module.generator.preprocessor())

@@ -14,9 +14,8 @@ from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
-from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
-from embedrl.models.vlm.backbone import VisionLanguageModel
+from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
@@ -148,7 +147,7 @@ def write_card(
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
     if (out / ADAPTER).is_file():
-        return "peft" if isinstance(model, QwenVL | VisionLanguageModel) else "embedrl"
+        return "peft" if isinstance(model, VisionLanguageModel) else "embedrl"
     if isinstance(model, OpenClipBackbone):
         return "open_clip"
     if (out / "modules.json").is_file():
@@ -159,7 +158,7 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
 def _base(model: Backbone | Generator) -> str:
     """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
     path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
-    while isinstance(model, QwenVL | VisionLanguageModel) and (base := adapter_base(path)):
+    while isinstance(model, VisionLanguageModel) and (base := adapter_base(path)):
         path = base
     path = path.removeprefix(HUB)
     if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:

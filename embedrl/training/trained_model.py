@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch.cli import instantiate_module
@@ -46,10 +46,7 @@ def load_embedder(checkpoint: str, dtype: Dtype = "float32") -> Backbone:
     Raises:
         CheckpointError: If it cannot be read, or is no Embedder's.
     """
-    model = _load(checkpoint, QwenVLBackbone, dtype)
-    if not isinstance(model, Backbone):
-        raise CheckpointError(f"--checkpoint {checkpoint}: a Reasoner's, which gives no vectors; give an Embedder's")
-    return model
+    return _load_kind(checkpoint, Backbone, QwenVLBackbone, dtype)  # type: ignore[type-abstract]
 
 
 def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
@@ -62,10 +59,7 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
     Raises:
         CheckpointError: If it cannot be read, or is no Reasoner's.
     """
-    model = _load(checkpoint, QwenVLReasoner, dtype)
-    if not isinstance(model, Generator):
-        raise CheckpointError(f"--checkpoint {checkpoint}: an Embedder's, which writes nothing; give a Reasoner's")
-    return model
+    return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)  # type: ignore[type-abstract]
 
 
 def load_trained(checkpoint: str) -> Backbone | Generator:
@@ -78,6 +72,23 @@ def load_trained(checkpoint: str) -> Backbone | Generator:
         CheckpointError: If it cannot be read, or a folder does not say which of both it is.
     """
     model: Backbone | Generator = _load(checkpoint, None, "float32")
+    return model
+
+
+_Kind = TypeVar("_Kind", Backbone, Generator)
+_OTHERS = {
+    Backbone: "a Reasoner's, which gives no vectors; give an Embedder's",
+    Generator: "an Embedder's, which writes nothing; give a Reasoner's",
+}
+
+
+def _load_kind(
+    checkpoint: str, kind: type[_Kind], default: type[QwenVLBackbone | QwenVLReasoner], dtype: Dtype
+) -> _Kind:
+    """The model, which must be of a kind."""
+    model = _load(checkpoint, default, dtype)
+    if not isinstance(model, kind):
+        raise CheckpointError(f"--checkpoint {checkpoint}: {_OTHERS[kind]}")
     return model
 
 

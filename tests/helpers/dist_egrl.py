@@ -20,9 +20,8 @@ from embedrl.data.tcot_lessons import TCoTLessons
 from embedrl.data.world import WorldSource, WorldTasks
 from embedrl.distributed.fsdp2 import FSDP2Strategy
 from embedrl.inference.frozen_embedder import FrozenEmbedder
-from embedrl.models.qwen_vl import backbone as qwen_vl
+from embedrl.models.networks import NetworkReader
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
-from embedrl.models.qwen_vl.loading import load_network
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl import module as egrl
 from embedrl.rl.grpo_loss import GRPOLoss
@@ -101,6 +100,9 @@ def counted(judge):
     return numbers
 
 
+load_network = NetworkReader.load
+
+
 def refuse(*_):
     raise AssertionError("under FSDP2 rank 0 alone reads weights")
 
@@ -130,10 +132,10 @@ def build(kind):
 
 def run(kind, strategy="auto", devices=1, steps=None, save=None, ckpt_path=None, callbacks=()):
     """Train; what the rewards of this process were, step by step, and what was logged."""
-    qwen_vl.load_network = load_network  # `build` reads the policy's weights on every rank, to change them
+    NetworkReader.load = load_network  # `build` reads the policy's weights on every rank, to change them
     module, questions = build(kind)
     alone = devices == 1 or strategy == "ddp" or os.environ["RANK"] == "0"
-    qwen_vl.load_network = load_network if alone else refuse  # those of the frozen models
+    NetworkReader.load = load_network if alone else refuse  # those of the frozen models
     seen = []
 
     def spy(rows, step):

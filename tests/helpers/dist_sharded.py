@@ -12,6 +12,7 @@ import torch
 from dist_embedder import train
 from fake_backbone import FakeBackbone
 from lightning.pytorch.strategies import model_parallel
+from ports import free_port
 from torch import nn
 
 from embedrl.distributed.fsdp2 import FSDP2Strategy
@@ -39,7 +40,7 @@ def wait_for(path):
 
 def alone(out):
     """What one process does beside the two."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     train(shards(), 1, steps=2, save=out / "one.ckpt")
     wait_for(out / "two.ckpt")
     train(shards(), 1, ckpt_path=out / "two.ckpt", save=out / "from-two.ckpt")

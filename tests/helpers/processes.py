@@ -8,11 +8,12 @@ import faulthandler
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from ports import free_port
 
 WORLD = 2
 PATIENCE = 240
@@ -55,9 +56,7 @@ def _call(function, args: tuple, log: str, environment: dict[str, str]) -> None:
 
 def launch(script: str | Path, *args: object, log: Path) -> list[ForkServerProcess]:
     """Start a script, or the one of this name in this folder, once per rank, as torchrun would; `log` is a folder."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     path = script if isinstance(script, Path) else Path(__file__).with_name(f"{script}.py")
     words = [str(path), *map(str, args)]
     return [start(_rank, (rank, port, words), log / f"{path.stem}.{rank}.log") for rank in range(WORLD)]

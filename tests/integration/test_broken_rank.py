@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from egrl_small import CONFIGS
 from PIL import Image
+from ports import free_port
 from processes import PATIENCE, launch
 
 import embedrl
@@ -122,12 +122,9 @@ def finish(arguments: list[str], folder: Path) -> tuple[list[int | None], list[s
 def test_processes_that_lightning_starts_end_as_well(tmp_path):
     """No torchrun, which would kill what is left over."""
     recipe = "embedder/qwen3_vl_2b"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
     started = subprocess.run(
         [sys.executable, "-m", "embedrl", *words(recipe, tmp_path, {"on_bad": "raise"})],
-        env=os.environ | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"},
         cwd=tmp_path, capture_output=True, text=True, timeout=SOON,
     )  # fmt: skip
     assert started.returncode == 1, started.stderr

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from chat_server import asked_text, completion, fingerprint, serving, valid_tcot
 from making import lines, run, vlm, world, write_mix
+from ports import free_port
 from processes import command
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -159,9 +159,7 @@ def reasoner(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def transformers_serve(reasoner, tmp_path):
     """`transformers serve` with the Reasoner: its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [Path(sys.executable).with_name("transformers"), "serve", reasoner, "--host", "127.0.0.1"]
     words += ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

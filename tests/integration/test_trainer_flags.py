@@ -1,16 +1,23 @@
 """Every option of the Trainer that people use, through the three trainings: it works, or one line says why not."""
 
+import copy
 import csv
 import json
 import os
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from cli_process import logged
-from tiny_runs import TRAININGS, fit
+from ports import free_port
+from tiny_runs import TRAININGS, fit, write
+
+from embedrl.commands.fit import TrainingCLI, start
 
 PAGE = Path(__file__).parents[2] / "docs/reference/trainer.md"
 ROWS = [
@@ -29,7 +36,9 @@ def own_seed(monkeypatch):
 @pytest.fixture(scope="module")
 def one_process_group():
     """`ddp` with one process, as torchrun would start it."""
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_PORT", str(free_port()))
+        yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -167,12 +176,6 @@ def test_averaged_weights_are_saved_and_go_on(tmp_path, training):
 @pytest.mark.parametrize("training", TRAININGS)
 def test_modules_can_be_copied_and_pickled(tmp_path, training):
     """What weight averaging does with them."""
-    import copy
-    import pickle
-
-    from tiny_runs import write
-
-    from embedrl.commands.fit import TrainingCLI, start
 
     class Unrun(TrainingCLI):
         def _run_subcommand(self, subcommand):
@@ -240,13 +243,9 @@ def test_csv_curves_are_the_curves(tmp_path):
 @pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_that_lightning_starts(tmp_path):
-    import subprocess
-    import sys
-
-    from tiny_runs import write
-
     words = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.limit_val_batches", "0"]
     command = [sys.executable, "-m", "embedrl", "fit", "--config", str(write("Reasoner", tmp_path)), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    environment = os.environ | {"MASTER_PORT": str(free_port())}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Done: 2 steps", done.stdout)

@@ -8,10 +8,13 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
+from processes import finish, launch
 
+import embedrl
 from embedrl.cli import main
 from embedrl.data.formats import JsonlSource
 from embedrl.data.render import RenderOptions, render
+from embedrl.errors import CAUSES
 from embedrl.models.backbone import Backbone
 
 TINY = Path(__file__).parents[2] / "configs/parts/backbone/tiny.yaml"
@@ -83,6 +86,27 @@ def test_writes_a_mix_with_negatives_and_scores_and_resumes(mix, tmp_path, capsy
     assert run(mix, out, "--options.share", "null") == 0
     assert json.loads((out / "report.json").read_text())["sides_embedded"] == 0
     assert (out / "col_ours.jsonl").read_bytes() == written
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_processes_mine_as_one(mix, tmp_path):
+    """A broken picture is counted once; each side is embedded by one of them."""
+    (tmp_path / "images/blue.png").write_bytes(b"no picture")
+    words = ("--on_bad", "skip", "--options.share", "null", "--encode.shard_size", "2")
+    assert run(mix, tmp_path / "one", *words) == 0
+    line = ["mine", "--mix", mix, "--backbone", TINY, "--out", tmp_path / "two", "--render.tcot", "none", *words]
+    finish(launch(Path(embedrl.__file__).parent / "__main__.py", *line, log=tmp_path), tmp_path)
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["data_sets"] == one["data_sets"]
+    assert two["sides_embedded"] == one["sides_embedded"] > 0
+    left, right = ((tmp_path / name / "col_ours.jsonl").read_text() for name in ("one", "two"))
+    assert left == right
+    assert len((tmp_path / "two/skipped.jsonl").read_text().splitlines()) == sum(
+        two["data_sets"]["col/ours"]["skipped"].get(cause, 0) for cause in CAUSES
+    )
+    assert ["wrote " in (tmp_path / f"__main__.{rank}.log").read_text() for rank in (0, 1)] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from processes import finish, launch
 from reward_helpers import coarse, step_of, unit
 
@@ -155,6 +156,46 @@ def test_from_rollouts_to_the_split(recipe, tmp_path, capsys):
     assert middling <= drawn
     assert len(drawn) == size
     assert 0 < len(middling) < 6, "the draw would be the same without scores: choose another seed"
+
+
+def with_a_broken_pair(folder):
+    """A mix of four pairs with pictures, one of which is no picture."""
+    lines = []
+    for i, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (40, 40), colour).save(folder / f"{i}.png")
+        lines.append({"id": str(i), "query": {"text": f"dot {i}"}, "target": {"images": [f"{i}.png"]}})
+    (folder / "2.png").write_bytes(b"no picture")
+    (folder / "dots.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"class_path": "embedrl.data.JsonlSource", "init_args": {"path": str(folder / "dots.jsonl")}}
+    (folder / "kept/mix.yaml").write_text(yaml.safe_dump([{"source": source}]))
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.filterwarnings("ignore")
+def test_a_bad_pair_is_a_matter_of_on_bad(recipe, tmp_path, capsys):
+    with_a_broken_pair(tmp_path)
+    out = tmp_path / "kept/success.jsonl"
+    assert main(["validate", *recipe]) == 1
+    assert "2.png" in capsys.readouterr().err
+    out.unlink(missing_ok=True)
+    skip = ["--data.init_args.on_bad", "skip", "--trainer.default_root_dir", str(tmp_path / "one")]
+    assert main(["validate", *recipe, *skip]) == 0, capsys.readouterr().err
+    one = rows(out)
+    assert [row["id"] for row in one] == ["0", "1", "3"]
+    assert {row["among"] for row in one} == {3}
+    [named] = [rows(file) for file in (tmp_path / "one").rglob("skipped.jsonl")]
+    assert [(bad["id"], bad["cause"]) for bad in named] == [("2", "broken_picture")]
+    out.unlink()
+    few = ["--data.init_args.max_bad", "0"]
+    assert main(["validate", *recipe, *skip, *few]) == 1
+    assert "more than data.max_bad 0" in capsys.readouterr().err
+    out.unlink(missing_ok=True)
+    skip[-1] = str(tmp_path / "two")
+    words = ["validate", *recipe, *skip, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    finish(launch(Path(embedrl.__file__).parent / "__main__.py", *words, log=tmp_path), tmp_path)
+    assert rows(out) == one
+    assert [len(rows(file)) for file in (tmp_path / "two").rglob("skipped.jsonl")] == [1]
 
 
 def callback(folder, **options):

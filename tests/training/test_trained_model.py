@@ -119,7 +119,7 @@ WRONG = {
 @pytest.mark.parametrize("name", ["gone/folder/model", "no/such", "nothing", "x y"])
 def test_a_name_of_nothing_is_one_line(name):
     for load in (load_embedder, load_reasoner):
-        with pytest.raises(CheckpointError, match=rf"--checkpoint {name}: cannot read config\.json"):
+        with pytest.raises(CheckpointError, match=rf"--checkpoint {name}: no such folder"):
             load(name)
 
 

@@ -5,27 +5,25 @@ A folder with a LoRA adapter in peft's layout counts as its base with the adapte
 
 from __future__ import annotations
 
-import copy
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    GenerationConfig,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
+from transformers import AutoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 import embedrl
 from embedrl.errors import CheckpointError, unreadable
-from embedrl.models.adapters import adapter_base, merge_adapter
-from embedrl.models.checkpoint_files import check_adapter_token, check_loaded, checkpoint_place
+from embedrl.models.adapters import adapter_base
+from embedrl.models.checkpoint_files import (
+    check_adapter_token,
+    checkpoint_place,
+    config_identity,
+    may_be_on_the_hub,
+    unread,
+)
 from embedrl.models.export_options import read_options
+from embedrl.models.networks import NetworkReader
 
 ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
@@ -45,7 +43,7 @@ def load_processor(path: str) -> Any:
         return processor
     if path == TINY:
         return _tiny().build_processor(_tiny().build_tokenizer(_tiny().world_words()))
-    with unreadable(f"{path}: cannot read the processor", CURE, CheckpointError):
+    with unreadable(unread(path, "the processor"), CURE, CheckpointError):
         return AutoProcessor.from_pretrained(_place(path))
 
 
@@ -69,7 +67,6 @@ def load_class(path: str) -> str:
     return "" if path.startswith(TINY) else read_options(_place(path))[0]
 
 
-@lru_cache(maxsize=8)
 def load_config(path: str) -> Qwen3VLConfig:
     """The configuration of a checkpoint.
 
@@ -78,58 +75,18 @@ def load_config(path: str) -> Qwen3VLConfig:
     """
     if base := adapter_base(path):
         return load_config(base)
+    return _load_config(path, *config_identity(path))
+
+
+@lru_cache(maxsize=8)
+def _load_config(path: str, file: str, written: int) -> Qwen3VLConfig:
     if path == TINY:
         return _tiny().build_config(_tiny().build_tokenizer(_tiny().world_words()))
-    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
+    with unreadable(unread(path, "config.json"), CURE, CheckpointError):
         raw, _ = Qwen3VLConfig.get_config_dict(_place(path))
         if raw.get("model_type") != "qwen3_vl":
             raise CheckpointError(f"{path}: model_type is {raw.get('model_type')!r}, not 'qwen3_vl'; {CURE}")
         return Qwen3VLConfig.from_dict(raw)
-
-
-def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
-    """The model with its weights, from safetensors alone.
-
-    Raises:
-        CheckpointError: If weights are missing, left over, or of another shape; the message names them.
-    """
-    if base := adapter_base(path):
-        return merge_adapter(load_network(base, dtype, attn_implementation), path)
-    config = load_config(path)
-    if path == TINY:
-        return _tiny().build_model(config).to(torch.float32 if dtype == "auto" else dtype)
-    with unreadable(f"{path}: cannot read the weights", CURE, CheckpointError):
-        network, info = Qwen3VLForConditionalGeneration.from_pretrained(
-            _place(path),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the misfits are reported by name below
-        )
-    check_loaded(path, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return network
-
-
-def empty_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
-    """The model that `load_network` returns, without its weights; call it under `torch.device("meta")`.
-
-    Where the weights decide on the dtype (`auto`, and config.json does not say), it may differ.
-
-    Raises:
-        CheckpointError: If config.json cannot be read.
-    """
-    if base := adapter_base(path):
-        return empty_network(base, dtype, attn_implementation)
-    config = copy.deepcopy(load_config(path))  # what follows writes into it
-    dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
-    if path == TINY:
-        return _tiny().build_model(config).to(dtype)
-    network = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
-    # A checkpoint without the file has what its config.json says, which the model was made with.
-    with suppress(OSError):
-        network.generation_config = GenerationConfig.from_pretrained(_place(path))
-    return network
 
 
 def _tiny() -> ModuleType:
@@ -141,10 +98,17 @@ def _tiny() -> ModuleType:
 
 def is_local(path: str) -> bool:
     """Whether a path is a folder or ships with the package; otherwise it is a Hub name."""
-    return path.startswith(("embedrl:", ".", "/", "~")) or Path(path).is_dir()
+    return Path(path).is_dir() or not may_be_on_the_hub(path)
 
 
 def _place(path: str) -> str:
     if path in SHIPPED:
         return str(SHIPPED[path])
     return checkpoint_place(path, CURE)
+
+
+def _tiny_network(path: str, config: Qwen3VLConfig, attn_implementation: str) -> Qwen3VLForConditionalGeneration | None:
+    return _tiny().build_model(config) if path == TINY else None
+
+
+NETWORKS = NetworkReader(Qwen3VLForConditionalGeneration, load_config, _place, _tiny_network, CURE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,23 +12,11 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.models.packing import pack
 from embedrl.models.policy_generator import PolicyGenerator, stop_criteria
 from embedrl.models.qwen_vl.backbone import QwenVL
-from embedrl.models.sampling import SampledReply, SamplingOptions, draw
+from embedrl.models.sampling import SampledReply, SamplingOptions, draw, grouped
 
 
 class QwenVLReasoner(QwenVL, PolicyGenerator):
     """A Qwen3-VL that writes; takes the same arguments as `QwenVLBackbone`."""
-
-    @property
-    def suppressed(self) -> list[int]:
-        """Ids that are never written: tokens that stand for pixels, and unused rows of the vocabulary."""
-        config = self.network.config
-        visual = (
-            config.image_token_id,
-            config.video_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-        )
-        return [*visual, *range(len(self.processor.tokenizer), config.text_config.vocab_size)]
 
     def pack(self, prompts: ModelInputs, replies: Sequence[Sequence[Sequence[int]]]) -> ModelInputs:
         """See `embedrl.models.packing.pack`."""
@@ -51,10 +40,4 @@ class QwenVLReasoner(QwenVL, PolicyGenerator):
 
         head, suppressed = self.network.get_output_embeddings(), torch.tensor(self.suppressed, device=device)
         drawn = draw(self.core, head, inputs, seeds, n, options, suppressed, ends)
-        samples = []
-        for row, values, length, ended in zip(
-            drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.lengths.tolist(), drawn.ended.tolist(), strict=True
-        ):
-            tokens = tuple(row[:length])
-            samples.append(SampledReply(tokens, tuple(values[:length]), self.reply_text(tokens), truncated=not ended))
-        return [samples[i : i + n] for i in range(0, len(samples), n)]
+        return grouped(drawn, n, partial(self.reply_texts, inputs=inputs))

@@ -5,20 +5,17 @@ A folder with a LoRA adapter in peft's layout counts as its base with the adapte
 
 from __future__ import annotations
 
-import copy
-from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from embedrl.errors import CheckpointError, unreadable
-from embedrl.models.adapters import adapter_base, merge_adapter
-from embedrl.models.checkpoint_files import check_adapter_token, check_loaded, checkpoint_place
+from embedrl.models.adapters import adapter_base
+from embedrl.models.checkpoint_files import check_adapter_token, checkpoint_place, config_identity, unread
+from embedrl.models.networks import NetworkReader
 from embedrl.models.vlm.families import VLMFamily, family_of
 
 TINY = "embedrl:tiny/"
@@ -36,17 +33,15 @@ def load_config(path: str) -> Any:
     """
     if base := adapter_base(path):
         return load_config(base)
-    file = Path(path).expanduser() / "config.json"
-    # A relative path may mean another folder later, and a folder may be written anew.
-    return _load_config(path, str(file.resolve()), file.stat().st_mtime_ns if file.is_file() else 0)
+    return _load_config(path, *config_identity(path))
 
 
 @lru_cache(maxsize=8)
 def _load_config(path: str, file: str, written: int) -> Any:
     if path.startswith(TINY):
         return _tiny().build_config(path.removeprefix(TINY))
-    place = checkpoint_place(path, CURE)
-    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
+    place = _place(path)
+    with unreadable(unread(path, "config.json"), CURE, CheckpointError):
         raw, _ = PreTrainedConfig.get_config_dict(place)
     kind = raw.get("model_type")
     if kind is None:
@@ -61,7 +56,7 @@ def _load_config(path: str, file: str, written: int) -> Any:
         raise CheckpointError(f"{path}: model_type is {kind!r}, no vision-language model of {version}; {CURE}")
     if why := family_of(kind).refused:
         raise CheckpointError(f"{path}: model_type {kind!r} cannot be used: {why}; {CURE}")
-    with unreadable(f"{path}: cannot read config.json", CURE, CheckpointError):
+    with unreadable(unread(path, "config.json"), CURE, CheckpointError):
         config = AutoConfig.from_pretrained(place)
     if getattr(config, "is_encoder_decoder", False):
         raise CheckpointError(f"{path}: model_type {kind!r} cannot be used: it is an encoder with a decoder; {CURE}")
@@ -85,8 +80,8 @@ def load_processor(path: str, family: VLMFamily | None = None) -> Any:
     config = load_config(path)
     if path.startswith(TINY):
         return _tiny().build_processor(path.removeprefix(TINY))
-    with unreadable(f"{path}: cannot read the processor", CURE, CheckpointError):
-        processor = AutoProcessor.from_pretrained(checkpoint_place(path, CURE))
+    with unreadable(unread(path, "the processor"), CURE, CheckpointError):
+        processor = AutoProcessor.from_pretrained(_place(path))
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(
             f"{path}: a {type(processor).__name__} alone, no processor of pictures and texts: save the processor "
@@ -120,52 +115,6 @@ def _check_belongs(path: str, processor: Any, config: Any) -> None:
         )
 
 
-def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
-    """The model with its weights, from safetensors alone.
-
-    Raises:
-        CheckpointError: If weights are missing, left over, or of another shape; the message names them.
-    """
-    if base := adapter_base(path):
-        return merge_adapter(load_network(base, dtype, attn_implementation), path)
-    config = load_config(path)
-    if path.startswith(TINY):
-        network = _tiny().build_model(copy.deepcopy(config), attn_implementation)
-        return network.to(torch.float32 if dtype == "auto" else dtype)
-    with unreadable(f"{path}: cannot read the weights", CURE, CheckpointError):
-        network, info = AutoModelForImageTextToText.from_pretrained(
-            checkpoint_place(path, CURE),
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the misfits are reported by name below
-        )
-    check_loaded(path, info, ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return network
-
-
-def empty_network(path: str, dtype: torch.dtype | str, attn_implementation: str) -> Any:
-    """The model that `load_network` returns, without its weights; call it under `torch.device("meta")`.
-
-    Where the weights decide on the dtype (`auto`, and config.json does not say), it may differ.
-
-    Raises:
-        CheckpointError: If config.json cannot be read.
-    """
-    if base := adapter_base(path):
-        return empty_network(base, dtype, attn_implementation)
-    config = copy.deepcopy(load_config(path))  # what follows writes into it
-    dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
-    if path.startswith(TINY):
-        return _tiny().build_model(config, attn_implementation).to(dtype)
-    network = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
-    # A checkpoint without the file has what its config.json says, which the model was made with.
-    with suppress(OSError):
-        network.generation_config = GenerationConfig.from_pretrained(checkpoint_place(path, CURE))
-    return network
-
-
 def _known() -> set[str]:
     """The model types of transformers' mapping, with those that a family's own package has added to it."""
     return {config.model_type for config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING}
@@ -176,3 +125,14 @@ def _tiny() -> Any:
     from embedrl.models.vlm.tiny import build
 
     return build
+
+
+def _place(path: str) -> str:
+    return checkpoint_place(path, CURE)
+
+
+def _tiny_network(path: str, config: Any, attn_implementation: str) -> Any:
+    return _tiny().build_model(config, attn_implementation) if path.startswith(TINY) else None
+
+
+NETWORKS = NetworkReader(AutoModelForImageTextToText, load_config, _place, _tiny_network, CURE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,15 +16,12 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import is_whole
 from embedrl.models.packing import IGNORE
 from embedrl.models.policy_generator import PolicyGenerator, stop_criteria
-from embedrl.models.sampling import SampledReply, SamplingOptions, choose, distribution
-from embedrl.models.vlm.backbone import VisionLanguageModel
-from embedrl.models.vlm.chats import placeholders
+from embedrl.models.sampling import Draws, SampledReply, SamplingOptions, choose, distribution, grouped
+from embedrl.models.vlm.backbone import AnyVLM
 from embedrl.models.vlm.rows import TOKENS, picture_inputs, repeated
 
-_VISUAL = re.compile(r"(image|video|audio|vision|boi|eoi|boa|eoa)\w*_token_(id|index)")
 
-
-class VLMReasoner(VisionLanguageModel, PolicyGenerator):
+class VLMReasoner(AnyVLM, PolicyGenerator):
     """A vision-language model that writes; takes the same arguments as `VLMBackbone`.
 
     Every reply is a row of its own, with its prompt and pictures. A `QwenVLReasoner` writes the same as a Qwen3-VL,
@@ -33,15 +30,6 @@ class VLMReasoner(VisionLanguageModel, PolicyGenerator):
 
     packs_replies = False
     takes_blocks = False
-
-    @property
-    def suppressed(self) -> list[int]:
-        """Ids that are never written: tokens that stand for pixels or sounds, and unused rows of the vocabulary."""
-        config, tokenizer = self.network.config, self.processor.tokenizer
-        marks = {tokenizer.get_vocab().get(word) for word in placeholders(self.processor)}
-        marks |= {value for name, value in config.to_dict().items() if _VISUAL.fullmatch(name)}
-        rows = self.network.get_input_embeddings().weight.shape[0]
-        return sorted({i for i in marks if isinstance(i, int) and i < len(tokenizer)} | {*range(len(tokenizer), rows)})
 
     @property
     def ends(self) -> list[int]:
@@ -116,15 +104,8 @@ class VLMReasoner(VisionLanguageModel, PolicyGenerator):
         finally:
             if hasattr(self.core, "rope_deltas"):
                 self.core.rope_deltas = None
-        rows = [
-            tuple(row[:length]) for row, length in zip(tokens[:, width:].tolist(), ends.lengths.tolist(), strict=True)
-        ]
-        texts = self.reply_texts(rows, prompts)
-        replies = [
-            SampledReply(row, tuple(values[: len(row)]), text, truncated=not ended)
-            for row, values, text, ended in zip(rows, draws.logprobs.tolist(), texts, ends.ended.tolist(), strict=True)
-        ]
-        return [replies[i : i + n] for i in range(0, len(replies), n)]
+        drawn = Draws(tokens[:, width:], draws.logprobs, ends.lengths, ends.ended)
+        return grouped(drawn, n, partial(self.reply_texts, inputs=prompts))
 
 
 class _Draws(LogitsProcessor):  # type: ignore[misc]

@@ -1,7 +1,6 @@
 """One process of three fails: the others, which wait for it, end with its error, also when it owns the store."""
 
 import os
-import socket
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ports import free_port
 from processes import PATIENCE, start
 
 from embedrl.errors import DataError
@@ -42,9 +42,7 @@ def member(rank, port, failing):
 @pytest.mark.dist
 @pytest.mark.parametrize("failing", [[0], [2], [1, 2]])
 def test_all_end_with_the_error_of_one(failing, tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     logs = [tmp_path / f"{rank}.log" for rank in range(RANKS)]
     processes = [start(member, (rank, port, failing), logs[rank]) for rank in range(RANKS)]
     deadline = time.monotonic() + PATIENCE
