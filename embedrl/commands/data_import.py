@@ -118,8 +118,8 @@ def kind_of(source: Path) -> Kind:
     if source.is_dir():
         if (source / "dataset_info.json").is_file() or (source / "dataset_dict.json").is_file():
             return "dataset"
-        kinds = Counter(filter(None, (_kind_of_file(path) for path in visible_below(source, "*") if path.is_file())))
-        kinds.pop("table", None)
+        files = (path for path in visible_below(source, "*") if path.is_file())
+        kinds = Counter[Kind](kind for path in files if (kind := _kind_of_file(path)) and kind != "table")
         if len(kinds) > 1:
             listed = ", ".join(f"{number} files of {kind}" for kind, number in kinds.most_common())
             raise DataError(f"{source} holds {listed}: say which to read by --kind")

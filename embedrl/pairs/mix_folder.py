@@ -57,7 +57,7 @@ def _fill(part: Path, pairs: SplitPairs, out: Path, copy: bool, both_directions:
         f"{train.name}_{name}" for name in (("t2v", "v2t") if train.modality is Modality.VIDEO else ("t2i", "i2t"))
     ]
     place = {"path": str(out / TRAIN), "root": str(root or out)}
-    options = [{**place, "dataset": names[0]}, {**place, "dataset": names[1], "swap": True}]
+    options: list[dict[str, Any]] = [{**place, "dataset": names[0]}, {**place, "dataset": names[1], "swap": True}]
     mix = [{"source": _source(given), "weight": 1.0} for given in options[: 1 + both_directions]]
     _write(part / MIX, yaml.safe_dump(mix, sort_keys=False, allow_unicode=True))
     if validation.items:
