@@ -83,6 +83,8 @@ class MediaFile:
         """
         name = f"{content[:32]}{PurePosixPath(self.name).suffix.lower()}"
         if not (folder / name).exists():
+            if not self.path.is_file():
+                raise MissingFileError(f"{self.path} is gone since it was read: start again")
             shutil.copyfile(self.path, folder / name)
         return name
 

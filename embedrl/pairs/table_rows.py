@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,13 @@ class TableRow(NamedTuple):
         where: The file, the row counted from 1, and the line where there are lines.
         values: Its values by column.
         error: What is wrong with it; empty if nothing is.
+        number: Its number in a Parquet file, counted from 1.
     """
 
     where: str
     values: Mapping[str, Any]
     error: str = ""
+    number: int = 0
 
 
 class Table(NamedTuple):
@@ -200,12 +203,44 @@ def _parquet(path: Path) -> Table:
     def rows() -> Iterator[TableRow]:
         number = 0
         with unreadable(f"{path}: broken behind row {number}", "write it again"):
-            for batch in file.iter_batches(batch_size=1024):
+            for batch in file.iter_batches(batch_size=64):  # pictures may stand in it
                 for values in batch.to_pylist():
                     number += 1
-                    yield TableRow(f"{path}: row {number}", values)
+                    yield TableRow(f"{path}: row {number}", values, number=number)
 
     return Table(path, columns, rows())
+
+
+def parquet_cell(path: str, number: int, name: str) -> bytes:
+    """The bytes in a cell of a Parquet file, which may stand in an object with `bytes`.
+
+    Args:
+        path: The file.
+        number: The row, counted from 1.
+        name: The column.
+
+    Raises:
+        DataError: If the file can no longer be read.
+    """
+    import pyarrow.parquet as pq
+
+    left = number - 1
+    with unreadable(f"{path}: row {number} cannot be read", "write it again"):
+        metadata = pq.read_metadata(path)
+        for group in range(metadata.num_row_groups):
+            size = metadata.row_group(group).num_rows
+            if left < size:
+                value = _row_group(path, group, name, Path(path).stat().st_mtime_ns)[left].as_py()
+                return bytes(value["bytes"] if isinstance(value, dict) else value)
+            left -= size
+        raise DataError(f"{path} has no row {number} any more: start again")
+
+
+@lru_cache(maxsize=1)  # rows are asked for in their order
+def _row_group(path: str, group: int, name: str, *state: int) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read_row_group(group, columns=[name]).column(name)
 
 
 def text_of(value: Any) -> str:
@@ -214,7 +249,7 @@ def text_of(value: Any) -> str:
     Raises:
         DataError: If it is neither text nor number.
     """
-    if value is None:
+    if value is None or value != value:  # not a number: how tables of numbers say that nothing is there
         return ""
     if isinstance(value, str):
         return value

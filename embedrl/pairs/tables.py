@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
 from embedrl.errors import DataError
 from embedrl.pairs.collection import CaptionRow, PairSet, collect
 from embedrl.pairs.media import MediaBytes, MediaFile, check_kind
-from embedrl.pairs.table_rows import Table, TableRow, column, open_table, text_of, texts_of
+from embedrl.pairs.table_rows import Table, TableRow, column, open_table, parquet_cell, text_of, texts_of
 from embedrl.utils.file_names import resolve
 
 IMAGE_NAMES = (
@@ -77,7 +78,7 @@ def _rows(
         missing = [name for name in names if name is not None and name not in row.values]
         if missing:
             raise DataError(f"{missing[0]!r} is missing: complete the row")
-        media = _media(row.values[image], root, f"{row.where}: {image}", row.where)
+        media = _media(row, table.path, image, root)
         captions = texts_of(row.values[text])
         label = text_of(row.values[id_name]).strip() if id_name else ""
         if id_name and not label:
@@ -91,14 +92,13 @@ def _rows(
         yield CaptionRow(row.where, caption, media, f"{label}/{number}" if label and len(captions) > 1 else label, kind)
 
 
-def _media(value: object, root: Path, cell: str, where: str) -> MediaFile | MediaBytes:
-    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-        return MediaBytes(cell, _Held(value["bytes"]))
-    if isinstance(value, dict) and isinstance(value.get("path"), str):
-        value = value["path"]
-    if isinstance(value, bytes):
-        return MediaBytes(cell, _Held(value))
-    return media_file(root, text_of(value))
+def _media(row: TableRow, path: Path, image: str, root: Path) -> MediaFile | MediaBytes:
+    """The picture of a row: a file that it names, or bytes in a Parquet file, which are read when they are needed."""
+    value = row.values[image]
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes):
+        return MediaBytes(f"{row.where}: {image}", partial(parquet_cell, str(path), row.number, image))
+    return media_file(root, text_of(value.get("path") if isinstance(value, dict) else value))
 
 
 def media_file(root: Path, path: str) -> MediaFile:
@@ -119,13 +119,3 @@ def media_file(root: Path, path: str) -> MediaFile:
     full, relative = resolve(root, path)
     check_kind(relative)
     return MediaFile(Path(full), relative)
-
-
-class _Held:
-    """Bytes that were read with their row."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __call__(self) -> bytes:
-        return self.content

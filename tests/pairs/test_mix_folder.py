@@ -65,7 +65,7 @@ def test_a_second_run_is_equal_or_refused(cards, tmp_path):
 
 def test_nothing_is_left_of_a_run_that_fails(cards, tmp_path, monkeypatch):
     (tmp_path / "cards/blue.png").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError, match=r"blue.png is gone since it was read"):
         cards.write(tmp_path / "mix", copy=True)
     assert not (tmp_path / "mix").exists()
     assert not list(tmp_path.glob("mix*"))

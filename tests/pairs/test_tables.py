@@ -65,11 +65,17 @@ def test_parquet_names_pictures_or_holds_them(tmp_path):
     pictures(tmp_path)
     pq.write_table(pa.table({"path": ["red.png"], "text": ["a red card"]}), tmp_path / "t.parquet")
     assert read(from_csv(tmp_path / "t.parquet")) == [("red.png", "a red card")]
-    held = pa.table({"image": [{"bytes": png("blue"), "path": "../x.png"}], "text": ["blue"]})
-    pq.write_table(held, tmp_path / "held.parquet")
-    pairs = from_csv(tmp_path / "held.parquet")
+    held = [{"bytes": png(colour), "path": "../x.png"} for colour in ("red", "lime", "blue")]
+    table = pa.table({"image": held, "text": ["r", None, "b"], "n": [1.0, 2.0, 3.0]})
+    pq.write_table(table, tmp_path / "held.parquet", row_group_size=2)
+    pairs = from_csv(tmp_path / "held.parquet", on_bad="skip")
     assert pairs.root is None
-    assert pairs[0].target.images[0].load().getpixel((0, 0)) == (0, 0, 255)
+    assert [pair.target.images[0].load().getpixel((0, 0)) for pair in pairs] == [(255, 0, 0), (0, 0, 255)]
+    assert [sample.cause for sample in pairs.left_out] == ["empty_caption"]
+    pq.write_table(pa.table({"image": [png("blue")], "text": ["b"]}), tmp_path / "held.parquet")
+    assert from_csv(tmp_path / "held.parquet")[0].target.images[0].load().getpixel((0, 0)) == (0, 0, 255)
+    pq.write_table(pa.table({"path": ["red.png"] * 2, "text": [float("nan"), 7.0]}), tmp_path / "t.parquet")
+    assert read(from_csv(tmp_path / "t.parquet", on_bad="skip")) == [("red.png", "7.0")]
 
 
 def test_made_ids_depend_on_the_content_alone(tmp_path):
