@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "merge": Command("Merge the weights of exported models", "embedrl.commands.merge:merge", True),
     "reason": Command("Write the T-CoT of a picture, a video or a text", "embedrl.commands.reason:reason"),
     "recipes": Command("List or copy the recipes that come with the package", "embedrl.commands.recipes:recipes"),
+    "init": Command("Copy a recipe as one file with comments", "embedrl.commands.init:init", positional=True),
     "annotate": Command(
         "Sample pairs and have a VLM write their T-CoTs", "embedrl.construction.annotate:annotate", True, kept=_JOURNAL
     ),
@@ -61,6 +62,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "data import": Command(
+        "Turn a folder, a table or an archive of captioned pictures into a mix",
+        "embedrl.commands.data_import:import_data",
+        positional=True,
+    ),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
     ),

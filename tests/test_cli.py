@@ -121,6 +121,8 @@ ABBREVIATED = {
     "split": (["split", "--ou", "x"], "--ou", "--out"),
     "eval": (["eval", "--render.tco", "none"], "--render.tco", "--render.tcot"),
     "compare": (["compare", "a", "b", "--ou", "x"], "--ou", "--out"),
+    "data import": (["data", "import", "x", "--ou", "x"], "--ou", "--out"),
+    "init": (["init", "x", "--ou", "x"], "--ou", "--out"),
     "data pages": (["data", "pages", "--roo", "x"], "--roo", "--root"),
     "data stats": (["data", "stats", "--ou", "x"], "--ou", "--out"),
     "data world": (["data", "world", "--sho=3"], "--sho", "--show"),

@@ -99,14 +99,20 @@ def curves(runs: Path) -> set[str]:
 
 
 def test_the_tutorial_on_ones_own_data_trains(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = write_files("docs/tutorials/your_data.md", here)
-    assert set(files) == {"my_data/make.py", "my_data/tasks.py", "my_recipe.yaml"}
+    page = "docs/tutorials/your_data.md"
+    assert set(write_files(page, here)) == {"my_data/make.py"}
     subprocess.run([sys.executable, "my_data/make.py"], check=True)
-    assert len((here / "my_data/pairs.jsonl").read_text().splitlines()) > 30
+    data_import, fit = (words for words in commands(page) if words[0] in ("data", "fit") and "stats" not in words)
+    assert cli.main(data_import) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert [line.rstrip() for line in out.splitlines()] == blocks(page, "text")[0].splitlines()
+    assert out.splitlines()[-1] == f"Next: embedrl {shlex.join(fit)}"
     short = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2"]
-    assert cli.main(["fit", "--config", "my_recipe.yaml", *short]) == 0, capsys.readouterr().err
-    assert "hit@1" in capsys.readouterr().out
-    assert list((here / "runs/my_data").rglob("last.ckpt"))
+    assert cli.main([*fit, *short]) == 0, capsys.readouterr().err
+    assert "hit@10" in capsys.readouterr().out
+    assert list((here / "runs/own_data").rglob("last.ckpt"))
+    exec(compile(blocks(page, "python")[1], page, "exec"), {"__name__": "snippet"})
+    assert (here / "my_mix/mix.yaml").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from embedrl.data.on_bad import BadSample
 from embedrl.tcot.chat import side_of
 from embedrl.tcot.parser import parse
 from embedrl.types import Modality, Pair, Role
@@ -27,7 +28,7 @@ class Figures:
         well_formed: T-CoTs that follow the template.
         targets: Content keys of the targets.
         failures: Pairs that construction left out, rows that cannot be read, and pairs whose pictures cannot, by cause.
-        broken: A line for each of the latter two.
+        broken: The latter two.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Figures:
     well_formed: int = 0
     targets: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
-    broken: list[str] = field(default_factory=list)
+    broken: list[BadSample] = field(default_factory=list)
 
     def add(self, pair: Pair) -> None:
         """Count a pair."""
@@ -55,3 +56,8 @@ class Figures:
                 self.tcot_words[role].append(len(side.tcot.split()))
                 self.cues[CUES[side.modality]].append(len(read.tcot.cues.of(side.modality)))
                 self.well_formed += read.ok
+
+    def leave_out(self, sample: BadSample) -> None:
+        """Count a row that cannot be read, or a pair whose pictures cannot."""
+        self.failures[sample.cause] += 1
+        self.broken.append(sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from embedrl.data.arrow_pairs import SIDE, Record, RecordTable, get, make_side
 from embedrl.data.images import MAX_PIXELS
 from embedrl.errors import DataError
 from embedrl.tcot.schema import clean_text
+from embedrl.types import Pair
 
 _IMAGE_PLACE = re.compile(r"<\|image_\d+\|>\n?")
 _VIDEO_PLACE = re.compile(r"\A\s*<video>\s*")
@@ -131,6 +133,8 @@ class JsonlSource(RecordTable):
         num_frames: Frames sampled from each video; None means all that are listed.
         max_pixels: Refuse larger pictures.
         cache_dir: Where the Arrow file goes; None means the cache folder of `datasets`.
+        swap: Whether a target is the query and its query the target, so that one file trains both directions. Hard
+            negatives belong to a row's own query, and are left out.
 
     Raises:
         DataError: If the file or the folder is missing, the file is not JSON or empty, or every row is broken.
@@ -144,8 +148,17 @@ class JsonlSource(RecordTable):
         num_frames: int | None = None,
         max_pixels: int = MAX_PIXELS,
         cache_dir: str | None = None,
+        swap: bool = False,
     ) -> None:
         super().__init__(path, root or str(Path(path).parent), dataset, num_frames, max_pixels, cache_dir)
+        self.swap = swap
+
+    def __getitem__(self, index: int) -> Pair:
+        """The pair of a row; see `RecordTable`."""
+        pair = super().__getitem__(index)
+        if not self.swap:
+            return pair
+        return replace(pair, query=pair.target, target=pair.query, negatives=(), negative_scores=())
 
     def convert(self, row: Mapping[str, Any]) -> Record:
         """A row as a record; unknown keys are refused, since they may be misspelt."""

@@ -81,7 +81,7 @@ class PdfPage:
             return layer.replace("\x02", "")  # how PDFium writes the hyphen of a parted word
 
 
-def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
+def read_pdf(path: Path, dpi: int = 100, outline: bool = True) -> tuple[list[PdfPage], list[Section]]:
     """The pages of a PDF and the entries of its outline, in order.
 
     Pages are named by the file's name and a hash of its bytes, so that another version of the file has other pages.
@@ -89,10 +89,11 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
     Args:
         path: The PDF file, or the same compressed by gzip.
         dpi: Pixels per inch of the pages.
+        outline: Whether a PDF without an outline is refused; else it has no sections.
 
     Raises:
         ConfigError: If pypdfium2 is missing.
-        DataError: If the file is missing, no PDF, encrypted, or has no outline.
+        DataError: If the file is missing, no PDF, encrypted, or has no outline but must.
     """
     content = _read(path)
     stem = f"{path.name}/{hashlib.sha256(content).hexdigest()[:16]}"
@@ -101,7 +102,7 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
         entries = [(" ".join(entry.get_title().split()), entry.get_dest()) for entry in document.get_toc()]
         places = [(title, None if place is None else place.get_index()) for title, place in entries]
     sections = [Section(title, page) for title, page in places if title and page is not None and page < len(pages)]
-    if not sections:
+    if outline and not sections:
         raise DataError(f"{path} has no outline: give a PDF with bookmarks")
     return pages, sections
 

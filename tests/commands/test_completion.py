@@ -49,7 +49,7 @@ def test_a_shell_reads_its_script(shell, scripts):
     [
         (["va"], {"validate"}),
         ([""], {name.split()[0] for name in cli.COMMANDS}),
-        (["data", ""], {"pages", "stats", "world"}),
+        (["data", ""], {"import", "pages", "stats", "world"}),
         (["fit", "--trainer.max_s"], {"--trainer.max_steps"}),
         (["fit", "--ckpt"], {"--ckpt_path"}),
         (["fit", "--model.gradient_ca"], {"--model.gradient_cache"}),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 
 import pytest
 import yaml
@@ -135,13 +136,16 @@ def test_stats_count_and_name_missing_files(holes, capsys):
     assert "pairs: 1 more like these" in out
 
 
-def test_stats_that_are_asked_to_check_end_with_an_error(holes, capsys):
+def test_stats_that_are_asked_to_check_end_with_an_error(holes, tmp_path, capsys):
     mix, folder = holes
-    assert run("data", "stats", "--mix", mix, "--check", "true") == 1
+    bad = tmp_path / "bad" / "files.jsonl"
+    assert run("data", "stats", "--mix", mix, "--check", "true", "--workers", 1, "--bad", bad) == 1
     told = capsys.readouterr()
     assert "missing_file 5" in " ".join(told.out.replace("│", " ").split())
     assert "broken_picture 2" in " ".join(told.out.replace("│", " ").split())
     assert "7 of 8 pairs cannot be used, the first: pairs/gone0.png: picture " in told.err
+    causes = Counter(row["cause"] for row in lines(bad))
+    assert causes == {"missing_file": 5, "broken_picture": 2}
     write_rows(folder / "pairs.jsonl", [pair("good.png", {"images": ["good.png"]})])
     assert run("data", "stats", "--mix", mix, "--check", "true") == 0
 
