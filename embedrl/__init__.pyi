@@ -11,6 +11,8 @@ from . import tcot as tcot
 from . import training as training
 from .api.embedder import Embedder as Embedder
 from .api.reasoner import Reasoner as Reasoner
+from .api.scoring import evaluate as evaluate
+from .api.thought import Thought as Thought
 from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
