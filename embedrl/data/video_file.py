@@ -32,6 +32,7 @@ MAX_FRAME_PIXELS = 8192 * 4608
 MAX_BYTES = 1 << 36
 """Largest file: 64 GiB."""
 
+_INDEXED = {"mp4", "matroska"}  # others, such as AVI, mark frames that cannot be jumped to, or none
 # A playlist may name other files and servers: containers alone are opened, and files alone are read.
 _OPEN = {"format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf", "protocol_whitelist": "file"}
 
@@ -46,13 +47,34 @@ class VideoFrame:
         file: The file.
         index: Which of the sampled frames, counted from 0.
         count: How many are sampled.
-        name: Its name in errors and content keys. It must change with the content: see `file_frames`.
     """
 
     file: str
     index: int
     count: int
-    name: str
+
+    @property
+    def name(self) -> str:
+        """The file and the frame's number."""
+        return f"{self.file} frame {self.index + 1} of {self.count}"
+
+    def check(self) -> None:
+        """See whether the file is there, without reading it.
+
+        Raises:
+            DataError: If it is missing, no regular file, or too large.
+            StorageError: If the machine cannot read files now.
+        """
+        _state(Path(self.file))
+
+    def content(self) -> str:
+        """A hash of what it shows: of the file's bytes, and which frame of them.
+
+        Raises:
+            DataError: If the file is missing, no regular file, or too large.
+            StorageError: If the machine cannot read files now.
+        """
+        return f"video:{_digest(self.file, *_state(Path(self.file)))}/{self.index + 1}of{self.count}"
 
     def load(self) -> Image:
         """The frame as RGB, upright.
@@ -60,6 +82,7 @@ class VideoFrame:
         Raises:
             ConfigError: If PyAV is missing.
             DataError: If the file is missing, no video, broken, or beyond the bounds of this module.
+            StorageError: If the machine cannot read files now.
         """
         return _decoded(self.file, self.count, *_state(Path(self.file)))[self.index]
 
@@ -77,23 +100,19 @@ def video_frames(path: Path, k: int = NUM_FRAMES) -> tuple[ImageSource, ...]:
     if path.is_dir():
         names = list_frames(path)
         return tuple(ImageFile(str(path / names[i])) for i in sample_frames(len(names), k))
-    return file_frames(path, k)
+    frames = file_frames(path, k)
+    frames[0].check()
+    return frames
 
 
-def file_frames(path: Path, count: int) -> tuple[VideoFrame, ...]:
-    """The frames that are sampled from a video file, evenly, the first and the last included.
-
-    They are named by the file's name and a hash of its bytes, so that another version of the file has other frames.
+def file_frames(path: Path | str, k: int = NUM_FRAMES) -> tuple[VideoFrame, ...]:
+    """The frames that are sampled from a video file, evenly, the first and the last included; nothing is read yet.
 
     Args:
         path: The file.
-        count: How many frames, at least 1; a video with fewer repeats some, as `sample_frames` does.
-
-    Raises:
-        DataError: If the file is missing or cannot be read.
+        k: Number of frames, at least 1; a video with fewer repeats some, as `sample_frames` does.
     """
-    digest = _digest(str(path), *_state(path))
-    return tuple(VideoFrame(str(path), i, count, f"{path.name}/{digest}/{i + 1}of{count}") for i in range(count))
+    return tuple(VideoFrame(str(path), i, k) for i in range(k))
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -108,6 +127,8 @@ def _state(path: Path) -> tuple[int, ...]:
     except (OSError, ValueError) as error:
         if (overloaded := overload_error(error, f"video {path}")) is not None:
             raise overloaded from error
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise MissingFileError(f"video {path} does not exist: check the root folder and the path") from error
         what = getattr(error, "strerror", None) or error
         raise MissingFileError(f"video {path} cannot be read ({what}): check the root folder and the path") from error
     if kind := not_regular(stat.st_mode):
@@ -120,7 +141,7 @@ def _state(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=1 << 14)
 def _digest(path: str, *state: int) -> str:
     with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 @lru_cache(maxsize=2)  # the frames of one side are asked for one after the other
@@ -129,24 +150,38 @@ def _decoded(path: str, count: int, *state: int) -> tuple[Image, ...]:
     av = _av(path)
     with _naming(path):
         with av.open(path, options=_OPEN) as container:
-            stamps, keys = _frame_times(container, path)
-        picks = [stamps[i] for i in sample_frames(len(stamps), count)]
+            times, keys = _frame_times(container, path)
+        numbers = sample_frames(len(times), count)
         with av.open(path, options=_OPEN) as container:
             stream = _stream(container, path)
-            images = dict(_pictures(container, stream, sorted(set(picks)), keys, path))
+            if keys is None:
+                frames = _by_number(container, stream, sorted(set(numbers)))
+                picks = numbers
+            else:
+                picks = [times[number] for number in numbers]
+                frames = _by_time(container, stream, sorted(set(picks)), keys)
+            images = {pick: _upright(frame, path) for pick, frame in frames}
+    if len(images) < len(set(picks)):
+        raise PictureError(f"video {path}: no frame could be decoded: replace the file")
     return tuple(images[pick] for pick in picks)
 
 
-def _frame_times(container: Any, path: str) -> tuple[list[int], list[int]]:
-    """When each frame is shown, and those of them that can be jumped to; nothing is decoded for it."""
+def _frame_times(container: Any, path: str) -> tuple[list[int], list[int] | None]:
+    """When each frame is shown, in order, and which of them can be jumped to; nothing is decoded for it.
+
+    The second is None where a file does not say so surely: its frames are then counted, and none is jumped over.
+    """
     stream = _stream(container, path)
-    times, keys = [], []
+    times: list[int] = []
+    keys: list[int] | None = [] if _INDEXED & set(container.format.name.split(",")) else None
     for packet in container.demux(stream):
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if packet.size and stamp is not None and not packet.is_discard:
-            times.append(stamp)
-            if packet.is_keyframe:
-                keys.append(stamp)
+        if not packet.size or packet.is_discard:
+            continue
+        if packet.pts is None:
+            keys = None
+        times.append(packet.dts or 0 if packet.pts is None else packet.pts)
+        if keys is not None and packet.is_keyframe:
+            keys.append(times[-1])
         if len(times) > MAX_FRAMES:
             raise PictureError(f"video {path} has more than {MAX_FRAMES} frames: cut it")
     if not times:
@@ -155,7 +190,7 @@ def _frame_times(container: Any, path: str) -> tuple[list[int], list[int]]:
     seconds = float((times[-1] - times[0]) * stream.time_base)
     if seconds > MAX_SECONDS:
         raise PictureError(f"video {path} takes {seconds:.0f} s, more than {MAX_SECONDS}: cut it")
-    return times, sorted(keys)
+    return times, None if keys is None else sorted(keys)
 
 
 def _stream(container: Any, path: str) -> Any:
@@ -172,22 +207,35 @@ def _stream(container: Any, path: str) -> Any:
     return stream
 
 
-def _pictures(container: Any, stream: Any, picks: list[int], keys: list[int], path: str) -> Iterator[tuple[int, Image]]:
+def _by_time(container: Any, stream: Any, picks: list[int], keys: list[int]) -> Iterator[tuple[int, Any]]:
     """The frames that are shown at some times, in order; what lies between far ones is jumped over."""
-    frames, at, last = iter(()), None, None
+    frames: Iterator[Any] = iter(())
+    at: int | None = None
+    last = None
     for pick in picks:
-        start = keys[bisect_right(keys, pick) - 1] if keys and keys[0] <= pick else None
-        if at is None or (start is not None and start > at):
-            container.seek(picks[0] if start is None else start, stream=stream, backward=True)
+        start = keys[bisect_right(keys, pick) - 1] if keys and keys[0] <= pick else picks[0]
+        if at is None or start > at:
+            container.seek(start, stream=stream, backward=True)
             frames = container.decode(stream)
         while at is None or at < pick:
             frame = next(frames, None)
             if frame is None:
                 break
             at, last = (pick if frame.pts is None else frame.pts), frame
-        if last is None:
-            raise PictureError(f"video {path}: no frame could be decoded: replace the file")
-        yield pick, _upright(last, path)
+        if last is not None:
+            yield pick, last
+
+
+def _by_number(container: Any, stream: Any, picks: list[int]) -> Iterator[tuple[int, Any]]:
+    """The frames of some numbers, in order; all before them are decoded."""
+    rest, last = list(picks), None
+    for number, frame in enumerate(container.decode(stream)):
+        last = frame
+        if rest and number == rest[0]:
+            yield rest.pop(0), frame
+        if not rest:
+            return
+    yield from ((number, last) for number in rest if last is not None)
 
 
 def _upright(frame: Any, path: str) -> Image:
