@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,25 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedrl.api.encoding import Encoded, Encoder, bad_item, encode_parts
-from embedrl.api.items import Item, is_one, to_side
+from embedrl.api.encoding import Encoded, Encoder, encode_parts
+from embedrl.api.items import Item, is_one
 from embedrl.api.options import choose, choose_device, choose_dtype
+from embedrl.api.reading import ItemReader, with_replies
 from embedrl.api.reasoner import Reasoner
 from embedrl.api.thought import Thought
+from embedrl.api.training import Lora, fit
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.video import NUM_FRAMES
-from embedrl.errors import CheckpointError, ConfigError, DataError
-from embedrl.evaluation.identity import key_of, render_identity
+from embedrl.errors import CheckpointError, ConfigError
+from embedrl.evaluation.identity import fingerprint
 from embedrl.inference.frozen_embedder import LENIENT, FrozenEmbedder
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
-from embedrl.models.weights_hash import weights_hash
-from embedrl.training.trained_model import load_embedder
+from embedrl.training.exporting import check_new, write_export
+from embedrl.training.trained_model import load_embedder, locate
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.progress_bar import progress_bar
-from embedrl.utils.public_names import public_path
-from embedrl.utils.reserved_words import QWEN, as_pattern, escape
+from embedrl.utils.reserved_words import as_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ class Embedder:
         micro_batch_size: Items that go through it at once.
         render: What it reads of an item and its T-CoT.
         num_frames: Frames sampled from a video's file or folder.
+
+    Attributes:
+        reloads: Whether its weights are those of the place that its model names; else they are known here alone.
 
     Raises:
         ConfigError: If an option is out of range, or there is no such device.
@@ -69,9 +72,9 @@ class Embedder:
         self.device, self.reasoner, self.render, self.num_frames = choose_device(device), reasoner, render, num_frames
         self.backbone = FrozenEmbedder(backbone, render).build(self.device)
         preprocessor = backbone.preprocessor()
+        self.reloads = False
         self._encoder = Encoder(self.backbone, preprocessor, render, self.device, micro_batch_size)
-        # A data set with a word that marks pixels is refused, a user's text is not.
-        self._marks = as_pattern(getattr(preprocessor, "placeholders", ()))
+        self._reader = ItemReader(num_frames, as_pattern(getattr(preprocessor, "placeholders", ())))
 
     @classmethod
     def from_pretrained(
@@ -111,6 +114,7 @@ class Embedder:
         if reasoner is not None and not isinstance(reasoner, Reasoner):
             reasoner = Reasoner.from_pretrained(reasoner, device=place, dtype=dtype, num_frames=num_frames)
         embedder = cls(backbone, reasoner, place, micro_batch_size, render, num_frames)
+        embedder.reloads = not isinstance(model, Backbone) and locate(str(model)) is None
         _log.info("Embedder %s on %s in %s", model, place, embedder.dtype)
         return embedder
 
@@ -118,6 +122,11 @@ class Embedder:
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.backbone.parameters()).dtype
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Items that go through the model at once."""
+        return self._encoder.micro_batch_size
 
     @cached_property
     def dim(self) -> int:
@@ -132,14 +141,7 @@ class Embedder:
         the device, the type of the weights and the folder they came from do not count. An adapter and the weights that
         it is merged into have two.
         """
-        return key_of(
-            {
-                "class": public_path(type(self.backbone)),
-                "weights": weights_hash(self.backbone, by_value=True),
-                "reading": self.backbone.reading_options(),
-                "render": render_identity(self.render),
-            }
-        )
+        return fingerprint(self.backbone, self.render)
 
     def __repr__(self) -> str:
         kind, dtype = type(self.backbone).__name__, str(self.dtype).removeprefix("torch.")
@@ -219,9 +221,9 @@ class Embedder:
         def parts() -> Iterator[list[tuple[int, Side | BadSample]]]:
             for start in range(0, len(several), self._encoder.part):
                 places = range(start, min(start + self._encoder.part, len(several)))
-                sides = [self._read(several[i], i, instruction, own[i], on_bad) for i in places]
+                sides = [self._reader.read(several[i], i, instruction, own[i], on_bad) for i in places]
                 if writer is not None:
-                    sides = _reasoned(sides, start, writer, half, other, on_bad)
+                    sides = with_replies(sides, start, writer, half, other, on_bad)
                 yield list(zip(places, sides, strict=True))
 
         with progress_bar("embed", len(several), progress) as advance:
@@ -243,9 +245,7 @@ class Embedder:
         Raises:
             DataError: If it cannot be read.
         """
-        side = to_side(item, self.num_frames)
-        text = " ".join(part.strip() for part in (instruction or "", side.text) if part.strip())
-        return replace(side, text=escape(escape(text, QWEN), self._marks))
+        return self._reader.side(item, instruction)
 
     def similarity(self, a: Array | Tensor, b: Array | Tensor) -> Array | Tensor:
         """Cosine similarities of unit vectors, `[a, b]`; of two single vectors a scalar.
@@ -256,31 +256,60 @@ class Embedder:
         """
         return a @ b.T  # type: ignore[operator, no-any-return]
 
-    def _read(
-        self, item: Item, position: int, instruction: str | None, tcot: Any, on_bad: OnBadMode
-    ) -> Side | BadSample:
-        try:
-            side = self.side(item, instruction)
-            if tcot is None:
-                return side
-            if not isinstance(tcot, str | Thought):
-                raise DataError(f"a T-CoT of type {type(tcot).__name__}: give a text or a Reasoner's thought")
-            return side.with_tcot(tcot.text if isinstance(tcot, Thought) else tcot)
-        except DataError as error:
-            if on_bad == "skip":
-                return bad_item(error, position)
-            raise DataError(f"item {position}: {error}") from error
+    def fit(
+        self,
+        pairs: Any,
+        *,
+        out: str | Path,
+        steps: int,
+        validation: Any = None,
+        batch_size: int = 32,
+        learning_rate: float = 1e-4,
+        lora: Lora = "auto",
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> Embedder:
+        """Train on pairs, as `embedrl fit` does: the same module, data module and run folder.
 
+        This Embedder stays as it is. What is trained is loaded from where it came from; of a run's checkpoint or a
+        `Backbone` a copy is written below `out` first.
 
-def _reasoned(
-    sides: Sequence[Side | BadSample], start: int, writer: Reasoner, role: Role, other: Modality, on_bad: OnBadMode
-) -> list[Side | BadSample]:
-    """The sides, those without a T-CoT with what a Reasoner writes."""
-    bare = {i: side for i, side in enumerate(sides) if isinstance(side, Side) and not side.tcot.strip()}
-    names = [f"item {start + i}" for i in bare]
-    replies = writer.write(list(bare.values()), role=role, counterpart=other, names=names, on_bad=on_bad)
-    written = dict(zip(bare, replies, strict=True))
-    return [
-        side if i not in written else reply if isinstance(reply := written[i], BadSample) else bare[i].with_tcot(reply)
-        for i, side in enumerate(sides)
-    ]
+        Args:
+            pairs: `(query, target)` or `(query, target, [hard negatives])`, items as `encode` takes them; `Pair`s; a
+                folder or a file with a `mix.yaml`; or rows of a mix (`embedrl.data.MixRow`).
+            out: Folder of the runs; each gets a folder `version_N` there.
+            steps: Optimizer steps.
+            validation: Pairs to score with five times in the run, or sources of tasks; None takes the
+                `validation.yaml` of a mix's folder if there is one.
+            batch_size: Pairs in a batch: the other targets are a query's negatives.
+            learning_rate: The highest one, of AdamW.
+            lora: `auto` trains adapters of a vision-language model from 100 M parameters on, and all weights of a
+                smaller one; options of adapters; or None for all weights.
+            seed: Seed of the run.
+            options: More, as flags of `embedrl fit`: `{"model.schedule": "constant", "data.num_workers": 4}`.
+
+        Returns:
+            The trained Embedder, with this one's Reasoner.
+
+        Raises:
+            ConfigError: If an option is wrong.
+            DataError: If a pair is broken.
+            NonFiniteError: If the loss diverges.
+        """
+        ran = fit(self, pairs, Path(out), steps, validation, batch_size, learning_rate, lora, seed, options or {})
+        return Embedder.from_pretrained(
+            ran, reasoner=self.reasoner, device=self.device, micro_batch_size=self.micro_batch_size,
+            render=self.render, num_frames=self.num_frames,
+        )  # fmt: skip
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder that `embedrl export` writes.
+
+        Args:
+            folder: The folder, new or empty.
+
+        Raises:
+            ConfigError: If it holds something already.
+        """
+        check_new(Path(folder), "folder")
+        write_export(self.backbone, Path(folder))

@@ -13,7 +13,7 @@ from embedrl.data.inputs import Preprocessor
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import encode_sample
-from embedrl.errors import DataError, NonFiniteError
+from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import encode
 from embedrl.models.backbone import Backbone
 from embedrl.types import Side
@@ -124,8 +124,3 @@ def encode_parts(
         result.vectors = torch.cat(done)
     result.bad = dict(sorted(result.bad.items()))
     return result
-
-
-def bad_item(error: DataError, position: int) -> BadSample:
-    """An item that cannot be read, named by its position."""
-    return BadSample.of(DataError(f"item {position}: {error}", error.cause), "items", f"item {position}")

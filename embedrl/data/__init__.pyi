@@ -11,6 +11,7 @@ from .inputs import GroupPreprocessor as GroupPreprocessor
 from .inputs import ModelInputs as ModelInputs
 from .inputs import Preprocessor as Preprocessor
 from .mix import MixRow as MixRow
+from .pair_tasks import PairTasks as PairTasks
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
 from .sampler import SubBatchSampler as SubBatchSampler
