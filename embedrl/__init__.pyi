@@ -6,6 +6,7 @@ from . import inference as inference
 from . import losses as losses
 from . import metrics as metrics
 from . import models as models
+from . import mteb as mteb
 from . import rl as rl
 from . import tcot as tcot
 from . import training as training

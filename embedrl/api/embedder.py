@@ -254,7 +254,7 @@ class Embedder:
             a: Vectors `[a, dim]` or `[dim]`.
             b: Vectors `[b, dim]` or `[dim]`.
         """
-        return a @ b.T  # type: ignore[operator, no-any-return]
+        return a @ b.T
 
     def fit(
         self,

@@ -68,8 +68,9 @@ def to_side(item: Item, num_frames: int = NUM_FRAMES) -> Side:
 
 def is_one(items: Any) -> bool:
     """Whether this is one item rather than several: anything but a list, a tuple, or another iterable of items."""
-    single = str | Path | Mapping | Side | Image.Image | np.ndarray | ImageSource
-    return isinstance(items, single) or not hasattr(items, "__iter__")
+    return isinstance(items, str | Path | Mapping | Side | Image.Image | np.ndarray | ImageSource) or not hasattr(
+        items, "__iter__"
+    )
 
 
 def _kind_of_name(name: str) -> str:

@@ -48,8 +48,9 @@ def choose_dtype(dtype: str, device: torch.device) -> Dtype:
     """
     if dtype == "auto":
         return "float32" if device.type == "cpu" else "auto"
-    if dtype == "float32" or dtype == "bfloat16":
-        return dtype
+    names: dict[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16"}
+    if dtype in names:
+        return names[dtype]
     raise ConfigError(f"dtype {dtype!r}: give auto, float32 or bfloat16")
 
 

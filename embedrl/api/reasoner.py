@@ -109,10 +109,19 @@ class Reasoner:
         return f"Reasoner({kind}, device={str(self.device)!r}, dtype={str(self.dtype).removeprefix('torch.')!r})"
 
     @overload
-    def reason(self, item: list[Any], **options: Any) -> list[Thought]: ...
+    def reason(
+        self, item: list[Any], *, role: Literal["query", "target"] = ...,
+        counterpart: Literal["text", "image", "video"] = ..., temperature: float = ..., top_p: float = ...,
+        seed: int | None = ..., max_new_tokens: int | None = ..., progress: bool | None = ...,
+    ) -> list[Thought]: ...  # fmt: skip
 
     @overload
-    def reason(self, item: Item = None, **options: Any) -> Thought: ...
+    def reason(
+        self, item: Item = ..., *, text: str | None = ..., image: Any = ..., video: Any = ...,
+        role: Literal["query", "target"] = ..., counterpart: Literal["text", "image", "video"] = ...,
+        temperature: float = ..., top_p: float = ..., seed: int | None = ..., max_new_tokens: int | None = ...,
+        progress: bool | None = ...,
+    ) -> Thought: ...  # fmt: skip
 
     def reason(
         self,

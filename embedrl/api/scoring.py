@@ -67,7 +67,7 @@ def evaluate(
     model = embedder if isinstance(embedder, Embedder) else Embedder.from_pretrained(embedder)
     sources: list[TaskSource] | None = None
     if not isinstance(tasks, str):
-        given = [tasks] if isinstance(tasks, RetrievalTask) or hasattr(tasks, "tasks") else list(tasks)  # type: ignore[arg-type]
+        given = [tasks] if isinstance(tasks, RetrievalTask) or hasattr(tasks, "tasks") else list(tasks)
         own = [task for task in given if isinstance(task, RetrievalTask)]
         sources = [task for task in given if not isinstance(task, RetrievalTask)]  # type: ignore[misc]
         sources += [GivenTasks(own)] if own else []
