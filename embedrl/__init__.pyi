@@ -1,3 +1,4 @@
+from . import api as api
 from . import construction as construction
 from . import data as data
 from . import distributed as distributed
@@ -5,10 +6,15 @@ from . import inference as inference
 from . import losses as losses
 from . import metrics as metrics
 from . import models as models
+from . import mteb as mteb
 from . import pairs as pairs
 from . import rl as rl
 from . import tcot as tcot
 from . import training as training
+from .api.embedder import Embedder as Embedder
+from .api.reasoner import Reasoner as Reasoner
+from .api.scoring import evaluate as evaluate
+from .api.thought import Thought as Thought
 from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule

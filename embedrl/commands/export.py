@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from embedrl.errors import ConfigError
-from embedrl.training.model_card import write_card
+from embedrl.training.exporting import check_new, write_export
 from embedrl.training.trained_model import load_module, load_trained, locate, training_figures
-from embedrl.utils.atomic_files import replacing_folder
 from embedrl.utils.console import escaped
 
 
@@ -30,14 +28,9 @@ def export(checkpoint: str, out: Path, adapter: bool = False) -> None:
         CheckpointError: If the checkpoint cannot be read.
         ConfigError: If `out` holds something already, or there is no adapter.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: already there; give a new folder")
+    check_new(out, "--out")
     file = locate(checkpoint)  # of a run that goes on, the newest one may soon be another
     module = None if file is None else load_module(file)
     model = load_trained(checkpoint) if module is None else module.trained_model
-    with replacing_folder(out) as part:
-        model.export(part, merge=not adapter)
-        if module is not None and not adapter:
-            module.describe_export(part)
-        write_card(part, model, out.name, training_figures(file) if file is not None else None)
+    write_export(model, out, module, adapter, training_figures(file) if file is not None else None)
     sys.stdout.write(escaped(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n"))

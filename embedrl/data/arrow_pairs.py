@@ -20,10 +20,11 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from embedrl.data.images import MAX_PIXELS, ImageFile, is_picture
 from embedrl.data.json_stream import iter_rows
-from embedrl.data.video import list_frames, sample_frames
+from embedrl.data.video import NUM_FRAMES, is_video, list_frames, sample_frames
+from embedrl.data.video_file import file_frames
 from embedrl.errors import DataError, said, unreadable
 from embedrl.tcot.schema import clean_text
-from embedrl.types import Modality, Pair, Side
+from embedrl.types import ImageSource, Modality, Pair, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import tell
 from embedrl.utils.file_names import resolve
@@ -66,7 +67,7 @@ class RecordTable(ABC):
         path: The JSON list, or JSON lines.
         root: The folder that paths in the rows are relative to.
         dataset: Name of the data set; None means the file's name without its suffix.
-        num_frames: Frames sampled from each video; None means all that are listed.
+        num_frames: Frames sampled from each video; None means all that are listed, and 8 of a video file.
         max_pixels: Refuse larger pictures.
         cache_dir: Where the Arrow files go; None means `embedrl/` in the cache folder of `datasets`
             (`HF_DATASETS_CACHE`).
@@ -136,9 +137,15 @@ class RecordTable(ABC):
         return Pair(sides[0], sides[1], self.name, row["id"], tuple(sides[2:]), *scores)
 
     def _side(self, side: Record) -> Side:
-        frames = [self._file(name) for name in self._frame_names(side["frames"])]
+        frames = self._frames(side["frames"])
         images = [self._file(name) for name in side["images"]]
         return Side(side["text"], tuple(images), tuple(frames), side["tcot"], side["fps"])
+
+    def _frames(self, names: list[str]) -> Sequence[ImageSource]:
+        """The frames of a video: those that are listed, those of a folder, or those sampled from a file."""
+        if len(names) == 1 and is_video(names[0]):
+            return file_frames(resolve(self.root, names[0])[0], self.num_frames or NUM_FRAMES)
+        return [self._file(name) for name in self._frame_names(names)]
 
     def _file(self, name: str) -> ImageFile:
         path, relative = resolve(self.root, name)

@@ -122,15 +122,15 @@ def _conversation(side: Mapping[str, Any], speaker: str, tcot: str) -> Record:
 class JsonlSource(RecordTable):
     """The project's own format, one pair per line: `id`, `query`, `target`, `negatives`, `score`, `negative_scores`.
 
-    A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder),
-    `tcot` and `fps`. `score` is a graded label of the pair, or a teacher's score; `negative_scores` holds one number
-    for each negative. Both may be absent.
+    A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder or
+    one video file), `tcot` and `fps`. `score` is a graded label of the pair, or a teacher's score; `negative_scores`
+    holds one number for each negative. Both may be absent.
 
     Args:
         path: The JSON lines.
         root: The folder that paths are relative to; None means the file's folder.
         dataset: Name of the data set; None means the file's name without its suffix.
-        num_frames: Frames sampled from each video; None means all that are listed.
+        num_frames: Frames sampled from each video; None means all that are listed, and 8 of a video file.
         max_pixels: Refuse larger pictures.
         cache_dir: Where the Arrow file goes; None means the cache folder of `datasets`.
         swap: Whether a target is the query and its query the target, so that one file trains both directions. Hard

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from embedrl.data.render import RenderOptions
+from embedrl.models.backbone import Backbone
 from embedrl.models.weights_hash import weights_hash
 from embedrl.training.checkpoints import config_form
 from embedrl.utils.input_files import visible
+from embedrl.utils.public_names import public_path
 from embedrl.utils.versions import package_versions, source_hash
 
 CODE = ("types.py", "tcot", "data", "distributed", "models", "inference")
@@ -50,6 +52,26 @@ def model_identity(model: nn.Module, device: torch.device) -> dict[str, Any]:
 def render_identity(options: RenderOptions) -> dict[str, Any]:
     """The options that determine how a side is rendered in an evaluation."""
     return {name: value for name, value in asdict(options).items() if name not in _NOISE}
+
+
+def fingerprint(backbone: Backbone, options: RenderOptions) -> str:
+    """What tells the vectors of a model from those of another, on any device: 32 hexadecimal digits.
+
+    Unlike `model_identity` it leaves out the device, the packages and the type of the weights, whose vectors differ by
+    rounding alone, and the place that the weights came from.
+
+    Args:
+        backbone: The Embedder, built.
+        options: What it reads of a side.
+    """
+    return key_of(
+        {
+            "class": public_path(type(backbone)),
+            "weights": weights_hash(backbone, by_value=True),
+            "reading": backbone.reading_options(),
+            "render": render_identity(options),
+        }
+    )
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

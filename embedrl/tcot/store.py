@@ -2,7 +2,7 @@
 
 The key is a hash of what the model reads (the text, the pixels, the prompt's words) and of what writes: the model's
 name, options and weights. A picture that is a file (an `ImageSource` with a `path`) is identified by its bytes,
-wherever it is stored; any other picture by its `name`.
+wherever it is stored; a frame of a video file by the file's bytes and its number; any other picture by its `name`.
 So one journal serves training, evaluation and search, and a changed picture or prompt never gets an outdated T-CoT.
 """
 
@@ -85,11 +85,13 @@ def _hash(parts: list[Any]) -> str:
 
 
 def picture_content(source: ImageSource) -> str:
-    """What a picture is: a hash of its bytes if it is a file, else its name.
+    """What a picture is: a hash of its bytes if it is a file, else what it says of itself (`content`), else its name.
 
     Raises:
         DataError: If the file is missing.
     """
+    if (content := getattr(source, "content", None)) is not None:
+        return str(content())
     path = getattr(source, "path", None)
     if path is None:
         return f"name:{source.name}"

@@ -32,30 +32,29 @@ vectors = model.encode(["a red star", {{"image": picture, "text": "what colour i
 ```
 
 That reads pictures with transformers' loaders, which differ from training's on some: see embedrl's page on export. With
-embedrl installed, any picture and video is read as in training:
+embedrl, pictures, videos and T-CoTs are read as in training:
 
 ```python
 import embedrl
-from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
+embedder = embedrl.Embedder.from_pretrained("{name}")
+vectors = embedder.encode(["a red star", {{"image": "picture.png", "text": "what colour is it?"}}])
 ```
 
-Inputs with their T-CoTs go to `embedrl.FrozenEmbedder({cls}("{name}"))`.
-
-mteb takes neither name nor modalities from a folder: give `SentenceTransformer` a `model_card_data` with `model_name`,
-and set `modalities=["text", "image"]` in the `ModelMeta` of the wrapped model.
+In sentence-transformers the same is `SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])`,
+in mteb `mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`.
 """,
     "open_clip": """
 ```python
 import embedrl
-from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
-vectors = model.encode(["a red star", picture])
+embedder = embedrl.Embedder.from_pretrained("{name}")
+vectors = embedder.encode(["a red star", "picture.png"])
 ```
 
-`SentenceTransformer("{name}")` cannot load it: sentence-transformers knows no open_clip model. With open_clip alone,
+In mteb: `mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`. `SentenceTransformer("{name}")` cannot load it, as
+sentence-transformers knows no open_clip model; `SentenceTransformer(modules=[
+embedrl.inference.SentenceTransformersModule("{name}")])` can. With open_clip alone,
 from inside the folder (a Hugging Face text tower is looked up there):
 
 ```python
@@ -76,6 +75,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 processor = AutoProcessor.from_pretrained("{name}")
 model = AutoModelForImageTextToText.from_pretrained("{name}")
+```
+
+With embedrl, the T-CoT is parsed and its evidence cut out:
+
+```python
+import embedrl
+
+thought = embedrl.Reasoner.from_pretrained("{name}").reason(image="picture.png", text="find the red star")
 ```
 
 or `embedrl reason --checkpoint {name} --image picture.png`, which prints the T-CoT and draws its evidence.

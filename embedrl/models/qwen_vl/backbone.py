@@ -72,7 +72,7 @@ class QwenVL(VisionLanguageModel):
         self._set_budgets(processor)
         return processor
 
-    def options(self) -> dict[str, Any]:
+    def reading_options(self) -> dict[str, Any]:
         """See `VisionLanguageModel.options`."""
         return budget_options(self._chosen())
 

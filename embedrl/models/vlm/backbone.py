@@ -93,7 +93,7 @@ class AnyVLM(VisionLanguageModel):
         self.settings.write_into(processor, self.differences)
         return processor
 
-    def options(self) -> dict[str, Any]:
+    def reading_options(self) -> dict[str, Any]:
         """See `VisionLanguageModel.options`."""
         return self.settings.plain()
 

@@ -72,7 +72,7 @@ class VisionLanguageModel(Loadable):
         """Load the checkpoint's processor and write the chosen options into it."""
 
     @abstractmethod
-    def options(self) -> dict[str, Any]:
+    def reading_options(self) -> dict[str, Any]:
         """What an exported folder must say of how pictures are read: plain values."""
 
     @abstractmethod
@@ -215,7 +215,7 @@ class VisionLanguageModel(Loadable):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
-        write_options(out, public_path(type(self)), self.options())
+        write_options(out, public_path(type(self)), self.reading_options())
 
 
 class EmbedsAtToken(VisionLanguageModel, Backbone):
