@@ -1,3 +1,4 @@
+from . import api as api
 from . import construction as construction
 from . import data as data
 from . import distributed as distributed
@@ -8,6 +9,8 @@ from . import models as models
 from . import rl as rl
 from . import tcot as tcot
 from . import training as training
+from .api.embedder import Embedder as Embedder
+from .api.reasoner import Reasoner as Reasoner
 from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule

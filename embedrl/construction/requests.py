@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from embedrl.construction.vlm import VLM
 from embedrl.data.on_bad import OnBad
 from embedrl.errors import DataError, EmbedRLError, EndpointError
 from embedrl.utils.chat_client import NoAnswer
+from embedrl.utils.progress_bar import Rate
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def run_requests(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        Rate(),
         TextColumn("left"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[outcomes]}"),
@@ -122,9 +122,3 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
     for error in group.exceptions:
         flat.append(_first(error) if isinstance(error, ExceptionGroup) else error)
     return next((error for error in flat if not isinstance(error, EmbedRLError)), flat[0])
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "-/s")

@@ -95,7 +95,7 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
         DataError: If the file is missing, no PDF, encrypted, or has no outline.
     """
     content = _read(path)
-    stem = f"{path.name}/{hashlib.sha256(content).hexdigest()[:16]}"
+    stem = _stem(path, content)
     with _open(path, content) as document:
         pages = [PdfPage(str(path), i, f"{stem}/{i + 1}@{dpi}dpi", dpi) for i in range(len(document))]
         entries = [(" ".join(entry.get_title().split()), entry.get_dest()) for entry in document.get_toc()]
@@ -104,6 +104,25 @@ def read_pdf(path: Path, dpi: int = 100) -> tuple[list[PdfPage], list[Section]]:
     if not sections:
         raise DataError(f"{path} has no outline: give a PDF with bookmarks")
     return pages, sections
+
+
+def page_source(path: Path, number: int, dpi: int = 100) -> PdfPage:
+    """One page of a PDF, named as `read_pdf` names it.
+
+    Args:
+        path: The PDF file, or the same compressed by gzip.
+        number: The page, counted from 1.
+        dpi: Pixels per inch.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    return PdfPage(str(path), number - 1, f"{_stem(path, _read(path))}/{number}@{dpi}dpi", dpi)
+
+
+def _stem(path: Path, content: bytes) -> str:
+    """How the names of a file's pages begin."""
+    return f"{path.name}/{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _read(path: Path) -> bytes:

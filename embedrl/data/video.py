@@ -1,15 +1,28 @@
-"""Videos as folders of frames: listed in natural order, sampled evenly. Source: Embed-RL B.3."""
+"""Videos as folders of frames or as files: listed in natural order, sampled evenly. Source: Embed-RL B.3."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from embedrl.data.images import SUFFIXES, is_picture
 from embedrl.errors import DataError, MissingFileError, overload_error
 from embedrl.utils.input_files import visible
+
+NUM_FRAMES = 8
+"""Frames that are sampled from a video unless somebody says otherwise. Source: Embed-RL B.3."""
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv"}
+)
+"""How the names of video files end, in small letters."""
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name ends like a video's."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
@@ -39,7 +52,7 @@ def list_frames(folder: str | Path) -> list[str]:
     return sorted(names, key=natural_key)
 
 
-def sample_frames(n_frames: int, k: int = 8) -> list[int]:
+def sample_frames(n_frames: int, k: int = NUM_FRAMES) -> list[int]:
     """Positions of `k` frames spread evenly over a video, first and last included.
 
     Args:

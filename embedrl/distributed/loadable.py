@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,10 @@ class Loadable(nn.Module, ABC):
         does not use it.
         """
         return []
+
+    def reading_options(self) -> dict[str, Any]:
+        """What the model needs besides its weights to read as it did in training; plain values. An export keeps it."""
+        return {}
 
     @abstractmethod
     def export(self, out: Path, merge: bool = True) -> None:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from embedrl.data.images import ImageFile, as_loaded, check_size, is_picture
-from embedrl.data.opened import OpenedImage
+from embedrl.data.images import is_picture
+from embedrl.data.in_memory import picture_source
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.backbone import Backbone
@@ -130,7 +130,7 @@ def to_side(item: Any, prompt: str = "") -> Side:
         raise DataError("a text that is no string: give one")
     frames, fps = _video(item["video"]) if item.get("video") is not None else ((), Side().fps)
     text = escape(prompt + "\n".join(texts), QWEN)  # a data set with such a word is refused, a user's query is not
-    return Side(text, tuple(_picture(image) for image in images), frames, fps=fps)
+    return Side(text, tuple(picture_source(image) for image in images), frames, fps=fps)
 
 
 def _kind(item: Any) -> str:
@@ -176,30 +176,6 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _picture(image: Any) -> ImageSource:
-    if isinstance(image, str | Path):
-        return ImageFile(str(image))
-    if isinstance(image, np.ndarray | Tensor):
-        image = _from_array(image)
-    if not isinstance(image, Image.Image):
-        raise DataError(f"a picture of type {type(image).__name__}: give a file's name, Pillow's or an array")
-    check_size(*image.size, "a picture", cure="shrink it")
-    try:
-        return OpenedImage("", as_loaded(image))
-    except Exception as error:  # Pillow decodes late, and decoders raise nearly anything on broken files
-        raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
-
-
-def _from_array(pixels: Any) -> Image.Image:
-    """`[height, width, 3]` or `[3, height, width]`, uint8."""
-    array = np.asarray(pixels)
-    if array.dtype != np.uint8 or array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
-        raise DataError(
-            f"pixels of {array.dtype} {list(array.shape)}: give uint8 of [height, width, 3] or its transpose"
-        )
-    return Image.fromarray(array if array.shape[2] == 3 else array.transpose(1, 2, 0))
-
-
 def _video(video: Any) -> tuple[tuple[ImageSource, ...], float]:
     """The frames of a video, and how many there are a second."""
     metadata: Any = {}
@@ -207,7 +183,7 @@ def _video(video: Any) -> tuple[tuple[ImageSource, ...], float]:
         video, metadata = video.get("array"), video.get("video_metadata") or {}
     if isinstance(video, str | Path) or video is None:
         raise DataError(f"a video of {video!r}: give its frames, as a list of pictures or an array")
-    frames = tuple(_picture(frame) for frame in video)
+    frames = tuple(picture_source(frame) for frame in video)
     if not frames:
         raise DataError("a video without frames: give some")
     indices = [int(index) for index in metadata.get("frames_indices") or range(len(frames))]

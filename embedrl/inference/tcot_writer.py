@@ -109,8 +109,10 @@ def generate_tcots(
     batch_size: int,
     max_new_tokens: int,
     on_bad: OnBadMode = "raise",
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> Iterator[list[str | BadSample]]:
-    """Write T-CoTs greedily, batch by batch; each ends after its last tag, as rollouts do.
+    """Write T-CoTs, batch by batch; each ends after its last tag, as rollouts do.
 
     Args:
         requests: What to write.
@@ -120,6 +122,8 @@ def generate_tcots(
         batch_size: Prompts that are answered at once.
         max_new_tokens: Longest T-CoT.
         on_bad: A side that cannot be shown: `raise`, or `skip`.
+        temperature: 0 takes the likeliest token; otherwise tokens are drawn from the global generator.
+        top_p: Draw among the likeliest tokens that hold this much probability.
 
     Yields:
         The T-CoTs of the next batch; in place of a bad side's, what is wrong with it.
@@ -135,7 +139,7 @@ def generate_tcots(
             part = requests[start : start + batch_size]
             inputs, bad = _prompts(part, style, preprocessor, on_bad)
             moved = {name: value.to(device) for name, value in inputs.items()}
-            texts = iter(generator.generate(moved, max_new_tokens, stop=STOP) if moved else [])
+            texts = iter(generator.generate(moved, max_new_tokens, temperature, top_p, STOP) if moved else [])
             yield [bad[i] if i in bad else next(texts) for i in range(len(part))]
     finally:
         generator.train(was_training)

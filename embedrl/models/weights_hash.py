@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 
-def weights_hash(module: nn.Module) -> str:
+def weights_hash(module: nn.Module, by_value: bool = False) -> str:
     """Hash of every parameter and buffer that a module saves, with names, shapes and types; LoRA included.
 
     Args:
         module: A module with its weights.
+        by_value: Leave types out: weights of 16 bits have the hash that they have as float32.
 
     Returns:
         64 hexadecimal digits.
@@ -26,6 +27,8 @@ def weights_hash(module: nn.Module) -> str:
         if not isinstance(value, Tensor):
             digest.update(repr(value).encode())
             return digest.digest()
+        if by_value and value.is_floating_point():
+            value = value.float()
         digest.update(f"{value.dtype} {tuple(value.shape)}\0".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.digest()

@@ -238,6 +238,10 @@ class OpenClipBackbone(Backbone):
         vectors = clip.encode_image(pixels) if caches is None else clip.visual.head(caches[0](pixels))
         return functional.normalize(vectors.float(), dim=-1)
 
+    def reading_options(self) -> dict[str, Any]:
+        """The weights of the kinds of input."""
+        return {"fusion": asdict(self.weights)}
+
     def export(self, out: Path, merge: bool = True) -> None:
         """Write a folder for `open_clip.create_model_and_transforms("local-dir:OUT")`; it may be moved.
 
@@ -257,7 +261,7 @@ class OpenClipBackbone(Backbone):
             if not isinstance(net, PeftModel):
                 raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
             net.save_pretrained(str(out))
-            write_options(out, public_path(type(self)), {"fusion": asdict(self.weights)})
+            write_options(out, public_path(type(self)), self.reading_options())
             return
         clip = copy.deepcopy(net).merge_and_unload() if isinstance(net, PeftModel) else self.clip
         config = read_config(self.model, self.pretrained)
@@ -270,7 +274,7 @@ class OpenClipBackbone(Backbone):
         written = {"model_cfg": config.model, "preprocess_cfg": config.preprocess}
         (out / CONFIG_FILE).write_text(json.dumps(written, indent=2), encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in clip.state_dict().items()}, str(out / WEIGHTS_FILE))
-        write_options(out, public_path(type(self)), {"fusion": asdict(self.weights)})
+        write_options(out, public_path(type(self)), self.reading_options())
 
 
 def _stored_fusion(model: str) -> FusionWeights:

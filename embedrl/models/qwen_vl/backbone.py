@@ -230,7 +230,11 @@ class QwenVL(nn.Module):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
-        write_options(out, public_path(type(self)), budget_options(self._chosen()))
+        write_options(out, public_path(type(self)), self.reading_options())
+
+    def reading_options(self) -> dict[str, Any]:
+        """The pixel budgets that were chosen; null for those that follow from the processor."""
+        return budget_options(self._chosen())
 
     def _chosen(self) -> dict[str, PixelBudget]:
         """The budgets that were chosen, by this model's options or by the folder that it was loaded from."""

@@ -251,7 +251,11 @@ class VisionLanguageModel(nn.Module):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.processor.save_pretrained(out)
-        write_options(out, public_path(type(self)), self.settings.plain())
+        write_options(out, public_path(type(self)), self.reading_options())
+
+    def reading_options(self) -> dict[str, Any]:
+        """How pictures and frames are read."""
+        return self.settings.plain()
 
 
 class VLMBackbone(VisionLanguageModel, Backbone):

@@ -1,0 +1,52 @@
+"""Pictures that a program holds in memory, or names by their files, as sources like all others."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from embedrl.data.images import ImageFile, as_loaded, check_size
+from embedrl.data.opened import OpenedImage
+from embedrl.errors import DataError
+from embedrl.types import ImageSource
+
+
+def picture_source(picture: Any) -> ImageSource:
+    """A picture as a source. Of one in memory, the name is a hash of its pixels, so that equal pictures are one.
+
+    Args:
+        picture: The name of a file, Pillow's picture, an array or tensor of uint8 (`[height, width, 3]` or
+            `[3, height, width]`), or a source, which is returned as it is.
+
+    Raises:
+        DataError: If it is none of these, cannot be decoded, or is too large or too narrow.
+    """
+    if isinstance(picture, str | Path):
+        return ImageFile(str(Path(picture).expanduser()))
+    if isinstance(picture, ImageSource):  # before arrays: Pillow's pictures have no `name`
+        return picture
+    if hasattr(picture, "__array__") and not isinstance(picture, Image.Image):
+        picture = _from_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise DataError(f"a picture of type {type(picture).__name__}: give a file's name, Pillow's or an array")
+    check_size(*picture.size, "a picture", cure="shrink it")
+    try:
+        image = as_loaded(picture)
+    except Exception as error:  # Pillow decodes late, and decoders raise nearly anything on broken files
+        raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
+    digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return OpenedImage(f"pixels/{digest[:32]}", image)
+
+
+def _from_array(pixels: Any) -> Image.Image:
+    """`[height, width, 3]` or `[3, height, width]`, uint8."""
+    array = np.asarray(pixels)
+    if array.dtype != np.uint8 or array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
+        raise DataError(
+            f"pixels of {array.dtype} {list(array.shape)}: give uint8 of [height, width, 3] or its transpose"
+        )
+    return Image.fromarray(array if array.shape[2] == 3 else array.transpose(1, 2, 0))
