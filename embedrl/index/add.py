@@ -64,12 +64,14 @@ class _Item:
         row: Where it comes from.
         side: What it is.
         key: Its content.
+        stored: The same as names of files.
         small: Its thumbnail.
     """
 
     row: Row
     side: Side
     key: str
+    stored: dict[str, Any]
     small: bytes | None = None
 
 
@@ -144,7 +146,7 @@ class Adder:
                 self._skip(error, source, row)
                 continue
             good += 1
-            items.setdefault(key, _Item(row, side, key))
+            items.setdefault(key, _Item(row, side, key, stored_item(side)))
         known = self.store.known(list(items))
         self.done.known += good - len(items) + len(known)
         return [item for key, item in items.items() if key not in known]
@@ -196,8 +198,7 @@ class Adder:
         self, items: list[_Item], vectors: np.ndarray[Any, np.dtype[np.float32]], metadata: Mapping[str, pa.Array]
     ) -> pa.Table:
         """The rows in the table's columns."""
-        stored = [stored_item(item.side) for item in items]
-        files = [files_of(item) for item in stored]
+        files = [files_of(item.stored) for item in items]
         now = datetime.now(UTC)
         values: dict[str, Any] = {
             "key": [item.key for item in items],
@@ -205,7 +206,7 @@ class Adder:
             "text": [item.side.text for item in items],
             "modality": [str(item.side.modality) for item in items],
             "path": [item.row.name for item in items],
-            "item": [json.dumps(item, ensure_ascii=False) for item in stored],
+            "item": [json.dumps(item.stored, ensure_ascii=False) for item in items],
             "files": files,
             "relative_files": [relative(names, self.store.uri) for names in files],
             "tcot": [item.side.tcot for item in items],

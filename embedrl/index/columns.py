@@ -118,5 +118,6 @@ def _cast(name: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
     except pa.ArrowException:
         pass  # named below
     raise DataError(
-        f"column {name!r} of the metadata holds {array.type} here and {kind} in the index: give it that type, or rename it"
+        f"column {name!r} of the metadata holds {array.type} here and {kind} in the index: give it that type, or "
+        "rename it"
     )

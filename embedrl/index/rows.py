@@ -14,7 +14,7 @@ from PIL import Image
 from embedrl.errors import DataError
 from embedrl.index.store import is_remote
 from embedrl.tcot.parser import parse
-from embedrl.types import DEFAULT_FPS, Modality, Side
+from embedrl.types import DEFAULT_FPS, Side
 from embedrl.visualization.drawing import fit
 
 THUMBNAIL = 256
@@ -49,7 +49,9 @@ def evidence_of_tcot(side: Side) -> dict[str, Any]:
         return {}
     cues = parse(side.tcot, side.modality, len(side.frames) or None).tcot.cues
     parts = {"boxes": cues.boxes, "frames": cues.key_frames, "keywords": cues.text_keywords}
-    return {name: [list(one) if isinstance(one, tuple) else one for one in part] for name, part in parts.items() if part}
+    return {
+        name: [list(one) if isinstance(one, tuple) else one for one in part] for name, part in parts.items() if part
+    }
 
 
 def stored_item(side: Side) -> dict[str, Any]:
@@ -126,11 +128,6 @@ def open_thumbnail(content: bytes, name: str) -> Image.Image:
             return image.convert("RGB")
     except Exception as error:  # decoders raise nearly anything
         raise DataError(f"the thumbnail of {name} cannot be read ({error}): delete the row and add it again") from error
-
-
-def as_modality(name: str) -> Modality:
-    """The modality of a row."""
-    return Modality(name)
 
 
 def _file(source: Any) -> str:

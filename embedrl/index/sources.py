@@ -56,8 +56,8 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
     """The items of a source.
 
     Args:
-        source: A folder of pictures and videos; a CSV, TSV, JSONL or Parquet file; a `datasets.Dataset`; or any iterable
-            of items, of dicts of an item's keys and metadata, or of pairs of an item and its metadata.
+        source: A folder of pictures and videos; a CSV, TSV, JSONL or Parquet file; a `datasets.Dataset`; or any
+            iterable of items, of dicts of an item's keys and metadata, or of pairs of an item and its metadata.
         text_column: The column of a table with the items' texts; None means `text` if there is one.
         image_column: The column with the pictures or the names of their files, from the table's folder; None means the
             first of `IMAGE_COLUMNS`.
@@ -73,7 +73,7 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
         roles = _roles(source.column_names, columns, "the data set")
         return Rows("dataset", (_tabular(row, f"row {i}", roles, None) for i, row in enumerate(source)), len(source))
     if not isinstance(source, Iterable) or isinstance(source, Mapping | Side):
-        raise ConfigError(f"cannot add a {type(source).__name__}: give a folder, a table's file, a Dataset or a list")
+        raise ConfigError(f"cannot add an object of type {type(source).__name__}: give a folder, a table's file, a Dataset or a list")
     if any(columns):
         raise ConfigError("text_column and image_column name columns of a table: give a file or a Dataset with them")
     total = len(source) if isinstance(source, Sequence) else None
@@ -134,7 +134,9 @@ def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> 
 
     options = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=torn)
     # on one thread rows have numbers
-    table = csv.read_csv(path, csv.ReadOptions(use_threads=False), options, csv.ConvertOptions(strings_can_be_null=True))
+    table = csv.read_csv(
+        path, csv.ReadOptions(use_threads=False), options, csv.ConvertOptions(strings_can_be_null=True)
+    )
     roles = _roles(table.column_names, columns, str(path))
 
     def rows() -> Iterator[Row]:

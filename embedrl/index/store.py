@@ -79,7 +79,8 @@ class Store:
             dim: Length of a vector.
             header: What the index is made with.
         """
-        from lancedb.index import FTS, BTree
+        lancedb()  # before any part of it is imported
+        from lancedb.index import FTS, BTree  # type: ignore[import-untyped]
 
         schema = pa.schema(own_fields(dim), metadata={HEADER: json.dumps(header).encode()})
         with one_line(uri):
