@@ -128,9 +128,9 @@ class Adder:
         place = {key: i for i, key in enumerate(fresh)}
         taken = pa.array([place[item.key] for item in opened])
         self.store.add_columns(fields)
-        table = self._table(opened, vectors, {name: array.take(taken) for name, array in arrays.items()})
         self.done.embedded += len(opened)
-        self.done.added += self.store.insert(table)
+        values = self._values(opened, vectors) | {name: array.take(taken) for name, array in arrays.items()}
+        self.done.added += self.store.insert(lambda schema: _table(values, schema, len(opened)))
 
     def _new(self, rows: list[Row], source: str) -> list[_Item]:
         """The good items whose content is new, each content once."""
@@ -194,13 +194,11 @@ class Adder:
         bad = self.bad.skip(error, source, row.name)
         self.done.skipped[bad.cause] = self.done.skipped.get(bad.cause, 0) + 1
 
-    def _table(
-        self, items: list[_Item], vectors: np.ndarray[Any, np.dtype[np.float32]], metadata: Mapping[str, pa.Array]
-    ) -> pa.Table:
-        """The rows in the table's columns."""
+    def _values(self, items: list[_Item], vectors: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+        """The columns that every index has."""
         files = [files_of(item.stored) for item in items]
         now = datetime.now(UTC)
-        values: dict[str, Any] = {
+        return {
             "key": [item.key for item in items],
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.store.dim),
             "text": [item.side.text for item in items],
@@ -213,11 +211,13 @@ class Adder:
             "evidence": [json.dumps(evidence_of_tcot(item.side)) for item in items],
             "thumbnail": [item.small for item in items],
             "added_at": [now] * len(items),
-            **metadata,
         }
-        columns = []
-        for name in self.store.schema.names:
-            kind = self.store.schema.field(name).type
-            column = values.get(name, pa.nulls(len(items), kind))
-            columns.append(column if isinstance(column, pa.Array) else pa.array(column, kind))
-        return pa.Table.from_arrays(columns, schema=self.store.schema)
+
+
+def _table(values: Mapping[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
+    """Rows in a table's columns; what they do not say is empty."""
+    columns = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        column = values.get(name, pa.nulls(rows, kind))
+        columns.append(column if isinstance(column, pa.Array) else pa.array(column, kind))
+    return pa.Table.from_arrays(columns, schema=schema)

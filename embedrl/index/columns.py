@@ -19,6 +19,9 @@ OWN = (
 )  # fmt: skip
 """The columns of every index; metadata may not bear these names."""
 
+# Lance compares the keys of two commits that meet if the column is marked so; without it, both would be written.
+_PRIMARY = {b"lance-schema:unenforced-primary-key:position": b"1"}
+
 LIGHT = ("key", "text", "modality", "path", "item", "files", "relative_files", "tcot", "evidence", "thumbnail")
 """What a search reads of a row, beside its metadata."""
 
@@ -36,7 +39,8 @@ def own_fields(dim: int) -> list[pa.Field]:
         "thumbnail": pa.binary(),
         "added_at": pa.timestamp("us", tz="UTC"),
     }
-    return [pa.field(name, types.get(name, pa.string()), nullable=name != "key") for name in OWN]
+    key = pa.field("key", pa.string(), nullable=False, metadata=_PRIMARY)
+    return [key, *(pa.field(name, types.get(name, pa.string())) for name in OWN[1:])]
 
 
 def metadata_arrays(

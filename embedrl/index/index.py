@@ -85,6 +85,7 @@ class Index:
         store = Store.open(uri)
         if store is None:
             store = Store.create(uri, embedder.dim, make_header(embedder, reasoner is not None, models or {}))
+        store.prepare()
         index = cls(store, embedder, reasoner)
         if store.header["reasoned"] != (reasoner is not None):
             made, given = ("with", "without") if store.header["reasoned"] else ("without", "with")

@@ -18,10 +18,10 @@ from embedrl.index.rows import restored_item
 from embedrl.index.store import Store, one_line
 from embedrl.types import Modality
 
-NPROBES = 32
+NPROBES = 64
 """Lists of the ANN index that a search looks through, of about the square root of the number of rows."""
 
-REFINE = 20
+REFINE = 10
 """A search through the ANN index reads this many times `k` whole vectors and ranks by them."""
 
 _DEPTH = 50  # least number of rows that each ranking of a hybrid search brings

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -16,8 +18,10 @@ from embedrl.errors import ConfigError, DataError, EmbedRLError, StorageError, d
 from embedrl.index.columns import HEADER, own_fields
 from embedrl.index.filters import check_filter, equals_any
 
+T = TypeVar("T")
+
 TABLE = "items"
-_TRIES = 5  # of a change of the table's columns, beside another writer's
+_TRIES = 8  # of a change, beside another writer's
 _KEYS = 256  # in one question
 
 
@@ -60,7 +64,7 @@ class Store:
         Raises:
             DataError: If it cannot be read, or is of another make.
         """
-        if not is_remote(uri) and not Path(uri, f"{TABLE}.lance").is_dir():
+        if not is_remote(uri) and not any(Path(uri, f"{TABLE}.lance", "_versions").glob("*.manifest")):
             if Path(uri).exists() and not (Path(uri).is_dir() and _is_spare(Path(uri))):
                 raise DataError(f"{uri} is no index: give a folder that `embedrl index build` made, or a new one")
             return None
@@ -79,20 +83,24 @@ class Store:
             dim: Length of a vector.
             header: What the index is made with.
         """
-        lancedb()  # before any part of it is imported
-        from lancedb.index import FTS, BTree  # type: ignore[import-untyped]
-
         schema = pa.schema(own_fields(dim), metadata={HEADER: json.dumps(header).encode()})
         with one_line(uri):
             database = _connect(uri)
             with contextlib.suppress(ValueError):  # it is there by now
-                table = database.create_table(TABLE, schema=schema)
-                # Lance compares the keys of commits that meet; without this, both would be written.
-                table.set_unenforced_primary_key("key")
-                table.create_index("key", config=BTree())
-                for column in ("text", "tcot"):
-                    table.create_index(column, config=FTS())
+                database.create_table(TABLE, schema=schema)
             return cls(uri, database.open_table(TABLE))
+
+    def prepare(self) -> None:
+        """Make the indices of keys and words that are not there: a creation may have been stopped."""
+        from lancedb.index import FTS, BTree  # type: ignore[import-untyped]
+
+        def make() -> None:
+            present = {column for one in self.table.list_indices() for column in one.columns}
+            for column, config in (("key", BTree()), ("text", FTS()), ("tcot", FTS())):
+                if column not in present:
+                    self.table.create_index(column, config=config)
+
+        self._beside_others(make)
 
     @property
     def dim(self) -> int:
@@ -139,9 +147,9 @@ class Store:
         Raises:
             DataError: If another writer has added one of another type.
         """
-        for attempt in range(_TRIES):
+
+        def add() -> None:
             present = self.schema
-            missing = [field for field in fields if field.name not in present.names]
             for field in fields:
                 if field.name in present.names and present.field(field.name).type != field.type:
                     kind = present.field(field.name).type
@@ -149,31 +157,31 @@ class Store:
                         f"column {field.name!r} holds {field.type} here, and another writer has just made it {kind}: "
                         "give it that type"
                     )
-            if not missing:
-                return
-            try:
+            if missing := [field for field in fields if field.name not in present.names]:
                 self.table.add_columns(missing)
-            except (ValueError, RuntimeError, OSError) as error:
-                if attempt + 1 == _TRIES:
-                    raise StorageError(f"{self.uri}: cannot add columns ({said(error)}): add again") from error
 
-    def insert(self, rows: pa.Table) -> int:
+        self._beside_others(add)
+
+    def insert(self, rows: Callable[[pa.Schema], pa.Table]) -> int:
         """Add the rows whose keys are new, all at once or none; returns how many.
 
         Args:
-            rows: At most one row a key.
+            rows: Makes them in the table's columns, at most one row a key.
         """
-        with one_line(self.uri):
+
+        def merge() -> int:
             # `use_index`: with it Lance does not compare keys with those of commits that it meets.
-            merge = self.table.merge_insert("key").when_not_matched_insert_all().use_index(False)
-            return int(merge.execute(rows).num_inserted_rows)
+            builder = self.table.merge_insert("key").when_not_matched_insert_all().use_index(False)
+            return int(builder.execute(rows(self.schema)).num_inserted_rows)
+
+        return self._beside_others(merge)
 
     def delete(self, where: str) -> int:
         """Delete the rows for which a condition holds; returns how many."""
-        before = self.count(where)
+        condition, count = check_filter(where), self.count(where)
         with one_line(self.uri, where):
-            self.table.delete(check_filter(where))
-        return before
+            self._again(lambda: self.table.delete(condition))
+        return count
 
     def fragments(self) -> tuple[int, int]:
         """Into how many files the rows are split, and how many of those are small."""
@@ -182,8 +190,24 @@ class Store:
 
     def optimize(self, keep: timedelta) -> None:
         """Join small files, add new rows to the indices, delete versions older than `keep`."""
+        self._beside_others(lambda: self.table.optimize(cleanup_older_than=keep))
+
+    def _beside_others(self, change: Callable[[], T]) -> T:
         with one_line(self.uri):
-            self.table.optimize(cleanup_older_than=keep)
+            return self._again(change)
+
+    def _again(self, change: Callable[[], T]) -> T:
+        """Change the table; once more whenever another writer was faster."""
+        for attempt in range(_TRIES):
+            before = self.schema
+            try:
+                return change()
+            except (ValueError, RuntimeError, OSError) as error:
+                met = "conflict" in str(error) or self.schema != before
+                if not met or attempt + 1 == _TRIES:
+                    raise
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise AssertionError  # the last attempt returns or raises
 
 
 def is_remote(uri: str) -> bool:
@@ -211,8 +235,8 @@ def _connect(uri: str) -> Any:
 
 
 def _is_spare(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a first add that stopped may leave."""
-    return all(entry.name == "skipped.jsonl" for entry in folder.iterdir())
+    """Whether a folder holds nothing but what a creation that was stopped may leave."""
+    return all(entry.name == f"{TABLE}.lance" for entry in folder.iterdir())
 
 
 @contextlib.contextmanager
@@ -237,7 +261,8 @@ def one_line(uri: str, where: str | None = None) -> Iterator[None]:
         text = said(error)
         if where is not None:
             raise ConfigError(f"--where {where!r:.200}: {_short(text)}") from error
-        raise StorageError(f"{uri}: {text}: `embedrl index verify` says what can be read") from error
+        text = text.split(", /root/.cargo")[0].split(", /home")[0]  # where in Lance's source
+        raise StorageError(f"{uri}: {text}: try again; `embedrl index verify` says what can be read") from error
 
 
 def _short(text: str) -> str:
