@@ -97,7 +97,10 @@ def _array(name: str, values: list[Any], names: Sequence[str]) -> pa.Array:
     try:
         array = pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        kinds = {type(value).__name__: i for i, value in reversed(list(enumerate(values))) if value is not None}
+        kinds: dict[str, int] = {}
+        for i, value in enumerate(values):
+            if value is not None:
+                kinds.setdefault(type(value).__name__, i)
         shown = ", ".join(f"{kind} in {names[i]}" for kind, i in list(kinds.items())[:3])
         raise DataError(
             f"column {name!r} of the metadata has no single type ({shown}; {said(error)}): make its values alike"

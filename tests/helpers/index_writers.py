@@ -35,7 +35,7 @@ class LoggingBackbone(ToyBackbone):
 
 
 def items(folder, start, stop):
-    """Each text has a length of its own, so that the log tells them apart; a model is asked for its size by one of 1."""
+    """Each text has a length of its own, so that the log tells them apart; a model is asked its size by one of 1."""
     return [{"text": "a" * (i + 2), "image": folder / f"{i % 4}.png", "number": i} for i in range(start, stop)]
 
 
