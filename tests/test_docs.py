@@ -121,7 +121,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md")
+PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md", "docs/how_to/search.md")
 PYTHON = [(page, i) for page in PYTHON_PAGES for i in range(len(blocks(page, "python")))]
 
 
@@ -134,6 +134,8 @@ def test_python_runs_as_it_stands(page: str, number: int, model: Path, here: Pat
     (here / "runs/quickstart_embedder/model").symlink_to(model)
     Image.new("RGB", (96, 64), "red").save("scene.png")
     text = blocks(page, "python")[number]
+    if "embedrl.Index" in text:
+        pytest.importorskip("lancedb")
     if "sentence_transformers" in text:
         pytest.importorskip("sentence_transformers")
     exec(compile(text, f"{page}, snippet {number}", "exec"), {"__name__": "snippet"})

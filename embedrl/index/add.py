@@ -19,7 +19,7 @@ from embedrl.data.opened import open_side
 from embedrl.errors import DataError, NonFiniteError
 from embedrl.index.columns import metadata_arrays
 from embedrl.index.rows import evidence_of_tcot, files_of, relative, stored_item, thumbnail
-from embedrl.index.sources import Row, Rows
+from embedrl.index.sources import ItemSource, SourceItem
 from embedrl.index.store import Store
 from embedrl.tcot.store import content_hash
 from embedrl.types import Side
@@ -35,7 +35,7 @@ class Added:
     """What an add did.
 
     Attributes:
-        added: Rows that it wrote.
+        added: ItemSource that it wrote.
         embedded: Items that it embedded; more than `added` if another writer was faster.
         known: Items that were in the index, or came twice.
         skipped: Bad items by cause.
@@ -68,7 +68,7 @@ class _Item:
         small: Its thumbnail.
     """
 
-    row: Row
+    row: SourceItem
     side: Side
     key: str
     stored: dict[str, Any]
@@ -90,7 +90,7 @@ class Adder:
         self.store, self.embedder, self.reasoner, self.bad, self.batch = store, embedder, reasoner, bad, batch
         self.done = Added()
 
-    def add(self, source: Rows, progress: bool | None = None) -> Iterator[Added]:
+    def add(self, source: ItemSource, progress: bool | None = None) -> Iterator[Added]:
         """Add all items; yields what was done so far after each batch that is on the disk.
 
         Args:
@@ -112,7 +112,7 @@ class Adder:
                 advance(len(taken))
                 yield self.done
 
-    def _add(self, rows: list[Row], source: str) -> None:
+    def _add(self, rows: list[SourceItem], source: str) -> None:
         items = self._new(rows, source)
         fresh = {item.key: item for item in items}
         arrays, fields = metadata_arrays(
@@ -132,7 +132,7 @@ class Adder:
         values = self._values(opened, vectors) | {name: array.take(taken) for name, array in arrays.items()}
         self.done.added += self.store.insert(lambda schema: _table(values, schema, len(opened)))
 
-    def _new(self, rows: list[Row], source: str) -> list[_Item]:
+    def _new(self, rows: list[SourceItem], source: str) -> list[_Item]:
         """The good items whose content is new, each content once."""
         items: dict[str, _Item] = {}
         good = 0
@@ -190,7 +190,7 @@ class Adder:
                 raise NonFiniteError(f"{source}/{item.row.name}: its vector is not of length 1: the model is broken")
         return kept, vectors
 
-    def _skip(self, error: DataError, source: str, row: Row) -> None:
+    def _skip(self, error: DataError, source: str, row: SourceItem) -> None:
         bad = self.bad.skip(error, source, row.name)
         self.done.skipped[bad.cause] = self.done.skipped.get(bad.cause, 0) + 1
 
@@ -215,7 +215,7 @@ class Adder:
 
 
 def _table(values: Mapping[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
-    """Rows in a table's columns; what they do not say is empty."""
+    """ItemSource in a table's columns; what they do not say is empty."""
     columns = []
     for name, kind in zip(schema.names, schema.types, strict=True):
         column = values.get(name, pa.nulls(rows, kind))

@@ -23,7 +23,7 @@ IMAGE_COLUMNS = ("image", "images", "image_path", "file_name", "filename", "file
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
-class Row(NamedTuple):
+class SourceItem(NamedTuple):
     """An item to add.
 
     Attributes:
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rows:
+class ItemSource:
     """The items of a source.
 
     Attributes:
@@ -48,11 +48,11 @@ class Rows:
     """
 
     name: str
-    rows: Iterable[Row]
+    rows: Iterable[SourceItem]
     total: int | None = None
 
 
-def read_source(source: Any, text_column: str | None = None, image_column: str | None = None) -> Rows:
+def read_source(source: Any, text_column: str | None = None, image_column: str | None = None) -> ItemSource:
     """The items of a source.
 
     Args:
@@ -71,7 +71,9 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
         return _of_path(Path(source).expanduser(), columns)
     if hasattr(source, "column_names") and hasattr(source, "features"):  # datasets.Dataset
         roles = _roles(source.column_names, columns, "the data set")
-        return Rows("dataset", (_tabular(row, f"row {i}", roles, None) for i, row in enumerate(source)), len(source))
+        return ItemSource(
+            "dataset", (_tabular(row, f"row {i}", roles, None) for i, row in enumerate(source)), len(source)
+        )
     if not isinstance(source, Iterable) or isinstance(source, Mapping | Side):
         raise ConfigError(
             f"cannot add an object of type {type(source).__name__}: give a folder, a table's file, a Dataset or a list"
@@ -79,19 +81,21 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
     if any(columns):
         raise ConfigError("text_column and image_column name columns of a table: give a file or a Dataset with them")
     total = len(source) if isinstance(source, Sequence) else None
-    return Rows("items", (_own(item, f"item {i}") for i, item in enumerate(source)), total)
+    return ItemSource("items", (_own(item, f"item {i}") for i, item in enumerate(source)), total)
 
 
-def _own(item: Any, name: str) -> Row:
+def _own(item: Any, name: str) -> SourceItem:
     """An item of a program: a dict's keys that no item has are metadata."""
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Mapping):
-        return Row(name, *item)
+        return SourceItem(name, *item)
     if not isinstance(item, Mapping):
-        return Row(name, item)
-    return Row(name, {k: v for k, v in item.items() if k in KEYS}, {k: v for k, v in item.items() if k not in KEYS})
+        return SourceItem(name, item)
+    return SourceItem(
+        name, {k: v for k, v in item.items() if k in KEYS}, {k: v for k, v in item.items() if k not in KEYS}
+    )
 
 
-def _of_path(path: Path, columns: tuple[str | None, str | None]) -> Rows:
+def _of_path(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
     if path.is_dir():
         if any(columns):
             raise ConfigError(f"{path} is a folder: --text_column and --image_column name columns of a table")
@@ -109,7 +113,7 @@ def _of_path(path: Path, columns: tuple[str | None, str | None]) -> Rows:
         return _csv(path, columns, "\t" if kind == ".tsv" else ",")
 
 
-def _folder(folder: Path) -> Rows:
+def _folder(folder: Path) -> ItemSource:
     paths, other = [], Counter[str]()
     for path in visible_below(folder, "*"):
         if is_picture(path.name) or is_video(path.name):
@@ -121,17 +125,19 @@ def _folder(folder: Path) -> Rows:
         tell(f"{folder}: {other.total()} files are neither pictures nor videos and stay out ({kinds})")
     if not paths:
         raise DataError(f"{folder} holds no picture and no video: give another folder")
-    return Rows(folder.name, (Row(path.relative_to(folder).as_posix(), path) for path in paths), len(paths))
+    return ItemSource(
+        folder.name, (SourceItem(path.relative_to(folder).as_posix(), path) for path in paths), len(paths)
+    )
 
 
-def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> Rows:
+def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> ItemSource:
     from pyarrow import csv  # type: ignore[import-untyped]
 
-    broken: list[Row] = []
+    broken: list[SourceItem] = []
 
     def torn(row: Any) -> str:
         what = DataError(f"{path}, row {row.number}: {row.actual_columns} cells for {row.expected_columns} columns")
-        broken.append(Row(f"row {row.number}", what))
+        broken.append(SourceItem(f"row {row.number}", what))
         return "skip"
 
     options = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=torn)
@@ -141,7 +147,7 @@ def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> 
     )
     roles = _roles(table.column_names, columns, str(path))
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SourceItem]:
         yield from broken
         number = 0
         for batch in table.to_batches(1024):
@@ -149,30 +155,30 @@ def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> 
                 number += 1
                 yield _tabular(row, f"row {number}", roles, path.parent)
 
-    return Rows(path.name, rows(), table.num_rows + len(broken))
+    return ItemSource(path.name, rows(), table.num_rows + len(broken))
 
 
-def _parquet(path: Path, columns: tuple[str | None, str | None]) -> Rows:
+def _parquet(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
     from pyarrow import parquet
 
     file = parquet.ParquetFile(path)
     roles = _roles(file.schema_arrow.names, columns, str(path))
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SourceItem]:
         number = 0
         for batch in file.iter_batches(256):
             for row in batch.to_pylist():
                 number += 1
                 yield _tabular(row, f"row {number}", roles, path.parent)
 
-    return Rows(path.name, rows(), file.metadata.num_rows)
+    return ItemSource(path.name, rows(), file.metadata.num_rows)
 
 
-def _json_lines(path: Path, columns: tuple[str | None, str | None]) -> Rows:
+def _json_lines(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SourceItem]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -184,13 +190,13 @@ def _json_lines(path: Path, columns: tuple[str | None, str | None]) -> Rows:
                         raise ValueError("no object")
                     roles = _roles(list(row), columns, f"{path}, {name}")
                 except (ValueError, RecursionError) as error:
-                    yield Row(name, DataError(f"{path}, {name}: not a JSON object ({error}): mend the line"))
+                    yield SourceItem(name, DataError(f"{path}, {name}: not a JSON object ({error}): mend the line"))
                 except EMPTY as error:
-                    yield Row(name, DataError(str(error)))
+                    yield SourceItem(name, DataError(str(error)))
                 else:
                     yield _tabular(row, name, roles, path.parent)
 
-    return Rows(path.name, rows(), total)
+    return ItemSource(path.name, rows(), total)
 
 
 EMPTY = (ConfigError,)
@@ -219,7 +225,7 @@ def _roles(names: Sequence[str], columns: tuple[str | None, str | None], where: 
     return roles
 
 
-def _tabular(row: Mapping[str, Any], name: str, roles: Mapping[str, str], root: Path | None) -> Row:
+def _tabular(row: Mapping[str, Any], name: str, roles: Mapping[str, str], root: Path | None) -> SourceItem:
     """A row of a table; the names of its files are relative to `root`."""
     item = {roles[key]: value for key, value in row.items() if key in roles and value is not None}
     try:
@@ -232,8 +238,8 @@ def _tabular(row: Mapping[str, Any], name: str, roles: Mapping[str, str], root: 
         if isinstance(item.get("video"), str):
             name, item["video"] = item["video"], _file(item["video"], root)
     except DataError as error:
-        return Row(name, error)
-    return Row(name, item, {key: value for key, value in row.items() if key not in roles})
+        return SourceItem(name, error)
+    return SourceItem(name, item, {key: value for key, value in row.items() if key not in roles})
 
 
 def _picture(value: Any, root: Path | None) -> Any:
