@@ -2,6 +2,7 @@ from . import api as api
 from . import construction as construction
 from . import data as data
 from . import distributed as distributed
+from . import index as index
 from . import inference as inference
 from . import losses as losses
 from . import metrics as metrics
@@ -19,6 +20,7 @@ from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .errors import EmbedRLError as EmbedRLError
+from .index.index import Index as Index
 from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
 from .models.open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone

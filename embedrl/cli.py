@@ -38,6 +38,7 @@ class Command(NamedTuple):
 _CHECKPOINT = "what a last.ckpt holds is kept; --ckpt_path last goes on from there"
 _JOURNAL = "the answers so far are kept in the journal; the same command goes on from there"
 _VECTORS = "the vectors and T-CoTs so far are kept in --out; the same command goes on from there"
+_INDEX = "the batches that were written are kept in the index; the same command goes on from there"
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("Train what a YAML describes (LightningCLI)", "embedrl.commands.fit:run", kept=_CHECKPOINT),
@@ -62,6 +63,15 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "index build": Command(
+        "Embed a folder or a table of items into an index", "embedrl.commands.index:build", positional=True, kept=_INDEX
+    ),
+    "index add": Command("Add items to an index", "embedrl.commands.index:add", positional=True, kept=_INDEX),
+    "index stats": Command("Say what an index holds", "embedrl.commands.index:stats", positional=True),
+    "index compact": Command("Join an index's small files", "embedrl.commands.index:compact", positional=True),
+    "index delete": Command("Delete rows of an index", "embedrl.commands.index:delete", positional=True),
+    "index verify": Command("Check every row of an index", "embedrl.commands.index:verify", positional=True),
+    "search": Command("Search an index with a text or a picture", "embedrl.commands.search:search", positional=True),
     "data import": Command(
         "Turn a folder, a table or an archive of captioned pictures into a mix",
         "embedrl.commands.data_import:import_data",

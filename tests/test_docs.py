@@ -127,7 +127,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md", "docs/how_to/mteb.md")
+PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md", "docs/how_to/mteb.md", "docs/how_to/search.md")
 PYTHON = [
     pytest.param(page, i, marks=pytest.mark.slow if re.search(r"embedrl\.mteb|embedder\.fit\(", text) else ())
     for page in PYTHON_PAGES
@@ -146,6 +146,8 @@ def test_python_runs_as_it_stands(page: str, number: int, model: Path, here: Pat
     text = blocks(page, "python")[number]
     if "embedrl.mteb" in text:
         pytest.importorskip("mteb")
+    if "embedrl.Index" in text or "embedrl.index" in text:
+        pytest.importorskip("lancedb")
     if "sentence_transformers" in text:
         pytest.importorskip("sentence_transformers")
     exec(compile(text, f"{page}, snippet {number}", "exec"), {"__name__": "snippet"})

@@ -51,7 +51,7 @@ def pixels(side: Side, width: int, height: int, cues: bool = True) -> Image.Imag
     each = (width - 4 * (len(side.images) - 1)) // len(side.images)
     shown = [fit(image.load(), each, height) for image in side.images]
     for number, box in enumerate(tcot.cues.boxes if tcot else (), 1):  # boxes belong to the first picture
-        _outline(shown[0], box, number)
+        outline(shown[0], box, number)
     return _row(shown, 4)
 
 
@@ -138,7 +138,8 @@ def _shorten(line: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return line[: max(fits, 0)].rstrip(" .") + "..."
 
 
-def _outline(image: Image.Image, box: Sequence[float], number: int) -> None:
+def outline(image: Image.Image, box: Sequence[float], number: int) -> None:
+    """Draw a numbered orange box, given in 0..1000 of the picture's width and height."""
     x1, x2 = (round(box[i] * (image.width - 1) / 1000) for i in (0, 2))
     y1, y2 = (round(box[i] * (image.height - 1) / 1000) for i in (1, 3))
     ImageDraw.Draw(image).rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=ORANGE, width=2)

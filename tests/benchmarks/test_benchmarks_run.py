@@ -77,6 +77,16 @@ def test_loader(benchmark, tmp_path):
 
 
 @pytest.mark.slow
+def test_index_million(benchmark, tmp_path):
+    pytest.importorskip("lancedb")
+    benchmark("index_million").main(size="smallest", out=tmp_path)
+    exact, quick, hnsw = rows(tmp_path, "index_million")
+    assert exact["recall@10"] > 0.999
+    assert quick["recall@10"] > 0.9
+    assert hnsw["recall@10"] > 0.9
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_gpu_modules_at_the_tiny_shape(benchmark, tmp_path):
     benchmark("gpu_modules").main(size="smallest", out=tmp_path)

@@ -1,0 +1,76 @@
+"""`embedrl search`: what is most alike to a text or a picture in an index."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.table import Table
+
+from embedrl.commands.index import Device, open_with_models
+from embedrl.errors import ConfigError
+from embedrl.index.hits import Hits
+from embedrl.tcot.parser import parse
+from embedrl.tcot.prompts import Style
+from embedrl.utils.console import escaped, make_console, one_line, tell
+
+
+def search(
+    index: str,
+    text: str | None = None,
+    image: Path | None = None,
+    k: int = 10,
+    where: str | None = None,
+    reason: bool = False,
+    hybrid: bool = False,
+    exact: bool = False,
+    out: Path | None = None,
+    embedder: str | None = None,
+    reasoner: str | None = None,
+    style: Style | None = None,
+    device: Device = "auto",
+) -> None:
+    """Print the items of an index that are most alike to a query.
+
+    Args:
+        index: The index.
+        text: The query's text.
+        image: The query's picture.
+        k: Number of items.
+        where: Only rows for which this SQL condition over the index's columns holds, such as `year > 2020`.
+        reason: Let the Reasoner write the query's T-CoT first.
+        hybrid: Rank by the words of `text`, too (reciprocal rank fusion with full text).
+        exact: Compare with every vector even if there is an approximate index.
+        out: Draw the hits with their evidence into this picture.
+        embedder: Where the index's model lies now, if not where it was.
+        reasoner: A Reasoner; by default the one that the index was made with.
+        style: The Reasoner's prompt; by default the index's.
+        device: Where to compute; auto takes a GPU if there is one.
+
+    Raises:
+        ConfigError: If a flag is wrong, there is no query, or the model is another.
+        DataError: If there is no index, or the query's picture is broken.
+    """
+    if not (text and text.strip()) and image is None:
+        raise ConfigError("nothing to search for: give --text or --image")
+    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
+    opened = open_with_models(index, embedder, reasoner, device, reason, style)
+    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact)
+    if hits.tcot:
+        sys.stdout.write(escaped(f"{hits.tcot}\n\n"))
+    _print(hits)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        hits.show().save(out)
+        tell(f"wrote {out}")
+
+
+def _print(hits: Hits) -> None:
+    table = Table("", "score", "item", "what", "metadata")
+    for rank, hit in enumerate(hits, 1):
+        answer = parse(hit.tcot, hit.modality).tcot.answer if hit.tcot else ""
+        metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
+        cells = (hit.path, answer or hit.text, metadata)
+        table.add_row(str(rank), f"{hit.score:.4f}", *(one_line(cell)[:200] for cell in cells))
+    make_console().print(table)
