@@ -34,7 +34,8 @@ def test_the_recipe_logs_the_figures_before_and_after(tmp_path, capsys):
 
     run = tmp_path / "runs/version_0"
     task = WorldTasks("val", 2, ["vqa"]).tasks()[0]
-    embedder = embedrl.FrozenEmbedder(embedrl.QwenVLBackbone("embedrl:tiny"))
+    options = yaml.safe_load((CONFIGS / "parts/backbone/tiny.yaml").read_text())["init_args"]
+    embedder = embedrl.FrozenEmbedder(embedrl.QwenVLBackbone(options["path"]))
     [before] = embedder.score([task], torch.device("cpu"))
     reranker = Reranker(load_reasoner(str(run)), style="brief")  # type: ignore[arg-type]
     after = reranker.rerank(before.task, before.ranking, 2)
