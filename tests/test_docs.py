@@ -179,7 +179,7 @@ def test_commands_exist_and_their_recipes_too(page: str) -> None:
 def parsable() -> list[str]:
     """The documented commands that read nothing but recipes."""
     every = {shlex.join(words) for page in TRUE_TODAY for words in commands(page) if "--help" not in words}
-    local = re.compile(r"--[\w.]+[ =](?!configs/)\S+\.yaml| my_|FILE|FOLDER|CLASS|\.\.\.|\*")
+    local = re.compile(r"--[\w.]+[ =](?!configs/)\S+\.yaml| my_|FILE|FOLDER|CLASS|\.\.\.|…|\*")
     return sorted(line for line in every if re.search(r" --[\w.]+[ =]", line) and not local.search(line))
 
 

@@ -13,6 +13,7 @@ from .inputs import Preprocessor as Preprocessor
 from .mix import MixRow as MixRow
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
+from .rerank_lessons import RerankLessons as RerankLessons
 from .sampler import SubBatchSampler as SubBatchSampler
 from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource

@@ -148,14 +148,15 @@ async def _ask(vlm: EndpointVLM, who: str, folder: Path) -> None:
     async with vlm.session():
         try:
             if who == "yes":
-                answer, p_yes = await vlm.yes_or_no([{"role": "user", "content": [{"type": "text", "text": "a"}]}])
-                assert p_yes is None or 0 <= p_yes <= 1
+                answer = await vlm.yes_or_no([{"role": "user", "content": [{"type": "text", "text": "a"}]}])
+                assert answer.p_yes is None or 0 <= answer.p_yes <= 1
+                assert answer.mass is None or answer.mass >= 0
                 with JudgementStore(folder / "verdicts.jsonl") as store:
-                    store.put(Judgement("k", answer, p_yes))
+                    store.put(Judgement("k", answer.text, answer.p_yes, answer.mass))
                 with JudgementStore(folder / "verdicts.jsonl", read_only=True) as store:
                     judgement = store.get("k")
                     assert judgement is not None
-                    assert isinstance(judgement.rejects(0.5), bool)
+                    assert judgement.verdict(0.5, 0.5) in ("yes", "no", "unclear")
             else:
                 record = None
                 for _ in range(2):

@@ -61,6 +61,7 @@ def runs(tmp_path_factory):
     return folder, out
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", ["", "frozen "])
@@ -84,6 +85,7 @@ def test_the_model_is_that_of_one_process(kind, case, runs):
             torch.testing.assert_close(found["vectors"], expected["vectors"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("case", "words"),
@@ -100,6 +102,7 @@ def test_what_one_process_refuses_is_one_error_on_all(runs, case, words):
         assert word in told[0]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_only_one_process_ever_holds_all_weights(runs):
     """In sizes of the model: half of it is what stays on each of the two."""

@@ -40,10 +40,9 @@ def assert_same_tensors(one: Path, other: Path) -> None:
     assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+@pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    ("recipe", "strategy"), [pytest.param("egrl", FSDP2, marks=pytest.mark.slow), ("reasoner", "ddp")]
-)
+@pytest.mark.parametrize(("recipe", "strategy"), [("egrl", FSDP2), ("reasoner", "ddp")])
 def test_a_quickstart_on_two_processes(recipe, strategy, tmp_path):
     path, root, out = tmp_path / "overlay.yaml", tmp_path / "runs", tmp_path / "model"
     path.write_text(yaml.safe_dump(settings(recipe, strategy, out)))

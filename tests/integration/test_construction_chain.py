@@ -132,6 +132,7 @@ def train(mix, tmp_path, monkeypatch, capsys):
     assert run("fit", "--config", config, "--config", path) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_small_chain_killed_on_the_way(tmp_path, monkeypatch, capsys):
     kept = chain(tmp_path, 6, 2, reply, {})
     assert all(kept.values())

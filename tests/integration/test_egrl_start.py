@@ -27,7 +27,8 @@ def entries(run, kind: str, read: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("resumed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed", [False, True])
 def test_curves_and_pictures_begin_at_step_0(resumed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     more = {"trainer": {"callbacks": CALLBACKS}, "checkpoint": {"monitor": "val/hit@1"}}

@@ -36,7 +36,8 @@ def finish(process, root: Path, code: int = 0) -> None:
     assert process.exitcode == code, root.with_suffix(".log").read_text()[-3000:]
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 3])
 def test_a_run_killed_in_any_phase_goes_on_step_for_step(times, tmp_path, moments):
     """Once in one of the phases by default; once in each in the slow tests."""
     whole, root = tmp_path / "whole", tmp_path / "killed"

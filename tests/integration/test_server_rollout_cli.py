@@ -39,6 +39,7 @@ def flags(folder: Path, url: str) -> list[str]:
     return [*first, *(word for flag in given.items() for word in flag)]
 
 
+@pytest.mark.slow
 def test_the_quickstart_with_a_server(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(flags(tmp_path, server.url)) == 0, capsys.readouterr().err

@@ -30,6 +30,7 @@ def found(out, name):
     return [torch.load(out / f"{name}.{rank}.pt", weights_only=True) for rank in RANKS]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("name", ["paper-fsdp", "paper-ddp", "idle-fsdp", "idle-ddp"])
 def test_two_processes_reward_and_learn_as_one(runs, name):
@@ -52,6 +53,7 @@ def test_two_processes_reward_and_learn_as_one(runs, name):
         torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_the_policy_moved_by_much_more_than_it_may_differ(runs):
     out, _ = runs
@@ -64,6 +66,7 @@ def test_the_policy_moved_by_much_more_than_it_may_differ(runs):
         assert max(moved.values()) > 5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_processes_write_and_judge_at_their_own_pace(runs):
     out, one = runs
@@ -75,6 +78,7 @@ def test_processes_write_and_judge_at_their_own_pace(runs):
             assert rank["figures"][name] == pytest.approx(one["paper"]["figures"][name], rel=1e-3, abs=1e-5), name
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_rank_may_have_nothing_to_learn_from(runs):
     out, one = runs
@@ -84,6 +88,7 @@ def test_a_rank_may_have_nothing_to_learn_from(runs):
     assert one["idle"]["figures"]["advantage/zero_variance"] >= 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_sharded_run_resumes_exactly(runs):
     """From a folder of shards, and to one."""
@@ -97,6 +102,7 @@ def test_a_sharded_run_resumes_exactly(runs):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
     """Of one process on two sharded ones, and the other way round: the same rewards, the same policy."""
@@ -114,6 +120,7 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
             torch.testing.assert_close(value, alone[key], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_the_checkpoint_of_a_sharded_run_is_exported(runs, tmp_path):
     out, _ = runs

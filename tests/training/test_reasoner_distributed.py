@@ -21,6 +21,7 @@ def runs(tmp_path_factory):
     return out, one
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_two_processes_train_as_one(runs, strategy):
@@ -37,6 +38,7 @@ def test_two_processes_train_as_one(runs, strategy):
             assert found["figures"][name] == pytest.approx(one["figures"][name], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_two_processes_accumulate_as_one(runs, strategy):
@@ -48,6 +50,7 @@ def test_two_processes_accumulate_as_one(runs, strategy):
         torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_when_gradients_are_exchanged(runs):
     """DDP: once an optimizer step. FSDP2: with each of the two micro-batches, so that ranks keep shards alone."""
@@ -61,6 +64,7 @@ def test_when_gradients_are_exchanged(runs):
             assert found[name]["reductions"] == [2 * found[name]["units"]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_ranks_write_different_numbers_of_replies(runs):
     """Three lessons on two ranks under FSDP2; one lesson, so that rank 1 has none, under DDP."""
@@ -72,6 +76,7 @@ def test_ranks_write_different_numbers_of_replies(runs):
     assert alone == [one["replies"][:1], []]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_sharded_run_resumes_exactly(runs):
     out, _ = runs
@@ -81,6 +86,7 @@ def test_a_sharded_run_resumes_exactly(runs):
         assert torch.equal(value, expected[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
     """Of one process on two sharded ones, and the other way round: also the optimizer's moments find their places."""
@@ -94,6 +100,7 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(runs):
             torch.testing.assert_close(got[key], value, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_sharded_model_is_shipped_and_its_checkpoint_exported(runs, tmp_path):
     out, _ = runs

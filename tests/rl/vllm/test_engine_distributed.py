@@ -17,6 +17,7 @@ def refuse_one(handler, path, body):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_and_one_server(tmp_path):
     folder = SHIPPED["embedrl:world_base"]
