@@ -71,6 +71,9 @@ COMMANDS: dict[str, Command] = {
     "index delete": Command("Delete rows of an index", "embedrl.commands.index:delete", positional=True),
     "index verify": Command("Check every row of an index", "embedrl.commands.index:verify", positional=True),
     "search": Command("Search an index with a text or a picture", "embedrl.commands.search:search", positional=True),
+    "serve": Command(
+        "Serve an index: a page to search with, and HTTP", "embedrl.commands.serve:serve", positional=True
+    ),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
     ),

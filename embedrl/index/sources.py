@@ -73,7 +73,9 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
         roles = _roles(source.column_names, columns, "the data set")
         return Rows("dataset", (_tabular(row, f"row {i}", roles, None) for i, row in enumerate(source)), len(source))
     if not isinstance(source, Iterable) or isinstance(source, Mapping | Side):
-        raise ConfigError(f"cannot add an object of type {type(source).__name__}: give a folder, a table's file, a Dataset or a list")
+        raise ConfigError(
+            f"cannot add an object of type {type(source).__name__}: give a folder, a table's file, a Dataset or a list"
+        )
     if any(columns):
         raise ConfigError("text_column and image_column name columns of a table: give a file or a Dataset with them")
     total = len(source) if isinstance(source, Sequence) else None
