@@ -72,7 +72,10 @@ COMMANDS: dict[str, Command] = {
     "index verify": Command("Check every row of an index", "embedrl.commands.index:verify", positional=True),
     "search": Command("Search an index with a text or a picture", "embedrl.commands.search:search", positional=True),
     "serve": Command(
-        "Serve an index: a page to search with, and HTTP", "embedrl.commands.serve:serve", positional=True
+        "Serve an index: a page to search with, and HTTP",
+        "embedrl.commands.serve:serve",
+        positional=True,
+        kept="the index is as it was",
     ),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"

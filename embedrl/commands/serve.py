@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 from embedrl.commands.index import Device, open_with_models
@@ -78,6 +80,8 @@ def serve(
     sockets = [config.bind_socket()]
     shown = f"[{host}]" if ":" in host else host
     tell(f"serving {index} ({len(opened):,} items) at http://{shown}:{sockets[0].getsockname()[1]}; Ctrl-C stops")
+    # uvicorn ends in its own time on a signal, then raises it again: with the code that shells expect.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     uvicorn.Server(config).run(sockets=sockets)
 
 

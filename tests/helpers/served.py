@@ -23,6 +23,9 @@ from embedrl.index import Index
 from embedrl.service.app import make_app
 from embedrl.service.models import ServedModels
 
+MARKUP = "<img src=x onerror=alert(1)>"
+"""The text of the first item: a page must show it as it is."""
+
 
 def small_index(folder: Path, count: int = 6) -> Index:
     """An index of pictures of the world, of the base model, which can reason as well."""
@@ -32,7 +35,8 @@ def small_index(folder: Path, count: int = 6) -> Index:
     for i in range(count):
         path = folder / f"picture_{i}.png"
         source[i].target.images[0].load().save(path)
-        items.append({"image": str(path), "tcot": source[i].target.tcot, "year": 2000 + i})
+        item = {"image": str(path), "tcot": source[i].target.tcot, "year": 2000 + i}
+        items.append(item | ({"text": MARKUP} if i == 0 else {}))
     reasoner = embedrl.Reasoner.from_pretrained("embedrl:world_base", style="brief", max_new_tokens=24)
     embedder = embedrl.Embedder.from_pretrained("embedrl:world_base")
     index = Index.create(folder / "index.lance", embedder)
