@@ -2,8 +2,8 @@
 
     ./dev demo [--port 8000] [--items 160]
 
-Draws pictures of the world's test split into runs/demo, has the Reasoner write their T-CoTs, indexes them, and serves the page.
-A second run goes on with the index that is there.
+Draws pictures of the world's test split into runs/demo, has the Reasoner write their T-CoTs, indexes them, and serves
+the page. A second run goes on with the index that is there.
 """
 
 from __future__ import annotations
