@@ -77,6 +77,12 @@ COMMANDS: dict[str, Command] = {
         "embedrl.commands.data_import:import_data",
         positional=True,
     ),
+    "serve": Command(
+        "Serve an index: a page to search with, and HTTP",
+        "embedrl.commands.serve:serve",
+        positional=True,
+        kept="the index is as it was",
+    ),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
     ),

@@ -14,6 +14,7 @@ from .mix import MixRow as MixRow
 from .pair_tasks import PairTasks as PairTasks
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
+from .rerank_lessons import RerankLessons as RerankLessons
 from .sampler import SubBatchSampler as SubBatchSampler
 from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource

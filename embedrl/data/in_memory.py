@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from embedrl.data.images import ImageFile, as_loaded, check_size
+from embedrl.data.images import FORMATS, MAX_SCANS, ImageFile, as_loaded, check_size, scans
 from embedrl.data.opened import OpenedImage
-from embedrl.errors import DataError
+from embedrl.errors import DataError, PictureError, said
 from embedrl.types import ImageSource
 
 
@@ -40,6 +42,29 @@ def picture_source(picture: Any) -> ImageSource:
         raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     return OpenedImage(f"pixels/{digest[:32]}", image)
+
+
+def picture_of_bytes(content: bytes, what: str, max_pixels: int) -> ImageSource:
+    """A picture whose file is in memory, as `picture_source` names it.
+
+    Args:
+        content: The file, in one of the formats of `embedrl.data.images`.
+        what: Its name for errors.
+        max_pixels: Largest product of width and height.
+
+    Raises:
+        DataError: If it is no picture, broken, too large or too narrow.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(*image.size, what, max_pixels, "shrink it")
+            if isinstance(image, JpegImageFile) and scans(content) > MAX_SCANS:
+                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+            return picture_source(as_loaded(image))
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on broken files
+        raise PictureError(f"{what} cannot be decoded ({said(error)}): send another one") from error
 
 
 def _from_array(pixels: Any) -> Image.Image:

@@ -113,19 +113,52 @@ def render(
 
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
+    content = side_content(side, options, rng, where=where, parsed=parsed, repairs=repairs)
+    _add_text(content, SUMMARIZE)
+    return [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
+    ]
+
+
+def side_content(
+    side: Side,
+    options: RenderOptions,
+    rng: random.Random | None = None,
+    *,
+    where: str = "",
+    parsed: ParseResult | None = None,
+    repairs: Counter[str] | None = None,
+) -> list[dict[str, Any]]:
+    """What a model reads of a side and its T-CoT: the user turn of `render` without its last line.
+
+    Args:
+        side: As in `render`, like all others.
+        options: What to show.
+        rng: Source of the training-time noise on the evidence.
+        where: `dataset/id`, put in front of every error.
+        parsed: What the parser says about the side's T-CoT, if that is known.
+        repairs: Where to count what was repaired.
+
+    Returns:
+        The parts of a message.
+
+    Raises:
+        DataError: As `render`.
+    """
     try:
-        return _render(side, options, rng, parsed, Counter() if repairs is None else repairs)
+        return _content(side, options, rng, parsed, Counter() if repairs is None else repairs)
     except DataError as error:
         raise DataError(f"{where}: {error}" if where else str(error)) from error
 
 
-def _render(
+def _content(
     side: Side,
     options: RenderOptions,
     rng: random.Random | None,
     parsed: ParseResult | None,
     repairs: Counter[str],
-) -> Chat:
+) -> list[dict[str, Any]]:
     if side.is_empty:
         raise DataError("the side is empty: give it a text, an image or frames")
     if reserved := QWEN.search(side.text):
@@ -139,11 +172,7 @@ def _render(
         _add_text(content, side.text)
     if options.tcot != "none":
         _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
-    _add_text(content, SUMMARIZE)
-    return [
-        {"role": "user", "content": content},
-        {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
-    ]
+    return content
 
 
 def _add_text(content: list[dict[str, Any]], text: str) -> None:

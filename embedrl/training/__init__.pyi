@@ -3,6 +3,7 @@ from .callbacks.fail_fast import FailFast as FailFast
 from .callbacks.projector import EmbeddingProjector as EmbeddingProjector
 from .callbacks.reasoned_retrieval import ReasonedRetrieval as ReasonedRetrieval
 from .callbacks.reasoning_samples import ReasoningSamples as ReasoningSamples
+from .callbacks.reranked_retrieval import RerankedRetrieval as RerankedRetrieval
 from .callbacks.retrieval_grid import RetrievalGrid as RetrievalGrid
 from .callbacks.validate_at_start import ValidateAtStart as ValidateAtStart
 from .callbacks.write_vectors import WriteVectors as WriteVectors

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from embedrl.errors import ConfigError, listed
 from embedrl.metrics.retrieval import training_metrics
 from embedrl.training.callbacks.reasoned_retrieval import ReasonedRetrieval
+from embedrl.training.callbacks.reranked_retrieval import RerankedRetrieval
 from embedrl.types import Modality
 
 _REPLIES = ("exact", "format", "answer", "iou", "f1", "keyword_f1", "words")
@@ -118,6 +119,10 @@ def _known(trainer: Trainer) -> list[str] | None:
         if isinstance(callback, ReasonedRetrieval):
             tasks += [(task.name, callback.metrics) for source in callback.sources for task in source.tasks()]
             names += [f"val/evidence_{modality.value}" for modality in Modality]
+        if isinstance(callback, RerankedRetrieval):
+            reranked = [task.name for source in callback.sources for task in source.tasks()]
+            tasks += [(name, None) for name in reranked]
+            names += [f"val/before/{name}/{metric.name}" for name in reranked for metric in training_metrics()]
     for task, metrics in tasks:
         labels = [metric.name for metric in (training_metrics() if metrics is None else metrics)]
         names += [f"val/{at}{label}" for label in [*labels, "delta_s"] for at in ("", f"{task}/")]

@@ -1,0 +1,142 @@
+"""Orders the best candidates of a query anew: a vision-language model reads query and candidate together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from embedrl.data.lenient_render import as_lenient
+from embedrl.data.render import RenderOptions
+from embedrl.data.rerank_lessons import NO, YES, rerank_chat
+from embedrl.distributed.collectives import gather_objects, world_size
+from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.metrics.ranking import GRID, Ranking
+from embedrl.models.policy_generator import PolicyGenerator
+from embedrl.tcot.prompts import Style
+from embedrl.types import RetrievalTask, Side
+
+_LENIENT = as_lenient(RenderOptions())
+
+
+class Reranker:
+    """Says how surely a candidate is what a query asks for: sigmoid(log p(yes) - log p(no)).
+
+    Both sides are shown with their T-CoTs and evidence, if they have some. Source: the reranker of Qwen3-VL-Embedding
+    (arXiv 2601.04720).
+
+    Args:
+        generator: A model that learned it from `embedrl.data.RerankLessons`, such as `embedrl.QwenVLReasoner` on an
+            exported folder; built when first used.
+        render: What to show of both sides; T-CoTs are read leniently.
+        style: Style of the question: that of the lessons.
+        max_tokens: About how many tokens, padding included, go through the model at once.
+
+    Raises:
+        ConfigError: If the generator does not say how likely its replies are, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        generator: PolicyGenerator,
+        render: RenderOptions = _LENIENT,
+        style: Style = "full",
+        max_tokens: int = 8192,
+    ) -> None:
+        if not isinstance(generator, PolicyGenerator):
+            raise ConfigError(f"{type(generator).__name__} does not say how likely its replies are: it cannot rerank")
+        if max_tokens < 1:
+            raise ConfigError(f"max_tokens is {max_tokens}: give 1 or more")
+        self.generator, self.render, self.style, self.max_tokens = generator, render, style, max_tokens
+
+    def build(self, device: torch.device) -> None:
+        """Load the weights, freeze them, move them."""
+        self.generator.build()
+        self.generator.requires_grad_(False).eval()
+        self.generator.to(device)
+
+    @torch.no_grad()
+    def score(self, query: Side, candidates: Sequence[Side], where: str = "") -> Tensor:
+        """How surely each candidate is a yes, `[candidates]` in 0..1, float32, on the CPU.
+
+        Args:
+            query: The query.
+            candidates: The candidates.
+            where: Name of the query for errors.
+
+        Raises:
+            DataError: If a side cannot be shown, or the model cannot read both at once.
+            NonFiniteError: If the model gives NaN.
+        """
+        chats = [rerank_chat(query, side, self.render, self.style, where=where) for side in candidates]
+        if not chats:
+            return torch.empty(0)
+        was_training = self.generator.training
+        self.generator.eval()
+        try:
+            choices = [[YES, NO] for _ in chats]
+            scores = torch.stack(self.generator.score_choices(chats, choices, self.max_tokens, whole=False)).float()
+        finally:
+            self.generator.train(was_training)
+        if not scores.isfinite().all():
+            raise NonFiniteError(
+                f"{where or 'query'}: the reranker's scores are NaN or infinite; look at its checkpoint"
+            )
+        return (scores[:, 0] - scores[:, 1]).sigmoid().cpu()
+
+    def rerank(self, task: RetrievalTask, ranking: Ranking, depth: int, rank: int = 0) -> Ranking:
+        """The ranking with the best candidates of every query in a new order, distributed over ranks.
+
+        A relevant candidate ranks behind the less relevant ones of equal score, as in `embedrl.metrics.rank`. What
+        stood behind the first `depth` candidates stays where it is.
+
+        Args:
+            task: The task that was ranked.
+            ranking: Its ranking.
+            depth: How many of the best candidates of every query are read.
+            rank: Rank of this process.
+
+        Raises:
+            ConfigError: If `depth` is below 1.
+            DataError: If a side cannot be shown; the message names the task and the query.
+        """
+        if depth < 1:
+            raise ConfigError(f"rerank depth is {depth}: give 1 or more")
+        depth = min(depth, ranking.indices.shape[1])
+        mine = []
+        for row in range(rank, len(task.queries), world_size()):
+            kept = [i for i in ranking.indices[row, :depth].tolist() if i >= 0]
+            sides = [task.candidates[i] for i in kept]
+            mine.append((row, self.score(task.queries[row], sides, f"{task.name}/query {row}").tolist()))
+        scores = torch.full(ranking.scores.shape, -torch.inf, dtype=ranking.scores.dtype)
+        for row, values in gather_objects(mine):
+            scores[row, : len(values)] = torch.tensor(values, dtype=scores.dtype)
+        return reordered(ranking, scores[:, :depth])
+
+
+def reordered(ranking: Ranking, scores: Tensor) -> Ranking:
+    """A ranking with its first candidates in the order of other scores.
+
+    Args:
+        ranking: The ranking.
+        scores: Scores of the first candidates, `[queries, depth]`; `-inf` where there is none.
+    """
+    depth = scores.shape[1]
+    relevance, first = ranking.relevance[:, :depth], ranking.indices[:, :depth]
+    steps = (scores.double() / GRID).round()
+    # Three stable sorts, the last one deciding: by position, then the less relevant first, then by score.
+    order = first.argsort(dim=1, stable=True)
+    order = order.gather(1, relevance.gather(1, order).argsort(dim=1, stable=True))
+    order = order.gather(1, steps.gather(1, order).argsort(dim=1, descending=True, stable=True))
+
+    def put(values: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([new.gather(1, order).to(values.dtype), values[:, depth:]], dim=1)
+
+    return replace(
+        ranking,
+        indices=put(ranking.indices, first),
+        scores=put(ranking.scores, scores),
+        relevance=put(ranking.relevance, relevance),
+    )
