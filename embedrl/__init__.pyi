@@ -25,6 +25,7 @@ from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
 from .models.open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .models.qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
+from .models.two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .models.vlm.backbone import VLMBackbone as VLMBackbone
 from .models.vlm.reasoner import VLMReasoner as VLMReasoner
 from .rl.module import EGRLModule as EGRLModule

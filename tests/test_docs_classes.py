@@ -33,6 +33,7 @@ TRIED = {
         for name in ("CoSENT", "Distillation", "Matryoshka", "QuantizationAware", "SigmoidLoss", "WeightedSum")
     },
     "embedrl.VLMBackbone": "tests/integration/test_vlm_families.py::test_a_family_trains_resumes_and_is_exported",
+    "embedrl.TwoTowerBackbone": "tests/integration/test_two_towers.py::test_a_family_trains_resumes_and_is_exported",
     "embedrl.metrics.HitRate": "tests/test_docs.py::test_extending_snippets_train_together",
     "embedrl.distributed.FSDP2Strategy": "tests/integration/test_recipes.py::"
     "test_a_recipe_trains_two_steps_shrunk_under_fsdp2",

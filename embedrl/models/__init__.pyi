@@ -7,6 +7,8 @@ from .qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .qwen_vl.preprocess import PixelBudget as PixelBudget
 from .qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .sampling import SamplingOptions as SamplingOptions
+from .two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
+from .two_towers.fusion import FusionWeights as FusionWeights
 from .vlm.backbone import VLMBackbone as VLMBackbone
 from .vlm.families import VLMFamily as VLMFamily
 from .vlm.reasoner import VLMReasoner as VLMReasoner

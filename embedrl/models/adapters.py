@@ -84,7 +84,7 @@ def merge_adapter(network: Any, path: str) -> Any:
     if config.peft_type != "LORA":
         raise CheckpointError(f"{path}: a {config.peft_type} adapter; only LoRA can be merged")
     rows = max(_token_ids(config.trainable_token_indices), default=-1) + 1
-    if rows > network.get_input_embeddings().weight.shape[0]:
+    if rows and rows > network.get_input_embeddings().weight.shape[0]:  # two towers have no embedding to ask for
         network.resize_token_embeddings(rows, mean_resizing=False)
     with unreadable(f"{path}: the adapter does not fit its base", "give the adapter of this base", CheckpointError):
         model = get_peft_model(network, config)

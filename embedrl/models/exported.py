@@ -18,6 +18,7 @@ from embedrl.models.open_reasoner import is_qwen3_vl
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.loading import load_class
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.models.vlm.reasoner import VLMReasoner
@@ -68,7 +69,7 @@ def load_exported(
         if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
         model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
-    elif issubclass(cls, VisionLanguageModel):
+    elif issubclass(cls, VisionLanguageModel | TwoTowerBackbone):
         general = cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint)
         family: type[Any] = _OF_ANY[cls] if general else cls
         model = family(checkpoint, dtype=dtype)

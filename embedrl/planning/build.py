@@ -13,6 +13,7 @@ from embedrl.models.checkpoint_files import DTYPES, prepare_emb_row
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
+from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.planning.memory import Setup
 from embedrl.planning.shapes import find_shape
 
@@ -21,7 +22,7 @@ def build_on_meta(model: nn.Module) -> tuple[Any, list[str]]:
     """Build a model as `build()` would, without weights.
 
     Args:
-        model: A `QwenVLBackbone`, a `QwenVLReasoner` or an `OpenClipBackbone`, not built.
+        model: A `QwenVLBackbone`, a `QwenVLReasoner`, an `OpenClipBackbone` or a `TwoTowerBackbone`, not built.
 
     Returns:
         The model, and notes to show.
@@ -36,9 +37,13 @@ def build_on_meta(model: nn.Module) -> tuple[Any, list[str]]:
         with torch.device("meta"):
             bare.build()
         return bare, []
+    if isinstance(model, TwoTowerBackbone):
+        model.build_on_meta()
+        return model, []
     if not isinstance(model, QwenVL):
         raise ConfigError(
-            f"{type(model).__name__}: `embedrl plan` knows QwenVLBackbone, QwenVLReasoner, OpenClipBackbone"
+            f"{type(model).__name__}: `embedrl plan` knows QwenVLBackbone, QwenVLReasoner, "
+            "OpenClipBackbone, TwoTowerBackbone"
         )
     config, note = find_shape(model.path)
     dtype = DTYPES[model.dtype]

@@ -15,6 +15,7 @@ from embedrl.models.generator import Generator
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.loading import is_local
+from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
@@ -69,6 +70,26 @@ with chdir("{name}"):
 
 open_clip reads transparent pixels as they are beneath, not on white, and the tokenizer's special words as such.
 """,
+    "two towers": """
+```python
+import embedrl
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])
+vectors = model.encode(["a red star", picture])
+```
+
+With transformers alone; the vectors are to be normalised, and several parts of one input averaged:
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+model, processor = AutoModel.from_pretrained("{name}"), AutoProcessor.from_pretrained("{name}")
+options = {{"padding": "max_length", "truncation": True, "max_length": {length}, "return_tensors": "pt"}}
+vectors = model.get_text_features(**processor.tokenizer(["a red star"], **options)).pooler_output
+vectors = model.get_image_features(**processor.image_processor([picture], return_tensors="pt")).pooler_output
+```
+""",
     "transformers": """
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -122,9 +143,10 @@ def write_card(
     """
     embeds = isinstance(model, Backbone)
     kind = _kind(out, model)
+    length = model.preprocessor().context_length if isinstance(model, TwoTowerBackbone) else 0
     base = _base(model)
     data = ModelCardData(
-        library_name=kind,
+        library_name="transformers" if kind == "two towers" else kind,
         pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
         base_model=base if _is_hub_name(base) else None,
         tags=[
@@ -142,7 +164,7 @@ def write_card(
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",
         f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
-        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)))}",
+        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)), length=length)}",
     ]
     if figures:
         rows = "\n".join(f"| {key} | {value} |" for key, value in figures.items())
@@ -157,6 +179,8 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
         return "peft" if isinstance(model, VisionLanguageModel) else "embedrl"
     if isinstance(model, OpenClipBackbone):
         return "open_clip"
+    if isinstance(model, TwoTowerBackbone):
+        return "two towers"
     if (out / "modules.json").is_file():
         return "sentence-transformers"
     return "transformers" if isinstance(model, Generator) and (out / "config.json").is_file() else "embedrl"
@@ -165,7 +189,7 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
 def _base(model: Backbone | Generator) -> str:
     """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
     path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
-    while isinstance(model, VisionLanguageModel) and (base := adapter_base(path)):
+    while isinstance(model, VisionLanguageModel | TwoTowerBackbone) and (base := adapter_base(path)):
         path = base
     path = path.removeprefix(HUB)
     if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:

@@ -17,6 +17,8 @@ CHATS = [
     [user(image(2), image(3, (144, 60)), text("\n<thinking>"), image(4, (40, 40)), text("</thinking>")), EMB],
     [user(video(5, frames=4), image(6)), EMB],
 ]
+MIXTURES = ("qwen3_vl_moe", "qwen3_5_moe")
+"""Their experts are fused into one tensor: LoRA takes the attention alone."""
 QUICK = "qwen2_5_vl"
 """The family of the default tests."""
 

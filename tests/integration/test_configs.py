@@ -8,31 +8,28 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_process import logged
-from recipes import EMBEDDER, PARTS, PICTURES, QUICKSTART, RECIPES, SMALL, SMALLER, name, overlays, printed
+from jsonargparse import ActionConfigFile
+from lightning.pytorch import LightningDataModule, LightningModule
+from recipes import CONFIGS, EMBEDDER, PARTS, PICTURES, QUICKSTART, RECIPES, SMALL, SMALLER, name, overlays, printed
 from small_sources import MIX
 
 from embedrl.cli import main
+from embedrl.commands.fit import TrainingParser
 
 ON_GPUS = [path for path in RECIPES if "_vl_" in path.stem or "_vit_" in path.stem]  # test_recipes.py trains these
-FLAG = {"backbone": "--model.backbone", "loss": "--model.loss", "mix": "--data.mix", "trainer": "--trainer"}
+FLAGS = {"backbone": "--model.backbone", "loss": "--model.loss", "mix": "--data.mix"}
 """Folder of parts → the flag they are given to."""
 
 
-def swaps(kind: str) -> list:
-    """Every part after every other; by default each short part, losses left out, after its neighbour.
+def swaps(kind: str) -> list[tuple[Path, Path]]:
+    """Ordered pairs of parts: each part comes first and second, and each class before each other one.
 
-    Of the vision-language models, which differ in their path, one stands for all; of the real ones, by default alone.
+    A mix is a list, of whatever classes: a later one takes its place.
     """
     parts = [part for part in PARTS if part.parent.name == kind]
-    alike = [part for part in parts if "VLMBackbone" in part.read_text() and part.stem != "internvl_tiny"]
-    parts = [part for part in parts if part not in alike or not part.stem.endswith("_tiny")]
-    short = [part for part in parts if part.stat().st_size < 3000 and part not in alike]
-    near = set(zip(short, short[1:] + short[:1], strict=True))
-    marks = {pair: [] if pair in near and kind != "loss" else [pytest.mark.slow] for pair in permutations(parts, 2)}
-    return [pytest.param(*pair, marks=found) for pair, found in marks.items()]
-
-
-SWAPS = [swap for kind in FLAG for swap in swaps(kind)]
+    pairs = dict.fromkeys(zip(parts, parts[1:] + parts[:1], strict=True))
+    ones = {re.sub(r"(?s).*?class_path: ([\w.]+).*", r"\1", part.read_text(), count=1): part for part in parts}
+    return list(pairs if kind == "mix" else pairs | dict.fromkeys(permutations(ones.values(), 2)))
 
 
 @pytest.mark.parametrize("recipe", ON_GPUS, ids=name)
@@ -95,22 +92,51 @@ def test_the_quickstart_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] is None
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[Path, dict]:
-    """The quickstart's configuration with one part, by part."""
-    return {}
+def plain(node: object) -> object:
+    """A parsed configuration without the paths of the files that it comes from."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items() if key != "__path__"}
+    return [plain(item) for item in node] if isinstance(node, list) else node
 
 
-@pytest.mark.parametrize(("first", "second"), SWAPS, ids=lambda path: name(path))
-def test_a_part_replaces_another_without_trace(first, second, alone, tmp_path, capsys):
-    flag = FLAG[first.parent.name]
-    base = ["--config", QUICKSTART, *overlays(tmp_path, {"data": {"init_args": {"mix": MIX}}})]
-    for part in (first, second):
-        if part not in alone:
-            alone[part] = printed(capsys, *base, flag, part)
-    swapped = printed(capsys, *base, flag, first, flag, second)
-    assert swapped == alone[second]
-    assert swapped != alone[first]
+@pytest.fixture
+def parsed(tmp_path):
+    """What the parser of `fit` makes of parts that are given one after the other."""
+    parser = TrainingParser()
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+    shipped = yaml.safe_load(QUICKSTART.read_text())
+    shipped["model"]["init_args"]["backbone"] = str(CONFIGS / "parts/backbone/tiny.yaml")
+    shipped["data"]["init_args"]["mix"] = MIX
+
+    def parse(flag: str, *parts: Path) -> object:
+        section = flag.removeprefix("--").partition(".")[0]
+        base = {name: value for name, value in shipped.items() if name in {"model", section}}
+        flags = [word for part in parts for word in (flag, str(part))]
+        return plain(parser.parse_args([*overlays(tmp_path, base), *flags])[section].as_dict())
+
+    return parse
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FLAGS)
+def test_a_part_replaces_another_without_trace(kind, parsed):
+    flag, pairs = FLAGS[kind], swaps(kind)
+    alone = {part: parsed(flag, part) for part in PARTS if part.parent.name == kind}
+    assert {first for first, _ in pairs} == {second for _, second in pairs} == set(alone)
+    for first, second in pairs:
+        swapped = parsed(flag, first, second)
+        assert swapped == alone[second], (first, second)
+        assert swapped != alone[first], (first, second)
+
+
+def test_the_command_line_swaps_as_the_parser_does(parsed, tmp_path, capsys):
+    parts = [CONFIGS / f"parts/backbone/{stem}.yaml" for stem in ("tux_towers", "siglip2_tiny")]
+    config = printed(capsys, "--config", QUICKSTART, *(word for part in parts for word in ("--model.backbone", part)))
+    assert config["model"]["init_args"]["backbone"] == yaml.safe_load(parts[1].read_text())
+    both = [parsed("--model.backbone", *parts)["init_args"]["backbone"], config["model"]["init_args"]["backbone"]]
+    assert both[0] == both[1]
 
 
 def test_the_command_line_reaches_what_refers_to_it(tmp_path, capsys):

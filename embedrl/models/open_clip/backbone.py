@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,10 @@ from open_clip.tokenizer import HFTokenizer
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.backbone import Backbone, ModelInputs
-from embedrl.models.export_options import OPTIONS_FILE, read_options, write_options
+from embedrl.models.export_options import write_options
 from embedrl.models.feature_cache import FeatureCache
 from embedrl.models.open_clip.config import (
     CONFIG_FILE,
@@ -33,31 +32,8 @@ from embedrl.models.open_clip.config import (
 )
 from embedrl.models.open_clip.inputs import OpenClipPreprocessor
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights, add_tower_lora, load_tower, projections
+from embedrl.models.two_towers.fusion import FusionWeights, fuse, settle, stored_fusion
 from embedrl.utils.public_names import public_path
-
-
-@dataclass(frozen=True)
-class FusionWeights:
-    """How much each kind of input counts in the vector of a side that has several.
-
-    The vector of a side is `normalize(Σ w_g · m_g)` over the kinds `g` that it has, where `m_g` is the mean of the unit
-    vectors of that kind's inputs. A side with a single kind has the direction of its mean, whatever the weight.
-
-    Attributes:
-        text: All texts of the side, joined into one.
-        image: Its pictures.
-        evidence: Crops and key frames that its T-CoT points at; 0 ignores them.
-        video: Its frames.
-    """
-
-    text: float = 1.0
-    image: float = 1.0
-    evidence: float = 1.0
-    video: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.text, self.image, self.video) <= 0 or self.evidence < 0:
-            raise ConfigError(f"backbone.fusion {self}: weights must be positive (evidence may be 0)")
 
 
 class OpenClipBackbone(Backbone):
@@ -181,11 +157,7 @@ class OpenClipBackbone(Backbone):
     def train(self, mode: bool = True) -> OpenClipBackbone:
         """Switch dropout of what is trained; frozen modules and batch normalisation stay in evaluation mode."""
         super().train(mode)
-        for module in () if self.net is None else self.net.modules():
-            parameters = list(module.parameters())
-            frozen = parameters and not any(p.requires_grad for p in parameters)
-            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        settle(self.net)
         return self
 
     def preprocessor(self) -> OpenClipPreprocessor:
@@ -205,38 +177,24 @@ class OpenClipBackbone(Backbone):
         Returns:
             Unit vectors, float32, `[batch, dim]`.
         """
-        batch, w = len(inputs["rows"]), self.weights
         texts, pictures = self._texts(inputs["text_ids"]), self._pictures(inputs["pixel_values"])
-        dim = (texts if texts is not None else pictures).shape[1]  # type: ignore[union-attr]
-        fused = torch.zeros(batch, dim, device=inputs["rows"].device)
-        if texts is not None:
-            fused = fused.index_add(0, inputs["text_row"], w.text * texts)
-        if pictures is not None:
-            weights = fused.new_tensor([w.image, w.evidence, w.video])
-            place = inputs["pixel_row"] * len(weights) + inputs["pixel_group"]
-            sums = fused.new_zeros(batch * len(weights), dim).index_add(0, place, pictures)
-            means = sums / torch.bincount(place, minlength=len(sums)).clamp(min=1)[:, None]
-            fused = fused + (means.view(batch, len(weights), dim) * weights[:, None]).sum(1)
-        if texts is None or pictures is None:
-            # A tower without inputs still takes part in the backward pass, as sharding expects of every rank.
-            fused = fused + 0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        return functional.normalize(fused, dim=-1)
+        return fuse(inputs, texts, pictures, self.weights, self.parameters())
 
     def _texts(self, ids: Tensor) -> Tensor | None:
-        """Unit vectors of texts."""
+        """The text tower's vectors."""
         if not len(ids):
             return None
         clip, caches = self.clip, self._feature_caches
-        vectors = clip.encode_text(ids) if caches is None else clip.text.proj(caches[1](ids))
-        return functional.normalize(vectors.float(), dim=-1)
+        vectors: Tensor = clip.encode_text(ids) if caches is None else clip.text.proj(caches[1](ids))
+        return vectors
 
     def _pictures(self, pixels: Tensor) -> Tensor | None:
-        """Unit vectors of pictures."""
+        """The image tower's vectors."""
         if not len(pixels):
             return None
         clip, caches = self.clip, self._feature_caches
-        vectors = clip.encode_image(pixels) if caches is None else clip.visual.head(caches[0](pixels))
-        return functional.normalize(vectors.float(), dim=-1)
+        vectors: Tensor = clip.encode_image(pixels) if caches is None else clip.visual.head(caches[0](pixels))
+        return vectors
 
     def reading_options(self) -> dict[str, Any]:
         """The weights of the kinds of input."""
@@ -278,12 +236,7 @@ class OpenClipBackbone(Backbone):
 
 
 def _stored_fusion(model: str) -> FusionWeights:
-    """The fusion that an export was trained with; the default for any other model."""
+    """See `stored_fusion`."""
     if not model.startswith((FOLDER, HUB)):
         return FusionWeights()
-    place = model.removeprefix(FOLDER).removeprefix(HUB)
-    stored = read_options(place)[1].get("fusion") or {}
-    try:
-        return FusionWeights(**stored)
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{place}/{OPTIONS_FILE}: broken fusion ({error}): export it again") from error
+    return stored_fusion(model.removeprefix(FOLDER).removeprefix(HUB))

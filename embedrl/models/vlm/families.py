@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers.models.ovis2.image_processing_ovis2 import get_min_tile_covering_grid
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from embedrl.errors import ConfigError
@@ -23,6 +24,7 @@ class VLMFamily:
         pictures_by_row: Whether `pixel_values` has a row for each chat, filled up with empty pictures.
         boxes: How it writes boxes.
         template: A chat template for checkpoints that have none.
+        image_mark: The token at which the model reads pictures, where its processor names another one for texts.
         projector: Pattern of the modules inside the vision tower that map its features to the language model.
         refused: Why it cannot be used; empty if it can.
     """
@@ -31,6 +33,7 @@ class VLMFamily:
     pictures_by_row: ClassVar[bool] = False
     boxes: ClassVar[Coordinates] = "thousand"
     template: ClassVar[str] = ""
+    image_mark: ClassVar[str] = ""
     projector: ClassVar[str] = r"(.*\.)?(merger|deepstack_merger_list)(\..*)?"
     refused: ClassVar[str] = ""
 
@@ -132,6 +135,22 @@ class PicturesByRow(VLMFamily):
         return int(max(tiles, 1) * processor.image_seq_len)  # 0 if it is not cut
 
 
+class Ovis2(VLMFamily):
+    """A text says `<image>`, and the processor writes `<IMG_ATOM>` in its place."""
+
+    image_mark = "<IMG_ATOM>"
+    projector = r"vision_tower\.head_linear"
+
+    def picture_tokens(self, processor: Any, size: tuple[int, int]) -> int:
+        """See `VLMFamily.picture_tokens`."""
+        images = processor.image_processor
+        tiles = 1
+        if images.crop_to_patches:
+            rows, columns = get_min_tile_covering_grid(size[::-1], images.size["height"], images.max_patches)
+            tiles = rows * columns
+        return int(processor.image_seq_length * (tiles + (tiles > 1)))
+
+
 class InternVL(VLMFamily):
     """Tiles, and one tile for each frame of a video."""
 
@@ -184,12 +203,20 @@ class Refused(VLMFamily):
     refused = "it reads pictures beside the text, not in it"
 
 
+class PicturesAlone(VLMFamily):
+    """PaliGemma's processor reads no text without a picture, so that a side of text alone has no vector."""
+
+    refused = "its processor reads no text without a picture"
+
+
 FAMILIES: dict[str, VLMFamily] = {
     **dict.fromkeys(("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), PatchGrids()),
     "qwen2_5_vl": PixelCoordinates(),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), Glm()),
     **dict.fromkeys(("smolvlm", "idefics2", "idefics3"), PicturesByRow()),
     "internvl": InternVL(),
+    "ovis2": Ovis2(),
+    "paligemma": PicturesAlone(),
     "gemma4": Gemma4(),
     "lfm2_vl": Lfm2(),
     **dict.fromkeys(("mllama", "evolla", "idefics", "blip", "git", "pix2struct", "udop", "florence2"), Refused()),

@@ -107,6 +107,8 @@ def _check_belongs(path: str, processor: Any, config: Any) -> None:
     tokenizer = processor.tokenizer
     owners = (processor, tokenizer)
     marked = {token for owner in owners if isinstance(token := getattr(owner, "image_token_id", None), int)}
+    if mark := family_of(config.model_type).image_mark:
+        marked = {int(tokenizer.convert_tokens_to_ids(mark))}
     if read and marked and not read & marked:
         raise CheckpointError(
             f"{path}: the model ({config.model_type}) reads pictures at token {min(read)}, but its "

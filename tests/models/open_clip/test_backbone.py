@@ -17,10 +17,11 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.models.exported import load_backbone
-from embedrl.models.open_clip.backbone import FusionWeights, OpenClipBackbone
+from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import read_config
-from embedrl.models.open_clip.inputs import read_text
 from embedrl.models.open_clip.towers import ClipLoRA, TowerWeights
+from embedrl.models.two_towers.fusion import FusionWeights
+from embedrl.models.two_towers.inputs import read_text
 from embedrl.training.checkpoints import config_form
 from embedrl.types import Side
 

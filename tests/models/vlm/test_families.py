@@ -4,14 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from plain_vlm import FAMILIES, families
+from plain_vlm import FAMILIES, MIXTURES, families
 from recipes import PARTS
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    Qwen3VLMoeConfig,
-    Qwen3VLMoeForConditionalGeneration,
 )
 
 from embedrl.errors import ConfigError
@@ -28,7 +26,7 @@ def core(name):
         return build_model(build_config(name)).base_model
 
 
-@families(default=FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in MIXTURES])
 def test_every_linear_layer_is_in_one_part(name):
     model, family = core(name), family_of(name)
     scopes = ["language", "vision", *(["projector"] if name != "gemma3" else [])]  # its projector is no layer
@@ -65,19 +63,15 @@ def test_the_parts_of_a_qwen3_vl_are_those_of_its_own_package():
         backbone.net = ours.unload()
 
 
-def test_fused_experts_are_refused_by_name():
-    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
-    text |= {"intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4, "vocab_size": 64, "head_dim": 16}
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
-    with torch.device("meta"):
-        vision |= {"deepstack_visual_indexes": [0]}
-        model = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(text_config=text, vision_config=vision)).model
-    family = family_of("qwen3_vl_moe")
-    with pytest.raises(
-        ConfigError, match=r"language: the experts of Qwen3VLMoeModel.*gate_up_proj.*language-attention"
-    ):
-        linear_layers(model, family, LoRAOptions())
-    assert len(linear_layers(model, family, LoRAOptions(scope="language-attention"))) == 4
+@pytest.mark.parametrize("name", MIXTURES)
+def test_fused_experts_are_refused_by_name(name):
+    model, family = core(name), family_of(name)
+    for scope in ("language", "all-linear"):
+        with pytest.raises(ConfigError, match=r"the experts of Qwen3\w+Model.*gate_up_proj.*language-attention"):
+            linear_layers(model, family, LoRAOptions(scope=scope))
+    attention = linear_layers(model, family, LoRAOptions(scope="language-attention"))
+    assert {layer.split(".")[-2] for layer in attention} <= {"self_attn", "linear_attn"}
+    assert attention
 
 
 def test_a_scope_without_layers_is_an_error():
@@ -138,11 +132,12 @@ def test_a_real_recipe_fits_its_family(part):
 
 @families(default=())
 def test_lora_trains_what_its_scope_names(name):
-    for scope in ("language", "vision" if name == "gemma3" else "vision+projector"):
+    language = "language-attention" if name in MIXTURES else "language"
+    for scope in (language, "vision" if name == "gemma3" else "vision+projector"):
         backbone = VLMBackbone(f"embedrl:tiny/{name}", lora=LoRAOptions(r=2, scope=scope))
         backbone.build()
         trained = {n for n, p in backbone.named_parameters() if p.requires_grad}
         assert all(".lora_" in n for n in trained)
         decoder = {id(p) for p in backbone.core.get_decoder().parameters()}
         in_decoder = {n for n, p in backbone.named_parameters() if id(p) in decoder} & trained
-        assert in_decoder == (trained if scope == "language" else set())
+        assert in_decoder == (trained if scope == language else set())

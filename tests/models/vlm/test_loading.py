@@ -53,6 +53,10 @@ BROKEN = {
         lambda f: edit(f / "config.json", model_type="mllama"),
         "'mllama' cannot be used: it reads pictures beside the text",
     ),
+    "pictures alone": (
+        lambda f: edit(f / "config.json", model_type="paligemma"),
+        "'paligemma' cannot be used: its processor reads no text without a picture",
+    ),
     "no template": (
         lambda f: (f / "chat_template.jinja").unlink(),
         "the processor has no chat template: write one to chat_template.jinja",

@@ -49,7 +49,8 @@ GLM_TEMPLATE = chat_template(
 )
 
 
-def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+def qwen_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids of the tokens that mark pixels."""
     return ids(
         tokenizer,
         image_token_id="<|image_pad|>",
@@ -59,7 +60,8 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
     )
 
 
-def _text(tokenizer: Any, sections: list[int], **more: Any) -> dict[str, Any]:
+def qwen_text(tokenizer: Any, sections: list[int], **more: Any) -> dict[str, Any]:
+    """The configuration of a text model with positions of three axes, in sections of these widths."""
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     return TEXT | {"vocab_size": vocabulary_size(tokenizer), "rope_parameters": rope} | more
 
@@ -92,10 +94,10 @@ def _glm_processor(tokenizer: Any, template: str) -> Any:
 def _qwen2_config(tokenizer: Any) -> Any:
     vision = {"depth": 2, "embed_dim": 48, "hidden_size": 64, "num_heads": 4, "mlp_ratio": 2, "patch_size": PATCH}
     return Qwen2VLConfig(
-        text_config=_text(tokenizer, [2, 3, 3]),
+        text_config=qwen_text(tokenizer, [2, 3, 3]),
         vision_config=vision,
         tie_word_embeddings=True,
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
 
 
@@ -105,10 +107,10 @@ def _qwen2_5_config(tokenizer: Any) -> Any:
         **{"out_hidden_size": 64, "window_size": 32, "fullatt_block_indexes": [1]},
     }
     return Qwen2_5_VLConfig(
-        text_config=_text(tokenizer, [2, 3, 3]),
+        text_config=qwen_text(tokenizer, [2, 3, 3]),
         vision_config=vision,
         tie_word_embeddings=True,
-        **_qwen_ids(tokenizer),
+        **qwen_ids(tokenizer),
     )
 
 
@@ -117,7 +119,7 @@ def _qwen3_5_config(tokenizer: Any) -> Any:
         **{"depth": 2, "hidden_size": 48, "intermediate_size": 96, "num_heads": 4, "patch_size": PATCH},
         **{"out_hidden_size": 64, "num_position_embeddings": 36},
     }
-    text = _text(
+    text = qwen_text(
         tokenizer,
         [2, 1, 1],
         head_dim=32,
@@ -128,7 +130,7 @@ def _qwen3_5_config(tokenizer: Any) -> Any:
         layer_types=["linear_attention", "full_attention"],
     )
     text["rope_parameters"] |= {"mrope_interleaved": True, "partial_rotary_factor": 0.25}
-    return Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True, **_qwen_ids(tokenizer))
+    return Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True, **qwen_ids(tokenizer))
 
 
 def _glm_config(tokenizer: Any) -> Any:
@@ -137,7 +139,7 @@ def _glm_config(tokenizer: Any) -> Any:
         **{"out_hidden_size": 64, "image_size": 48},
     }
     return Glm4vConfig(
-        text_config=_text(tokenizer, [2, 3, 3]),
+        text_config=qwen_text(tokenizer, [2, 3, 3]),
         vision_config=vision,
         tie_word_embeddings=True,
         **ids(
