@@ -46,9 +46,7 @@ class Curve:
         linear = costs[0] * (1 / short) + square * -short
         slope = (costs[1] + costs[0] * -1) * (1 / (long - short))
         # No kernel keeps anything for pairs of tokens.
-        return cls(
-            replace(square, saved=0.0, kept=0.0), replace(linear, saved=slope.saved, kept=slope.kept)
-        )
+        return cls(replace(square, saved=0.0, kept=0.0), replace(linear, saved=slope.saved, kept=slope.kept))
 
 
 @dataclass(frozen=True)

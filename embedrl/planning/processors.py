@@ -32,15 +32,20 @@ def read_inputs(model: Any, kind: str, images: Sequence[Image.Image]) -> tuple[d
         The inputs, and how many tokens it adds to a chat; None without a tokenizer.
     """
     if is_local(model.path):
-        part: dict[str, Any] = {"type": "video", "video": list(images)} if kind == "video" else {
-            "type": "image",
-            "image": images[0],
-        }
+        part: dict[str, Any] = (
+            {"type": "video", "video": list(images)}
+            if kind == "video"
+            else {
+                "type": "image",
+                "image": images[0],
+            }
+        )
         if kind == "evidence":
             part["evidence"] = True
         read = model.preprocessor()
         with_it, without = (
-            read([[{"role": "user", "content": [*parts, {"type": "text", "text": "a"}]}, _EMB]]) for parts in ([part], [])
+            read([[{"role": "user", "content": [*parts, {"type": "text", "text": "a"}]}, _EMB]])
+            for parts in ([part], [])
         )
         return with_it, with_it["input_ids"].shape[1] - without["input_ids"].shape[1]
     processors = bare_processors(model)
@@ -68,7 +73,9 @@ def bare_processors(model: Any) -> Any:
     reads_video = family is not None and family.reads_video
     processors = SimpleNamespace(
         image_processor=_processor(model.path, "image_processor", IMAGE_PROCESSOR_MAPPING, config),
-        video_processor=_processor(model.path, "video_processor", VIDEO_PROCESSOR_MAPPING, config) if reads_video else None,
+        video_processor=_processor(model.path, "video_processor", VIDEO_PROCESSOR_MAPPING, config)
+        if reads_video
+        else None,
     )
     if settings is None:  # Qwen3-VL's pictures come in the size of their budget
         processors.image_processor.size = {"shortest_edge": 1, "longest_edge": 2**40}

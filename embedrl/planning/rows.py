@@ -10,7 +10,7 @@ from typing import Any
 from embedrl.errors import ConfigError
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.qwen_vl.preprocess import PixelBudget
-from embedrl.planning.pictures import PlannedPicture, PictureReader
+from embedrl.planning.pictures import PictureReader, PlannedPicture
 from embedrl.planning.processors import pixels_of_a_token
 
 CHAT = 24

@@ -43,8 +43,8 @@ def find_shape(path: str, shapes: str | None = None) -> tuple[Any, str]:
         return load_config(shapes), f"{path}: shape taken from {shapes} (--shapes)"
     raise CheckpointError(
         f"{path}: its config.json is not on this machine, and the shipped tables have no shape of that name "
-        f"({', '.join(known_names())}): run `hf download {path} config.json preprocessor_config.json`, or give a folder "
-        "with these files as --shapes"
+        f"({', '.join(known_names())}): run `hf download {path} config.json preprocessor_config.json`, or give "
+        "a folder with these files as --shapes"
     )
 
 

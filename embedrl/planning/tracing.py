@@ -1,7 +1,7 @@
 """Runs a module on the meta device as it would run on real inputs, and counts what that takes.
 
-Weights and features have shapes and no numbers. What decides on shapes has numbers: token ids, sizes of pictures, masks.
-So a tower whose steps depend on the size of a picture runs as well, which `FakeTensorMode` refuses.
+Weights and features have shapes and no numbers. What decides on shapes has numbers: token ids, sizes of pictures,
+masks. So a tower whose steps depend on the size of a picture runs as well, which `FakeTensorMode` refuses.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _trace(run: Callable[[], Any], owner: nn.Module, shared: set[int]) -> tuple[
         return tensor
 
     inputs = [
-        module.register_forward_pre_hook(lambda module, args: [hold(x) for x in args[:1] if isinstance(x, Tensor)] and None)
+        module.register_forward_pre_hook(
+            lambda module, args: [hold(x) for x in args[:1] if isinstance(x, Tensor)] and None
+        )
         for module in owner.modules()
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
     ]
@@ -128,9 +130,8 @@ class _Mixed(TorchDispatchMode):
         device = kwargs.get("device")
         if device is not None and any(on_meta):
             kwargs["device"] = torch.device("meta")  # also where a feature is moved to the device of its token ids
-        elif device is not None and torch.device(device).type == "meta":
-            if not _dtype_of(func, tensors, args, kwargs).is_floating_point:
-                kwargs["device"] = torch.device("cpu")
+        elif device is not None and not _dtype_of(func, tensors, args, kwargs).is_floating_point:
+            kwargs["device"] = torch.device("cpu")
         if any(on_meta) and not all(on_meta):
             if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_):
                 args = (args[0], _as_places(args[1]), *args[2:])

@@ -138,9 +138,7 @@ def _reasoner(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, fl
     plan.peaks["training"] = sum(plan.memory.values())
 
 
-def _egrl(
-    plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup: Setup, shapes: str | None
-) -> None:
+def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup: Setup, shapes: str | None) -> None:
     model, assume, group, pairs = module.generator, sides.assume, module.group_size, data.batch_size
     embedder, more = build_on_meta(module.embedder.backbone, shapes)
     embedder.requires_grad_(False)

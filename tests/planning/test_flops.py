@@ -66,5 +66,3 @@ def test_the_cache_of_a_hybrid_grows_by_its_attention_layers_alone():
     full = config.layer_types.count("full_attention")
     head = config.hidden_size // config.num_attention_heads
     assert Flops.of(planned).cache == 2 * full * config.num_key_value_heads * head * 4
-
-
