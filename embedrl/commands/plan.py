@@ -26,7 +26,7 @@ class PlanCLI(TrainingCLI):
             "--shapes",
             type=str | None,
             default=None,
-            help="Folder with the config.json (and preprocessor_config.json) of a Hub name that is not on this machine.",
+            help="Folder with config.json and preprocessor_config.json of a Hub name that is not on this machine.",
         )
         parser.add_class_arguments(Assumptions, "assume")
 

@@ -1,7 +1,7 @@
 """Operations and activations of a vision-language model of any family, counted by running its layers without numbers.
 
-One layer of each kind of the decoder runs at two lengths (`trace`). Its operations are a square and a linear term in the
-tokens of a row, which two lengths give exactly. The tower and the projector run whole, on one picture of each size
+One layer of each kind of the decoder runs at two lengths (`trace`). Its operations are a square and a linear term in
+the tokens of a row, which two lengths give exactly. The tower and the projector run whole, on one picture of each size
 (`embedrl.planning.pictures`).
 """
 
@@ -36,6 +36,7 @@ class Curve:
     linear: Cost
 
     def __call__(self, tokens: float) -> Cost:
+        """The cost of a row."""
         return self.square * tokens**2 + self.linear * tokens
 
     @classmethod

@@ -36,10 +36,10 @@ class PlannedPicture:
     """
 
     tokens: int
-    cost: Cost = Cost()
-    features: int = 0
-    tower: float = 0.0
-    block: float = 0.0
+    cost: Cost
+    features: int
+    tower: float
+    block: float
 
 
 class PictureReader:
