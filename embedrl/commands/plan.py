@@ -20,8 +20,14 @@ class PlanCLI(TrainingCLI):
     """Reads what `embedrl fit` would train, and trains nothing."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--assume.*`."""
+        """Add `--assume.*` and `--shapes`."""
         super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--shapes",
+            type=str | None,
+            default=None,
+            help="Folder with config.json and preprocessor_config.json of a Hub name that is not on this machine.",
+        )
         parser.add_class_arguments(Assumptions, "assume")
 
     def before_instantiate_classes(self) -> None:
@@ -51,7 +57,7 @@ def plan(words: Sequence[str]) -> tuple[Plan, Assumptions]:
     """
     module, settings = read(words)
     assume = Assumptions(**settings.assume.as_dict())
-    return make_plan(module, settings.data.init_args, settings.trainer, assume), assume
+    return make_plan(module, settings.data.init_args, settings.trainer, assume, settings.shapes), assume
 
 
 def read(words: Sequence[str]) -> tuple[LightningModule, Any]:

@@ -1,4 +1,4 @@
-"""A recipe's models on the meta device: all shapes, no values, built in about a second."""
+"""A recipe's models on the meta device: all shapes, no values."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen3VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
-from embedrl.errors import ConfigError
-from embedrl.models.checkpoint_files import DTYPES, prepare_emb_row
+from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.checkpoint_files import DTYPES
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
+from embedrl.models.vlm.backbone import AnyVLM
+from embedrl.models.vlm.base import VisionLanguageModel
+from embedrl.models.vlm.families import family_of
+from embedrl.models.vlm.settings import PictureSettings
 from embedrl.planning.memory import Setup
 from embedrl.planning.shapes import find_shape
 
 
-def build_on_meta(model: nn.Module) -> tuple[Any, list[str]]:
+def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, list[str]]:
     """Build a model as `build()` would, without weights.
 
     Args:
-        model: A `QwenVLBackbone`, a `QwenVLReasoner`, an `OpenClipBackbone` or a `TwoTowerBackbone`, not built.
+        model: A backbone or a Reasoner, not built.
+        shapes: As for `find_shape`.
 
     Returns:
         The model, and notes to show.
@@ -40,18 +45,25 @@ def build_on_meta(model: nn.Module) -> tuple[Any, list[str]]:
     if isinstance(model, TwoTowerBackbone):
         model.build_on_meta()
         return model, []
-    if not isinstance(model, QwenVL):
+    if not isinstance(model, VisionLanguageModel):
         raise ConfigError(
-            f"{type(model).__name__}: `embedrl plan` knows QwenVLBackbone, QwenVLReasoner, "
-            "OpenClipBackbone, TwoTowerBackbone"
+            f"{type(model).__name__}: `embedrl plan` knows vision-language models (QwenVLBackbone, QwenVLReasoner, "
+            "VLMBackbone, VLMReasoner), OpenClipBackbone and TwoTowerBackbone"
         )
-    config, note = find_shape(model.path)
+    if is_local(model.path):  # with its tokenizer, so it is known whether `<emb>` needs a row more
+        model.build_on_meta()
+        return model, []
+    config, note = find_shape(model.path, shapes)
+    if isinstance(model, QwenVL) and config.model_type != "qwen3_vl":
+        raise CheckpointError(f"{model.path}: model_type is {config.model_type!r}, not 'qwen3_vl': use VLMBackbone")
+    if isinstance(model, AnyVLM):
+        # Known from here on, so that nothing asks the Hub.
+        model.family = model.family or family_of(config.model_type)
+        model._stored = PictureSettings()
     dtype = DTYPES[model.dtype]
     with torch.device("meta"):
-        network = Qwen3VLForConditionalGeneration(config)
+        network = AutoModelForImageTextToText.from_config(config, attn_implementation=model.attn_implementation)
         network.to(getattr(config, "dtype", None) or torch.bfloat16 if isinstance(dtype, str) else dtype)
-        if is_local(model.path):  # with its tokenizer, so it is known whether `<emb>` needs a row more
-            prepare_emb_row(network, model.processor.tokenizer, model.emb_token_id, model.emb_added)
         model.adopt(network)
     return model, [note] if note else []
 

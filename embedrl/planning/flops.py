@@ -1,135 +1,204 @@
-"""Operations of a Qwen3-VL: a multiplication and an addition are two, as `torch.utils.flop_counter` counts.
+"""Operations and activations of a vision-language model of any family, counted by running its layers without numbers.
 
-Counted are the matrix products of linear layers, of the patch embedding and of attention (every token with every other
-of its row: kernels that skip the causal half do less). The rest is less than a hundredth.
-
-Why not that counter itself, on a model without data (`FakeTensorMode`): Qwen3-VL reads the sizes of pictures out of a
-tensor, so a row with a picture cannot be traced, and a row of text alone takes 5 s at the 2B's shape (forward equal,
-backward within 0.3 %), where these formulas take 10 ms. The tests hold them against the counter on real models.
+One layer of each kind of the decoder runs at two lengths (`trace`). Its operations are a square and a linear term in
+the tokens of a row, which two lengths give exactly. The tower and the projector run whole, on one picture of each size
+(`embedrl.planning.pictures`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from embedrl.models.qwen_vl.backbone import QwenVL
-from embedrl.planning.rows import Mix, TokenRow
+from embedrl.planning.rows import Mix
+from embedrl.planning.tracing import Cost, trace, without_numbers
+
+LENGTHS = (128, 256)
+"""Tokens of the rows that are run: whole blocks of linear attention, and more than one."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Layers that all see the same tokens.
+class Curve:
+    """What a row of some tokens costs.
 
     Attributes:
-        weights: Weights of its linear layers, adapters included.
-        trained: Those of them that are trained.
-        again: Those that gradient checkpointing computes again: of each layer, all but the last, whose result is not
-            needed.
-        width: Width of attention (heads times their dimension), summed over the layers.
-        carries: Whether gradients flow through it: something in it, or before it, is trained.
+        square: Cost for each pair of tokens.
+        linear: Cost of each token.
     """
 
-    weights: int
-    trained: int
-    again: int
-    width: int
-    carries: bool
+    square: Cost
+    linear: Cost
 
-    def forward(self, tokens: float, blocks: Iterable[tuple[int, float]] = ()) -> float:
-        """Operations of a forward pass.
+    def __call__(self, tokens: float) -> Cost:
+        """The cost of a row."""
+        return self.square * tokens**2 + self.linear * tokens
 
-        Args:
-            tokens: Tokens that pass through.
-            blocks: Blocks of tokens that attend to one another: (size, how many).
-        """
-        return 2 * self.weights * tokens + 4 * self.width * sum(size**2 * count for size, count in blocks)
-
-    def backward(self, tokens: float, blocks: Iterable[tuple[int, float]] = ()) -> float:
-        """Operations of a backward pass: gradients of what came in, and of the trained weights."""
-        if not self.carries:
-            return 0.0
-        return 2 * self.forward(tokens, blocks) - 2 * (self.weights - self.trained) * tokens
-
-    def recomputed(self, tokens: float, blocks: Iterable[tuple[int, float]] = ()) -> float:
-        """Operations that gradient checkpointing adds."""
-        return (self.forward(tokens, blocks) - 2 * (self.weights - self.again) * tokens) * self.carries
+    @classmethod
+    def through(cls, costs: list[Cost]) -> Curve:
+        """The curve through the costs at `LENGTHS`."""
+        short, long = LENGTHS
+        square = (costs[1] * (1 / long) + costs[0] * (-1 / short)) * (1 / (long - short))
+        linear = costs[0] * (1 / short) + square * -short
+        slope = (costs[1] + costs[0] * -1) * (1 / (long - short))
+        # No kernel keeps anything for pairs of tokens.
+        return cls(replace(square, saved=0.0, kept=0.0), replace(linear, saved=slope.saved, kept=slope.kept))
 
 
 @dataclass(frozen=True)
 class Flops:
-    """The parts of a built Qwen3-VL, on whatever device.
+    """The decoder of a model on the meta device.
 
     Attributes:
-        vision: Patch embedding and blocks of the vision tower.
-        merger: What turns patches into tokens.
-        text: The language model's layers.
-        head: The LM head.
-        merge: Patches in a token.
+        text: The decoder's layers.
+        layer: The bytes that the largest of them saves for its backward pass.
+        head: The LM head, for each token.
+        cache: Bytes of keys, values and states that generation keeps for each token.
     """
 
-    vision: Part
-    merger: Part
-    text: Part
-    head: Part
-    merge: int
+    text: Curve
+    layer: Callable[[float], float]
+    head: Cost
+    cache: float
 
     @classmethod
-    def of(cls, model: QwenVL) -> Flops:
-        """Read the parts off a model."""
-        core, config = model.core, model.core.config
-        text, vision = config.text_config, config.vision_config
-        blocks, layers = core.visual.blocks, core.language_model.layers
-        towers = _part([core.visual.patch_embed, blocks], blocks, vision.depth * vision.hidden_size, False)
-        merger = _part([core.visual.merger, core.visual.deepstack_merger_list], [], 0, towers.carries)
-        width = text.num_hidden_layers * text.num_attention_heads * text.head_dim
-        language = _part([layers, core.language_model.embed_tokens], layers, width, merger.carries)
+    def of(cls, model: Any, compute: int = 4) -> Flops:
+        """Count a model.
+
+        Args:
+            model: A vision-language backbone or Reasoner, built on the meta device.
+            compute: Bytes of a number in the forward pass.
+        """
+        decoder = model.core.get_decoder()
+        carries = any(p.requires_grad for p in model.parameters())
         head = model.network.get_output_embeddings()
-        return cls(towers, merger, language, _part([head], [], 0, language.carries), vision.spatial_merge_size**2)
+        dtype = torch.bfloat16 if compute == 2 else torch.float32
+        kinds = _kinds(list(decoder.layers))
+        curves: dict[int, list[Cost]] = {}
+        rests = []
+        for length in LENGTHS:
+            rest, calls = _record(decoder, length)
+            rests.append(rest)
+            for index in kinds:
+                curves.setdefault(index, []).append(_layer_cost(decoder.layers[index], calls[index], dtype, carries))
+        layers = {index: Curve.through(costs) for index, costs in curves.items()}
+        whole = [sum((costs[i] * kinds[index] for index, costs in curves.items()), rests[i]) for i in (0, 1)]
+        hidden = torch.empty(1, 1, head.in_features, device="meta", dtype=head.weight.dtype, requires_grad=carries)
+        cost, _ = trace(lambda: head(hidden), head)
+        return cls(
+            Curve.through(whole),
+            lambda tokens: max(curve(tokens).saved for curve in layers.values()),
+            cost,
+            _cache_bytes(decoder, kinds, dtype),
+        )
 
     def forward(self, mix: Mix) -> float:
         """Operations of a forward pass over rows, without the LM head."""
-        return sum(count * self._pass(row, "forward") for row, count in mix)
+        return self._sum(mix, lambda cost: cost.forward)
 
     def backward(self, mix: Mix) -> float:
         """Operations of a backward pass over rows, without the LM head."""
-        return sum(count * self._pass(row, "backward") for row, count in mix)
+        return self._sum(mix, lambda cost: cost.backward)
 
     def again(self, mix: Mix) -> float:
         """Operations of computing the layers again that gradient checkpointing did not keep."""
-        again = 0.0
-        for row, count in mix:
-            again += count * self.text.recomputed(row.length, [(row.length, 1)])
-            again += count * self.vision.recomputed(sum(row.blocks), [(size, 1.0) for size in row.blocks])
-        return again
+        return self._sum(mix, lambda cost: cost.again)
+
+    def _sum(self, mix: Mix, part: Callable[[Cost], float]) -> float:
+        return sum(
+            count * (part(self.text(row.length)) + sum(part(picture.cost) for picture in row.pictures))
+            for row, count in mix
+        )
 
     def written(self, prompt: int, reply: int) -> float:
         """Operations of writing a reply behind a prompt that was read, the LM head's included."""
-        seen = prompt * reply + reply**2 / 2
-        return self.text.forward(reply) + 4 * self.text.width * seen + self.head.forward(reply)
+        pairs = prompt * reply + reply**2 / 2
+        text = self.text.linear.forward * reply + self.text.square.forward * pairs
+        return text + self.head.forward * reply
 
     def vision_tower(self, mix: Mix) -> float:
-        """Operations of a frozen tower on rows, which a further pass saves ; 0 for a trained one."""
-        return 0.0 if self.merger.carries else sum(count * self._vision_tower(row, "forward") for row, count in mix)
-
-    def _pass(self, row: TokenRow, kind: str) -> float:
-        return float(self._vision_tower(row, kind) + getattr(self.text, kind)(row.length, [(row.length, 1.0)]))
-
-    def _vision_tower(self, row: TokenRow, kind: str) -> float:
-        patches, blocks = sum(row.blocks), [(size, 1.0) for size in row.blocks]
-        return float(getattr(self.vision, kind)(patches, blocks) + getattr(self.merger, kind)(patches / self.merge))
+        """Operations of a frozen tower on rows, which a further pass saves; 0 for a trained one."""
+        return sum(count * sum(picture.tower for picture in row.pictures) for row, count in mix)
 
 
-def _part(modules: list[Any], checkpointed: Iterable[nn.Module], width: int, carries: bool) -> Part:
-    weights = [weight for top in modules for weight in _weights(top)]
-    trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-    again = sum(weight.numel() for layer in checkpointed for weight in _weights(layer)[:-1])
-    carries = carries or any(p.requires_grad for top in modules for p in top.parameters())
-    return Part(sum(weight.numel() for weight in weights), trained, again, width, carries)
+class _Recorder(nn.Module):
+    """Stands for a layer: keeps what it was called with, and returns its first input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Keep the call."""
+        self.call = args, kwargs
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        return hidden
 
 
-def _weights(top: nn.Module) -> list[Tensor]:
-    return [module.weight for module in top.modules() if isinstance(module, nn.Linear | nn.Conv3d)]
+def _kinds(layers: list[nn.Module]) -> dict[int, int]:
+    """The last layer of each kind, in their order → how many of it there are."""
+    last: dict[Any, list[int]] = {}
+    for index, layer in enumerate(layers):
+        shapes = tuple((name, p.shape, p.requires_grad) for name, p in layer.named_parameters())
+        last.setdefault((type(layer), shapes), []).append(index)
+    # The last: layers that read the keys of an earlier one read those of the last before them.
+    return {places[-1]: len(places) for places in sorted(last.values(), key=lambda places: places[-1])}
+
+
+def _record(decoder: Any, length: int, use_cache: bool = False) -> tuple[Cost, list[Any]]:
+    """The cost of a decoder without its layers, and what each of them is called with."""
+    layers = decoder.layers
+    recorders = [_Recorder() for _ in layers]
+    decoder.layers = nn.ModuleList(recorders)
+    ids = torch.ones(1, length, dtype=torch.long)
+    try:
+        cost, _ = trace(lambda: decoder(input_ids=ids, use_cache=use_cache).last_hidden_state, decoder)
+    finally:
+        decoder.layers = layers
+    return Cost(cost.forward, cost.backward), [recorder.call for recorder in recorders]
+
+
+def _layer_cost(layer: nn.Module, call: Any, dtype: torch.dtype, carries: bool) -> Cost:
+    layer = copy.deepcopy(layer).to(dtype)
+    (hidden, *args), kwargs = _arguments(call, dtype)
+    return trace(lambda: layer(hidden.requires_grad_(carries), *args, **kwargs), layer, (args, kwargs))[0]
+
+
+def _arguments(call: Any, dtype: torch.dtype) -> Any:
+    """The arguments of a layer, features in a dtype and of no graph; a cache stays the same object."""
+
+    def alone(value: Any) -> Any:
+        return value.detach().to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    args, kwargs = call
+    if not args:
+        args, kwargs = (kwargs["hidden_states"],), {k: v for k, v in kwargs.items() if k != "hidden_states"}
+    for shared in (value for value in kwargs.values() if isinstance(value, dict)):
+        for name, values in shared.items():  # keys of an earlier layer, which read by a later one need gradients too
+            shared[name] = tree_map(lambda x: alone(x).requires_grad_(x.requires_grad), values)
+    return tree_map(alone, (args, kwargs))
+
+
+def _cache_bytes(decoder: Any, kinds: dict[int, int], dtype: torch.dtype) -> float:
+    """Bytes for each token: what the cache grows by from the shorter to the longer row."""
+    held = []
+    for length in LENGTHS:
+        with torch.no_grad():
+            _, calls = _record(decoder, length, use_cache=True)
+            total = 0.0
+            for index, count in kinds.items():
+                (hidden, *args), kwargs = _arguments(calls[index], dtype)
+                with without_numbers():
+                    # Checkpointing would leave the cache out.
+                    copy.deepcopy(decoder.layers[index]).to(dtype).eval()(hidden, *args, **kwargs)
+                cache = kwargs["past_key_values"]
+                if index < len(cache.layers):  # a layer that reads the keys of an earlier one has none
+                    parts = tree_leaves(list(vars(cache.layers[index]).values()))
+                    total += count * sum(x.nbytes for x in parts if isinstance(x, Tensor))
+            held.append(total)
+    return (held[1] - held[0]) / (LENGTHS[1] - LENGTHS[0])

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from embedrl.models.lora import LoRAOptions
-from embedrl.models.qwen_vl.backbone import QwenVL
+from embedrl.planning.flops import Flops
 from embedrl.planning.rows import TokenRow
 
 FLOAT32 = 4
@@ -97,64 +96,18 @@ def whole(model: nn.Module, itemsize: int | None = None) -> float:
     return float(sum(p.numel() * (itemsize or p.element_size()) for p in model.parameters()))
 
 
-def kept(model: QwenVL, row: TokenRow, setup: Setup) -> float:
+def kept(model: Any, flops: Flops, row: TokenRow, setup: Setup) -> float:
     """Bytes that one row keeps from the forward to the backward pass.
 
-    With gradient checkpointing these are the inputs of each layer; `layer_bytes` counts the layer that is recomputed.
+    With gradient checkpointing these are the inputs of each layer; `working` counts the layer that is computed again.
     """
-    config = model.core.config
-    text, vision = config.text_config, config.vision_config
-    # The inputs of the first layer: embeddings, and the pictures' features for each of the first layers (DeepStack).
-    ends = 2 * text.hidden_size * row.length * setup.compute
-    tokens = sum(row.blocks) / vision.spatial_merge_size**2
-    ends += (1 + len(vision.deepstack_visual_indexes)) * tokens * text.hidden_size * setup.compute
-    if model.gradient_checkpointing:
-        layers = text.num_hidden_layers * text.hidden_size * row.length * setup.compute
-        seen = vision.depth * vision.hidden_size * sum(row.blocks) * setup.compute
-    else:
-        layers = text.num_hidden_layers * layer_bytes(model, row.length, setup)
-        seen = vision.depth * block_bytes(vision, sum(row.blocks), setup)
-    # The mergers are not checkpointed: the inputs of the norm, the two linear layers and the activation.
-    seen += (1 + len(vision.deepstack_visual_indexes)) * 4 * sum(row.blocks) * vision.hidden_size * setup.compute
-    trains_vision = any(p.requires_grad for p in model.core.visual.parameters())
-    return float(ends + layers + (seen if trains_vision else 0))
+    width = model.network.get_input_embeddings().weight.shape[1]
+    # The inputs of the first layer: embeddings, and the features of pictures.
+    ends = (2 * width * row.length + sum(picture.features for picture in row.pictures)) * setup.compute
+    return ends + flops.text(row.length).kept + sum(picture.cost.kept for picture in row.pictures)
 
 
-def layer_bytes(model: QwenVL, tokens: int, setup: Setup) -> float:
-    """Bytes that one layer of the language model keeps for its backward pass."""
-    text = model.core.config.text_config
-    hidden, inner = text.hidden_size, text.intermediate_size
-    heads, keys = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-    # Norms compute in float32: the residual stream twice, and queries and keys.
-    norms = FLOAT32 * (2 * hidden + heads + keys)
-    # Queries, keys and values (both repeated for each head), the result; gate, its activation, and up.
-    inside = setup.compute * (4 * heads + 3 * inner)
-    return float(tokens * (norms + inside + _inputs(model.lora, setup.compute, hidden, heads, inner)))
-
-
-def _inputs(lora: LoRAOptions | None, compute: int, hidden: int, heads: int, inner: int) -> float:
-    """Bytes per token of the linear layers' inputs, which the gradients of trained weights need."""
-    if lora is not None and lora.dropout:
-        # Each adapter has its own dropout: its output and its mask.
-        mlp = 0 if lora.scope == "language-attention" else 2 * hidden + inner
-        return (compute + 1) * (3 * hidden + heads + mlp)
-    return compute * (2 * hidden + inner)
-
-
-def block_bytes(vision: Any, patches: int, setup: Setup) -> float:
-    """Bytes that one block of a trained vision tower keeps for its backward pass."""
-    wide, inner = vision.hidden_size, vision.intermediate_size
-    return float(patches * (setup.compute * (8 * wide + 2 * inner) + FLOAT32 * 2 * wide))
-
-
-def working(model: QwenVL, rows: list[TokenRow], setup: Setup) -> float:
+def working(flops: Flops, rows: list[TokenRow]) -> float:
     """Bytes of the layer that is being computed, of all rows of a micro-batch."""
-    config = model.core.config
-    layer = layer_bytes(model, sum(row.length for row in rows), setup)
-    return max(layer, block_bytes(config.vision_config, sum(sum(row.blocks) for row in rows), setup))
-
-
-def cache_bytes(model: QwenVL, tokens: float, setup: Setup) -> float:
-    """Bytes of keys and values that generation keeps of this many tokens."""
-    text = model.core.config.text_config
-    return float(2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * tokens * setup.compute)
+    blocks = sum(picture.block for row in rows for picture in row.pictures)
+    return max(flops.layer(sum(row.length for row in rows)), blocks)

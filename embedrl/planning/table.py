@@ -46,7 +46,8 @@ def plan_notes(plan: Plan, assume: Assumptions) -> list[str]:
         lines.append(
             f"assumed (--assume.*): {assume.text} tokens a text, {assume.tcot} a T-CoT, {assume.instruction} an "
             f"instruction, {assume.evidence} crops or key frames, {assume.frames} frames, "
-            f"{100 * assume.video_share:g} % videos, pictures at {100 * assume.fill:g} % of their budgets"
+            f"{100 * assume.video_share:g} % videos, pictures at {100 * assume.fill:g} % of their budgets, "
+            f"{assume.side} x {assume.side} pixels without one"
         )
     if "rollouts" in plan.flops:
         lines.append("writing is bound by memory, not by operations: rollouts take several times longer")

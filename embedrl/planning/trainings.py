@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedrl.models.packing import LOGITS
-from embedrl.models.qwen_vl.backbone import QwenVL
+from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.planning.build import build_on_meta, read_setup
 from embedrl.planning.flops import Flops
-from embedrl.planning.memory import FLOAT32, cache_bytes, kept, training_bytes, whole, working
+from embedrl.planning.memory import FLOAT32, Setup, kept, training_bytes, whole, working
 from embedrl.planning.rows import Assumptions, Mix, Sides, TokenRow, longest, tokens
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.judge import ReferenceJudge
@@ -58,7 +58,7 @@ class Plan:
         self.models[name] = (sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad))
 
 
-def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions) -> Plan:
+def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes: str | None = None) -> Plan:
     """Plan a training.
 
     Args:
@@ -66,28 +66,33 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions) -> Plan
         data: The `init_args` of the recipe's data module, parsed.
         trainer: The recipe's `trainer`, parsed.
         assume: What to assume of the data.
+        shapes: A folder with the config.json of Hub names that are not on this machine.
 
     Raises:
         CheckpointError: If the shape of a checkpoint is not known on this machine.
         ConfigError: If a model's class is unknown, or its pixel budgets are.
     """
-    model, notes = build_on_meta(module.trained_model)
+    model, notes = build_on_meta(module.trained_model, shapes)
     setup, more = read_setup(trainer, getattr(model, "dtype", "float32"))
     plan = Plan(setup.devices, notes=notes + more)
     plan.add_model("backbone" if isinstance(module, EmbedderModule) else "generator", model)
     plan.memory = training_bytes(model, setup, module.optimizer)
-    if not isinstance(model, QwenVL):
-        plan.notes.append("no activations and operations: only Qwen3-VL's are known")
+    if not isinstance(model, VisionLanguageModel):
+        plan.notes.append("no activations and operations: only those of vision-language models are counted")
         plan.peaks["between steps"] = sum(plan.memory.values())
         return plan
-    sides, flops = Sides(model, model.core.config, assume), Flops.of(model)
+    sides, flops = Sides(model, setup.compute, assume), Flops.of(model, setup.compute)
     if isinstance(module, EGRLModule):
-        _egrl(plan, module, data, sides, flops, setup)
+        _egrl(plan, module, data, sides, flops, setup, shapes)
     elif isinstance(module, ReasonerModule):
         _reasoner(plan, module, data, trainer, sides, flops, setup)
     else:
         _embedder(plan, module, data, trainer, sides, flops, setup)
     return plan
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.network.get_output_embeddings().weight.shape[0])
 
 
 def _times(mix: Mix, count: float) -> Mix:
@@ -107,47 +112,47 @@ def _embedder(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, fl
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = flops.again(step)
     rows = [longest(pair)] * data.micro_batch_size
-    graphs = sum(kept(model, row, setup) for row in rows)
+    graphs = sum(kept(model, flops, row, setup) for row in rows)
     if not module.gradient_cache:
-        graphs = sum(kept(model, row, setup) * count for row, count in batch) / setup.devices
-    plan.memory |= {"activations kept": graphs, "layer at work": working(model, rows, setup)}
+        graphs = sum(kept(model, flops, row, setup) * count for row, count in batch) / setup.devices
+    plan.memory |= {"activations kept": graphs, "layer at work": working(flops, rows)}
     plan.peaks["training"] = sum(plan.memory.values())
 
 
 def _reasoner(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, flops: Flops, setup: Any) -> None:
-    model, assume, vocabulary = module.generator, sides.assume, module.generator.core.config.text_config.vocab_size
+    model, assume, vocabulary = module.generator, sides.assume, _vocabulary(module.generator)
     lessons = sides.pair(assume.instruction + assume.tcot)
     batch = _times(lessons, data.batch_size / 2)
     step = _times(batch, trainer.accumulate_grad_batches)
     plan.tokens["lessons"] = tokens(step)
     written = data.batch_size * assume.tcot * trainer.accumulate_grad_batches
-    plan.flops["forward"] = flops.forward(step) + flops.head.forward(written)
-    plan.flops["backward"] = flops.backward(step) + flops.head.backward(written)
+    plan.flops["forward"] = flops.forward(step) + flops.head.forward * written
+    plan.flops["backward"] = flops.backward(step) + flops.head.backward * written
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = flops.again(step)
     rows = [longest(lessons)] * data.micro_batch_size
     plan.memory |= {
-        "activations kept": sum(kept(model, row, setup) for row in rows),
+        "activations kept": sum(kept(model, flops, row, setup) for row in rows),
         "logits": vocabulary * len(rows) * assume.tcot * (setup.compute + 2 * FLOAT32),
-        "layer at work": working(model, rows, setup),
+        "layer at work": working(flops, rows),
     }
     plan.peaks["training"] = sum(plan.memory.values())
 
 
-def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup: Any) -> None:
+def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup: Setup, shapes: str | None) -> None:
     model, assume, group, pairs = module.generator, sides.assume, module.group_size, data.batch_size
-    embedder, more = build_on_meta(module.embedder.backbone)
+    embedder, more = build_on_meta(module.embedder.backbone, shapes)
     embedder.requires_grad_(False)
     plan.notes += more
     plan.add_model("embedder", embedder)
     plan.memory["frozen Embedder"] = whole(embedder)
     judge = flops
     if module.reference is not None:
-        reference, more = build_on_meta(module.reference)
+        reference, more = build_on_meta(module.reference, shapes)
         reference.requires_grad_(False)
         plan.notes += [note for note in more if note not in plan.notes]
         plan.add_model("reference", reference)
-        plan.memory["reference"], judge = whole(reference), Flops.of(reference)
+        plan.memory["reference"], judge = whole(reference), Flops.of(reference, setup.compute)
 
     prompts = sides.pair(assume.instruction)
     replies = 2 * pairs * group * assume.tcot
@@ -157,13 +162,13 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
         for row, count in prompts
     )
 
-    seen = Sides(embedder, embedder.core.config, assume)
+    seen = Sides(embedder, setup.compute, assume)
     embedded: list[tuple[TokenRow, float]] = []
     for row, count in seen.pair(0):
-        reply = TokenRow(assume.tcot) + (seen.crops() if row.blocks else TokenRow(0))
+        reply = TokenRow(assume.tcot) + (seen.crops() if row.pictures else TokenRow(0))
         embedded.append((row + reply.times(group), count * pairs))
     plan.tokens["embedded"] = tokens(embedded)
-    plan.flops["Embedder"] = Flops.of(embedder).forward(embedded)
+    plan.flops["Embedder"] = Flops.of(embedder, setup.compute).forward(embedded)
 
     for reward in (row.reward for row in module.rewards):
         if isinstance(reward, ProcessReward) and isinstance(reward.judge, ReferenceJudge):
@@ -179,7 +184,7 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
         most = min(group, room) if options.shared_prefix else 1
         packed.append((row + TokenRow(assume.tcot).times(most), count * pairs * group / most))
     head = flops.head
-    needed = flops.forward(packed) + flops.backward(packed) + head.forward(replies) + head.backward(replies)
+    needed = flops.forward(packed) + flops.backward(packed) + (head.forward + head.backward) * replies
     plan.tokens["policy pass"] = tokens(packed)
     asked, own = module.policy_loss.kl_coefficient, module.reference is None
     spared = module.inner_epochs - (0 if asked and own else 1)  # the first pass of these weights runs the vision tower
@@ -187,7 +192,7 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     if module.inner_epochs > 1:
         plan.notes.append(f"work: of one batch, {module.inner_epochs} optimizer steps on its rollouts (inner_epochs)")
     if asked:
-        plan.flops["reference"] = judge.forward(packed) + judge.head.forward(replies)
+        plan.flops["reference"] = judge.forward(packed) + judge.head.forward * replies
     if model.gradient_checkpointing:
         plan.extra["layers computed again"] = module.inner_epochs * flops.again(packed)
 
@@ -197,16 +202,16 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
     )
     gathered = sum(plan.memory.values()) - fixed
     plan.memory |= {
-        "policy pass: activations kept": sum(kept(model, row, setup) for row in rows),
-        "policy pass: layer at work": working(model, rows, setup),
+        "policy pass: activations kept": sum(kept(model, flops, row, setup) for row in rows),
+        "policy pass: layer at work": working(flops, rows),
         "policy pass: logits": 3.0 * LOGITS * FLOAT32,
         "rollouts: policy whole": whole(model, setup.compute) if setup.sharded else 0.0,
     }
     policy = sum(value for name, value in plan.memory.items() if name.startswith("policy pass"))
     drawn, prompt = max(module.rollout.max_sequences, group), longest(prompts)
-    writing = cache_bytes(model, drawn * (prompt.length + module.rollout.max_new_tokens), setup)
-    writing += drawn * model.core.config.text_config.vocab_size * DRAWING
-    writing += working(model, [prompt] * max(1, drawn // group), setup)
+    writing = flops.cache * drawn * (prompt.length + module.rollout.max_new_tokens)
+    writing += drawn * _vocabulary(model) * DRAWING
+    writing += working(flops, [prompt] * max(1, drawn // group))
     plan.memory["rollouts: keys, values, logits"] = writing
     plan.peaks["rollouts"] = fixed + plan.memory["rollouts: policy whole"] + writing
     plan.peaks["policy pass"] = fixed + gathered + policy

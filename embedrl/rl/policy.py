@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from embedrl.models.dropout import without_dropout
 from embedrl.models.packing import IGNORE, cut_by_tokens
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.types import Chat
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,12 @@ class Policy:
         self.generator, self.options = generator, options or PolicyOptions()
         self.temperature = temperature or 1.0
         self._reference = reference
+        if self.options.shared_prefix and not generator.packs_replies:
+            _log.warning(
+                "policy.shared_prefix: a %s cannot keep replies in one row apart, so each has a row of its own, which "
+                "reads the prompt again; false gives the same",
+                type(generator).__name__,
+            )
 
     def batches(self, groups: Sequence[Group]) -> list[PolicyBatch]:
         """Cut groups into batches of rows of like length; every reply is in exactly one, and empty replies in none."""

@@ -73,7 +73,7 @@ class QwenVL(VisionLanguageModel):
         return processor
 
     def reading_options(self) -> dict[str, Any]:
-        """See `VisionLanguageModel.options`."""
+        """See `VisionLanguageModel.reading_options`."""
         return budget_options(self._chosen())
 
     def _adapted(self, network: Any, lora: LoRAOptions) -> None:

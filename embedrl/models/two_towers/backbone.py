@@ -173,6 +173,10 @@ class TwoTowerBackbone(Backbone):
         tower = getattr(self.towers, "vision_model", None)
         return nullcontext() if tower is None else cache_vision_features(tower, seen)
 
+    def reading_options(self) -> dict[str, Any]:
+        """The weights of the kinds of input, and how pictures are read."""
+        return {"fusion": asdict(self.weights), **self.settings.plain()}
+
     def export(self, out: Path, merge: bool = True) -> None:
         """Write a plain Hugging Face checkpoint with processor and `embedrl_config.json`.
 
@@ -190,7 +194,7 @@ class TwoTowerBackbone(Backbone):
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
         self.preprocessor().processor.save_pretrained(out)
-        write_options(out, public_path(type(self)), {"fusion": asdict(self.weights), **self.settings.plain()})
+        write_options(out, public_path(type(self)), self.reading_options())
 
 
 def _features(tower: Any, prefix: str, inputs: ModelInputs, dtype: torch.dtype) -> Tensor | None:

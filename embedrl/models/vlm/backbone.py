@@ -94,7 +94,7 @@ class AnyVLM(VisionLanguageModel):
         return processor
 
     def reading_options(self) -> dict[str, Any]:
-        """See `VisionLanguageModel.options`."""
+        """See `VisionLanguageModel.reading_options`."""
         return self.settings.plain()
 
     def preprocessor(self) -> VLMPreprocessor:

@@ -21,6 +21,7 @@ from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import as_in_forward
 from embedrl.models.export_options import write_options
+from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.networks import NetworkReader
 from embedrl.models.pooling import pool_at_token
@@ -158,7 +159,7 @@ class VisionLanguageModel(Loadable):
             except ValueError as error:
                 raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error
             # Frozen embeddings would otherwise cut the graph before the first checkpointed layer.
-            network.enable_input_require_grads()
+            need_input_gradients(network)
         self.net.train()
 
     def _adapted(self, network: Any, lora: LoRAOptions) -> list[str] | None:

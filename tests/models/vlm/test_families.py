@@ -18,7 +18,10 @@ from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.models.vlm.families import VLMFamily, family_of, linear_layers
+from embedrl.models.vlm.loading import load_config
+from embedrl.models.vlm.reasoner import VLMReasoner
 from embedrl.models.vlm.tiny.build import build_config, build_model
+from embedrl.rl.policy import Policy, PolicyOptions
 
 
 def core(name):
@@ -102,6 +105,29 @@ def test_the_documentation_tells_what_each_family_can_do():
         name: (family.reads_video, words[family.boxes], type(family).set_pixels is not plain)
         for name, family in known.items()
     }
+
+
+def test_the_documentation_tells_whose_rows_could_hold_several_texts():
+    page = (Path(__file__).parents[3] / "docs/reference/families.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (full .+) \|$", page, re.MULTILINE))
+    words = {"linear_attention": "linear", "sliding_attention": "sliding windows", "conv": "convolutions"}
+    assert set(told) == set(FAMILIES)
+    for name, layers in told.items():
+        kinds = set(getattr(load_config(f"embedrl:tiny/{name}").get_text_config(), "layer_types", None) or ())
+        assert {kind for kind, word in words.items() if word in layers} == kinds - {"full_attention"}, name
+
+
+def test_several_texts_in_a_row_are_refused_by_capability(caplog):
+    assert QwenVLBackbone("embedrl:tiny").shares_prefix
+    path = "embedrl:tiny/qwen2_vl"
+    assert not VLMBackbone(path).shares_prefix
+    reasoner = VLMReasoner(path)
+    assert not reasoner.packs_replies
+    assert not reasoner.takes_blocks
+    Policy(reasoner, PolicyOptions(shared_prefix=False))
+    assert not caplog.records
+    Policy(reasoner, PolicyOptions(shared_prefix=True))
+    assert "policy.shared_prefix: a VLMReasoner cannot keep replies in one row apart" in caplog.text
 
 
 REAL = [path for path in PARTS if path.parent.name == "backbone" and "VLMBackbone" in path.read_text()]
