@@ -22,6 +22,7 @@ from embedrl.data.render import RenderOptions
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
+from embedrl.inference.frozen_embedder import check_single
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
@@ -77,6 +78,7 @@ def mine(
         NonFiniteError: If a vector is NaN or infinite.
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
+    check_single(backbone, "embedrl mine")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")
     cuda = torch.cuda.is_available() and device != "cpu"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.late_interaction_files import is_late
 
 Method = Literal["linear", "slerp", "ties"]
 
@@ -75,6 +76,9 @@ def merge_folders(
         ConfigError: If method, weights and models do not fit.
     """
     check_method(len(models), weights, method, base, density)
+    for folder in models:
+        if is_late(str(folder)):
+            raise CheckpointError(f"{folder}: gives one vector a token (late interaction): such models are not merged")
     everyone = [*models, *([base] if base is not None and method == "ties" else [])]
     for other in everyone[1:]:
         _check_alike(models[0], other)

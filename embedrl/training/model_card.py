@@ -12,6 +12,7 @@ from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.backbone import QwenVL
@@ -20,6 +21,7 @@ from embedrl.models.vlm.backbone import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
+_ONE = "unit vectors; similar ones have a high dot product"
 
 _HOW = {
     "sentence-transformers": """
@@ -47,6 +49,19 @@ Inputs with their T-CoTs go to `embedrl.FrozenEmbedder({cls}("{name}"))`.
 mteb takes neither name nor modalities from a folder: give `SentenceTransformer` a `model_card_data` with `model_name`,
 and set `modalities=["text", "image"]` in the `ModelMeta` of the wrapped model.
 """,
+    "multi-vector": """
+With sentence-transformers and transformers alone, every token's vector:
+
+```python
+from sentence_transformers import MultiVectorEncoder
+
+model = MultiVectorEncoder("{name}")
+queries = model.encode_query(["a red star"])
+pages = model.encode_document([{{"image": picture}}])
+scores = model.similarity(queries, pages)
+```
+
+{pooling}""",
     "open_clip": """
 ```python
 import embedrl
@@ -114,11 +129,11 @@ def write_card(
         name: The folder's name, as the card's examples have it.
         figures: What is known of the training, such as steps and validation figures; by name.
     """
-    embeds = isinstance(model, Backbone)
+    embeds, late = isinstance(model, Backbone), isinstance(model, LateInteraction)
     kind = _kind(out, model)
     base = _base(model)
     data = ModelCardData(
-        library_name=kind,
+        library_name="sentence-transformers" if kind == "multi-vector" else kind,
         pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
         base_model=base if _is_hub_name(base) else None,
         tags=[
@@ -128,7 +143,7 @@ def write_card(
         ],
     )
     what = (
-        "maps texts, pictures and videos to unit vectors; similar ones have a high dot product"
+        f"maps texts, pictures and videos to {'a unit vector a token, compared by MaxSim' if late else _ONE}"
         if embeds
         else "writes the T-CoT (reasoning with boxes, key frames or keywords) of a text, a picture or a video"
     )
@@ -136,7 +151,7 @@ def write_card(
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",
         f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
-        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)))}",
+        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)), pooling=_pooling(model))}",
     ]
     if figures:
         rows = "\n".join(f"| {key} | {value} |" for key, value in figures.items())
@@ -145,8 +160,24 @@ def write_card(
     (out / CARD).write_text("\n".join(lines), encoding="utf-8")
 
 
+def _pooling(model: Backbone | Generator) -> str:
+    """How to pool the vectors of a late-interaction Embedder as it does."""
+    if not isinstance(model, LateInteraction) or model.budget is None:
+        return ""
+    return f"""Training pooled a side to at most {model.budget} vectors, and so does `embedrl eval`. For the same here:
+
+```python
+from embedrl.models import pool_tokens
+
+pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
+```
+"""
+
+
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
+    if isinstance(model, LateInteraction):
+        return "embedrl" if (out / ADAPTER).is_file() else "multi-vector"
     if (out / ADAPTER).is_file():
         return "peft" if isinstance(model, QwenVL | VisionLanguageModel) else "embedrl"
     if isinstance(model, OpenClipBackbone):
@@ -159,7 +190,7 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
 def _base(model: Backbone | Generator) -> str:
     """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
     path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
-    while isinstance(model, QwenVL | VisionLanguageModel) and (base := adapter_base(path)):
+    while isinstance(model, LateInteraction | QwenVL | VisionLanguageModel) and (base := adapter_base(path)):
         path = base
     path = path.removeprefix(HUB)
     if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:
