@@ -120,7 +120,8 @@ def test_an_adapter_brings_its_projection(tmp_path):
                 parameter.normal_(std=0.1)
     model.export(tmp_path, merge=False)
     assert not (tmp_path / "modules.json").exists()
-    check_same(sides_of(load_backbone(str(tmp_path))), sides_of(model))
+    for a, b in zip(sides_of(load_backbone(str(tmp_path))), sides_of(model), strict=True):
+        assert ((a * b).sum(1) > 0.99999).all()
 
 
 def test_on_meta_it_is_the_same_model():
