@@ -1,15 +1,19 @@
 """One vector a token, from the recipe to the evaluation, by the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from cli_process import logged
+from qwen_helpers import EMB, picture, text, user
 from recipes import CONFIGS, QUICKSTART
 
 from embedrl.cli import main
+from embedrl.data.render import SUMMARIZE
+from embedrl.losses.maxsim import maxsim
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.training.trained_model import load_embedder
 
@@ -68,6 +72,24 @@ def test_the_run_loads_again_in_both_forms(trained):
     for (name, a), (other, b) in zip(*(model.named_parameters() for model in models), strict=True):
         assert name == other
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_documentation_scores_pages_as_embedrl_does(trained):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (CONFIGS.parent / "docs/how_to/late_interaction.md").read_text(), re.DOTALL
+    )
+    names: dict = {}
+    exec(code, names)
+    folder, pictures = str(trained / "runs/quickstart_embedder/model"), [picture(0), picture(1, (60, 100))]
+    scores = names["scores_of"](folder, ["the red star"], pictures, 32)
+    model = load_embedder(folder)
+    chats = [[user(text("the red star")), EMB], *([user({"type": "image", "image": x}), EMB] for x in pictures)]
+    chats = [[{"role": "user", "content": [*chat[0]["content"], text("\n" * (i == 0) + SUMMARIZE)]}, EMB]
+             for i, chat in enumerate(chats)]  # fmt: skip
+    with torch.no_grad():
+        vectors = model.encode(model.preprocessor()(chats))
+    torch.testing.assert_close(scores, maxsim(vectors[:1], vectors[1:]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
