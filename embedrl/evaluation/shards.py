@@ -60,7 +60,11 @@ def read_shard(path: Path, rows: int) -> Tensor:
         raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows - left_out}, ...])")
     if written != checksum(vectors, offsets):
         raise DataError(f"{path}: broken vectors ({'without a' if written is None else 'another'} checksum)")
-    return vectors if offsets is None else pad_sequence(torch.split(vectors, offsets.diff().tolist()), batch_first=True)
+    if offsets is None:
+        return vectors
+    if not count:  # all of them are bad
+        return vectors[:, None]
+    return pad_sequence(list(torch.split(vectors, offsets.diff().tolist())), batch_first=True)
 
 
 def packed(vectors: Tensor) -> dict[str, Tensor]:

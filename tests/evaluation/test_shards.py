@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save
 from token_vectors import tokens
 
+from embedrl.data.on_bad import BadSample
 from embedrl.errors import DataError
 from embedrl.evaluation.shards import metadata_of, packed, read_shard, write_shard
 
@@ -15,6 +16,12 @@ def test_a_file_holds_the_vectors_that_were_written(kind, tmp_path):
     write_shard(tmp_path / "a", save(content, metadata_of(content, {})))
     assert torch.equal(read_shard(tmp_path / "a", 4), SIDES[kind])
     assert len(content["vectors"]) == (4 if kind == "one a side" else 11)
+
+
+def test_a_file_of_bad_sides_alone_is_empty(tmp_path):
+    content = packed(SIDES["one a token"][:0])
+    write_shard(tmp_path / "a", save(content, metadata_of(content, {0: BadSample("toy", "0", "broken_row", "bad")})))
+    assert read_shard(tmp_path / "a", 1).shape == (0, 1, 4)
 
 
 @pytest.mark.parametrize(
