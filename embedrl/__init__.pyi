@@ -22,6 +22,7 @@ from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .errors import EmbedRLError as EmbedRLError
 from .index.index import Index as Index
 from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
+from .models.late_interaction import LateInteraction as LateInteraction
 from .models.open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .models.qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner

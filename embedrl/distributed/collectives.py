@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from embedrl.utils.ragged import cat_rows
+
 T = TypeVar("T")
 
 
@@ -52,12 +54,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     pass. Under DDP and FSDP, which average gradients over ranks, multiply that gradient by `world_size()`.
 
     Args:
-        rows: This rank's rows, `[n, ...]`; n may differ from rank to rank and be 0. Of any type: values are copied.
+        rows: This rank's rows, `[n, ...]`; n may differ from rank to rank and be 0, as may the tokens of
+            `[n, tokens, dim]`, which are padded with zeros. Of any type: values are copied.
 
     Returns:
         `[sum of n, ...]`, the same values on every rank.
     """
-    return rows if world_size() == 1 else torch.cat(gather_all_tensors(rows))
+    return rows if world_size() == 1 else cat_rows(gather_all_tensors(rows))
 
 
 def gather_objects(own: Sequence[T]) -> list[T]:

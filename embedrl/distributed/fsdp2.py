@@ -73,12 +73,18 @@ def whole_copy(model: Loadable) -> Loadable | None:
     trained = get_model_state_dict(model, options=options)
     if torch.distributed.get_rank():
         return None
-    # The class of a sharded module constructs the class it was made from.
-    arguments = inspect.signature(model.__init__).parameters  # type: ignore[misc]
-    copy: Loadable = type(model)(**{name: getattr(model, name) for name in arguments})
+    copy = _unbuilt(model)
     copy.build()
     copy.load_state_dict(trained, strict=False)  # what is frozen comes from the model's own checkpoint
     return copy
+
+
+def _unbuilt(model: Loadable) -> Loadable:
+    """A model with the same options, not built. The class of a sharded module constructs the class it was made from."""
+    arguments = inspect.signature(model.__init__).parameters  # type: ignore[misc]
+    options = {name: getattr(model, name) for name in arguments}
+    inner = {name: _unbuilt(value) for name, value in options.items() if isinstance(value, Loadable)}
+    return type(model)(**options | inner)
 
 
 class FSDP2Strategy(ModelParallelStrategy):

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from embedrl.data.left_out import without
 from embedrl.data.on_bad import BadSample, OnBad
 from embedrl.evaluation.tcots import TCoTs
@@ -15,6 +13,7 @@ from embedrl.evaluation.vectors import VectorCache
 from embedrl.inference.tcot_writer import Key, places_of, with_tcots
 from embedrl.metrics.ranking import Blocks
 from embedrl.types import RetrievalTask
+from embedrl.utils.ragged import cat_rows
 
 Bad = dict[int, BadSample] | None
 """Where bad sides are put, by position; None stops at the first."""
@@ -88,7 +87,7 @@ class Remaining:
         if len(kept) == len(good):
             return queries, candidates
         rows = [row for row, i in enumerate(good) if i in kept]  # others have no relevant candidate left
-        return Blocks(len(rows), lambda: [torch.cat(list(queries.read()))[rows]]), candidates
+        return Blocks(len(rows), lambda: [cat_rows(list(queries.read()))[rows]]), candidates
 
     def _places(self) -> Bad:
         return {} if self.bad.mode == "skip" else None

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-import torch
 from torch import Tensor
 
 from embedrl.metrics.evidence import evidence_counts
@@ -19,6 +18,7 @@ from embedrl.metrics.retrieval import RankingMetric, mean_metrics, per_query_met
 from embedrl.tcot.parser import parse
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.atomic_files import replacing
+from embedrl.utils.ragged import cat_rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def rank_task(task: RetrievalTask, queries: Blocks, candidates: Blocks, keep: in
         candidates: The candidate vectors.
         keep: How many of the best candidates to keep.
     """
-    return rank_both(torch.cat(list(queries.read())), candidates, task.qrels, task.pools, keep)
+    return rank_both(cat_rows(list(queries.read())), candidates, task.qrels, task.pools, keep)
 
 
 def set_result(

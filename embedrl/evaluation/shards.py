@@ -10,19 +10,26 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from embedrl.data.on_bad import BadSample
 from embedrl.errors import DataError, unreadable
+from embedrl.losses.maxsim import token_mask
 from embedrl.utils.atomic_files import replacing
 
 CHECKSUM = "crc32"
+OFFSETS = "offsets"
 LEFT_OUT = "left_out"
 
 
-def metadata_of(vectors: Tensor, left_out: Mapping[int, BadSample]) -> dict[str, str]:
-    """What stands beside the vectors of a file; a bad side's message without its name, which another task gives it."""
+def metadata_of(content: Mapping[str, Tensor], left_out: Mapping[int, BadSample]) -> dict[str, str]:
+    """What stands beside the tensors of a file (see `packed`).
+
+    The message of a bad side comes without its name, which another task gives it.
+    """
     bad = {row: [one.cause, one.message.removeprefix(f"{one.dataset}/{one.id}: ")] for row, one in left_out.items()}
-    return {CHECKSUM: checksum(vectors)} | ({LEFT_OUT: json.dumps(bad)} if bad else {})
+    return {CHECKSUM: checksum(content["vectors"], content.get(OFFSETS))} | ({LEFT_OUT: json.dumps(bad)} if bad else {})
 
 
 def left_out_of(path: Path) -> dict[int, tuple[str, str]]:
@@ -33,7 +40,7 @@ def left_out_of(path: Path) -> dict[int, tuple[str, str]]:
 
 
 def read_shard(path: Path, rows: int) -> Tensor:
-    """The vectors of one file, `[rows, dim]`, without those of bad sides.
+    """The vectors of one file, `[rows, dim]` or `[rows, tokens, dim]`, without those of bad sides.
 
     Args:
         path: The file.
@@ -46,17 +53,39 @@ def read_shard(path: Path, rows: int) -> Tensor:
         vectors: Tensor = file.get_tensor("vectors")
         metadata = file.metadata() or {}
         written, left_out = metadata.get(CHECKSUM), len(json.loads(metadata.get(LEFT_OUT, "{}")))
-    if vectors.dtype != torch.float32 or vectors.ndim != 2 or len(vectors) != rows - left_out:
+        offsets = file.get_tensor(OFFSETS) if OFFSETS in file.keys() else None  # noqa: SIM118 (no mapping)
+    count = len(vectors) if offsets is None else len(offsets) - 1
+    if vectors.dtype != torch.float32 or vectors.ndim != 2 or count != rows - left_out:
         kind = f"{str(vectors.dtype).removeprefix('torch.')} {list(vectors.shape)}"
         raise DataError(f"{path}: broken vectors ({kind}, not float32 [{rows - left_out}, ...])")
-    if written != checksum(vectors):
+    if written != checksum(vectors, offsets):
         raise DataError(f"{path}: broken vectors ({'without a' if written is None else 'another'} checksum)")
-    return vectors
+    if offsets is None:
+        return vectors
+    if not count:  # all of them are bad
+        return vectors[:, None]
+    return pad_sequence(list(torch.split(vectors, offsets.diff().tolist())), batch_first=True)
 
 
-def checksum(vectors: Tensor) -> str:
-    """The CRC-32 of a tensor's bytes; it finds every change of a few bits."""
-    return f"{zlib.crc32(vectors.contiguous().numpy().data):08x}"
+def packed(vectors: Tensor) -> dict[str, Tensor]:
+    """What a file holds: vectors `[rows, dim]` as they are; of token vectors those of all rows behind one another.
+
+    Args:
+        vectors: `[rows, dim]`, or `[rows, tokens, dim]` padded with zeros.
+
+    Returns:
+        `vectors`, `[rows or tokens, dim]`, and for tokens `offsets`, `[rows + 1]`: where each row begins, and the end.
+    """
+    if vectors.ndim != 3:
+        return {"vectors": vectors}
+    mask = token_mask(vectors)
+    return {"vectors": vectors[mask], OFFSETS: functional.pad(mask.sum(1).cumsum(0), (1, 0))}
+
+
+def checksum(vectors: Tensor, offsets: Tensor | None = None) -> str:
+    """The CRC-32 of the bytes of what a file holds; it finds every change of a few bits."""
+    value = zlib.crc32(vectors.contiguous().numpy().data)
+    return f"{value if offsets is None else zlib.crc32(offsets.contiguous().numpy().data, value):08x}"
 
 
 def write_shard(path: Path, content: bytes) -> None:

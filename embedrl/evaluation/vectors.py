@@ -5,8 +5,9 @@
 <cache>/<key of the model>/<key of the sides>.safetensors   the vectors of up to `shard_size` sides, in order
 ```
 
-A file holds a checksum of its vectors: one whose disk has changed a bit is computed again. Sides that turned out to be
-bad have no vector; the file's metadata say which and why.
+Token vectors (`LateInteraction`) lie behind one another, with the offsets of the sides beside them. A file holds a
+checksum of its vectors: one whose disk has changed a bit is computed again. Sides that turned out to be bad have no
+vector; the file's metadata say which and why.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from embedrl.data.side_dataset import encode_sample
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import key_of, model_identity, render_identity
-from embedrl.evaluation.shards import left_out_of, metadata_of, read_shard, write_shard
-from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
+from embedrl.evaluation.shards import left_out_of, metadata_of, packed, read_shard, write_shard
+from embedrl.inference.frozen_embedder import encode, frozen
 from embedrl.metrics.ranking import Blocks
 from embedrl.models.backbone import Backbone
 from embedrl.tcot.store import content_hash
 from embedrl.types import Side
 from embedrl.utils.console import tell
+from embedrl.utils.ragged import cat_rows
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class VectorCache:
         encode_options: EncodeOptions = EncodeOptions(),
         rank: int = 0,
     ) -> None:
-        self.backbone = FrozenEmbedder(backbone, options).build(device)
+        self.backbone = frozen(backbone, device)
         self.options, self.device, self.encode_options, self.rank = options, device, encode_options, rank
         self.identity = {"model": model_identity(self.backbone, device), "render": render_identity(options)}
         self.folder = folder / key_of(self.identity)
@@ -174,7 +176,7 @@ class VectorCache:
         self._compute(todo[self.rank :: world_size()], sides, names, "raise" if bad is None else "skip")
         if world_size() > 1:
             distributed.barrier()
-        self.dimension = read_shard(shards[0].path, len(shards[0].sides)).shape[1]
+        self.dimension = read_shard(shards[0].path, len(shards[0].sides)).shape[-1]
         without = _bad_of(shards, names)
         if bad is None and without:
             raise DataError(next(iter(without.values())).message)
@@ -229,16 +231,17 @@ class VectorCache:
                 batch = next(loaded)
                 vectors.append(self._vectors(batch, names, shard.sides[done:]))
                 left_out |= {done + row: one for row, one in batch.bad.items()}
-            whole = torch.cat(vectors)
+            whole = cat_rows(vectors)
             if left_out:
                 whole = whole[[row for row in range(len(whole)) if row not in left_out]]
-            write_shard(shard.path, save({"vectors": whole}, metadata_of(whole, left_out)))
+            content = packed(whole)
+            write_shard(shard.path, save(content, metadata_of(content, left_out)))
 
     @torch.no_grad()
     def _vectors(self, batch: EncodeBatch, names: Sequence[str], positions: range) -> Tensor:
         """Vectors of a batch whose sides begin at `positions`."""
         vectors = encode(self.backbone, batch.micro_batches, batch.order, self.device).float().cpu().contiguous()
-        infinite = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        infinite = (~torch.isfinite(vectors).flatten(1).all(1)).nonzero().flatten().tolist()
         infinite = [row for row in infinite if row not in batch.bad]
         if infinite:
             raise NonFiniteError(

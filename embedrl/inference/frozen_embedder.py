@@ -17,12 +17,13 @@ from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.distributed.collectives import world_size
-from embedrl.errors import NonFiniteError
+from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone, GroupPreprocessor
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import RetrievalTask, Side
+from embedrl.utils.ragged import cat_rows
 
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
 """How to render a Reasoner's T-CoTs: leniently, with the parts that can be read."""
@@ -37,6 +38,9 @@ class FrozenEmbedder:
         micro_batch_size: Sides that go through it at once.
         shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
             on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
+
+    Raises:
+        ConfigError: If the backbone gives one vector a token (`LateInteraction`).
     """
 
     def __init__(
@@ -46,14 +50,13 @@ class FrozenEmbedder:
         micro_batch_size: int = 32,
         shared_prefix: bool = True,
     ) -> None:
+        check_single(backbone, "FrozenEmbedder")
         self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
         self.shared_prefix = shared_prefix
 
     def build(self, device: torch.device) -> Backbone:
         """Load the weights, freeze them, move them."""
-        self.backbone.build()
-        self.backbone.requires_grad_(False).eval()
-        return self.backbone.to(device)
+        return frozen(self.backbone, device)
 
     @torch.no_grad()
     def embed(
@@ -149,7 +152,31 @@ class FrozenEmbedder:
         return scorer.results()
 
 
+def frozen(backbone: Backbone, device: torch.device) -> Backbone:
+    """The backbone with its weights, frozen, on the device."""
+    backbone.build()
+    backbone.requires_grad_(False).eval()
+    return backbone.to(device)
+
+
+def check_single(backbone: Backbone, user: str) -> None:
+    """Check that a backbone gives one vector a side.
+
+    Args:
+        backbone: The Embedder.
+        user: What needs it, such as `embedrl mine`.
+
+    Raises:
+        ConfigError: If it gives one vector a token.
+    """
+    if backbone.multi_vector:
+        raise ConfigError(
+            f"{user}: a {type(backbone).__name__} gives one vector a token, which this cannot use; give an Embedder "
+            "with one vector a side, such as QwenVLBackbone"
+        )
+
+
 def encode(backbone: Backbone, batches: Iterable[ModelInputs], order: Tensor, device: torch.device) -> Tensor:
     """Vectors of the micro-batches, in the order before they were sorted by length."""
     moved = ({name: value.to(device) for name, value in inputs.items()} for inputs in batches)
-    return torch.cat([backbone(inputs) for inputs in moved])[order.to(device).argsort()]
+    return cat_rows([backbone(inputs) for inputs in moved])[order.to(device).argsort()]

@@ -16,6 +16,7 @@ from embedrl.data.images import is_picture
 from embedrl.data.in_memory import picture_source
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError
+from embedrl.losses.maxsim import token_mask
 from embedrl.models.backbone import Backbone
 from embedrl.models.exported import load_backbone
 from embedrl.types import ImageSource, Side
@@ -26,6 +27,9 @@ _RAW = RenderOptions(tcot="none")
 
 class SentenceTransformersModule(nn.Module):
     """An Embedder for `SentenceTransformer(modules=[SentenceTransformersModule("my_embedder")])`.
+
+    One that gives a vector a token (`LateInteraction`) goes into `MultiVectorEncoder(modules=[...])`, pooled as in
+    training.
 
     `SentenceTransformer("my_embedder")` alone reads with transformers' loaders. This module takes the same inputs and
     gives embedrl's vectors: transparency on white, EXIF orientation, 16 bits, all pixel budgets, frames without
@@ -73,7 +77,7 @@ class SentenceTransformersModule(nn.Module):
         """Dimension of the vectors."""
         inputs = self.preprocess(["a"])
         device = next(self.backbone.parameters()).device
-        return self.backbone.encode({name: value.to(device) for name, value in inputs.items()}).shape[1]
+        return self.backbone.encode({name: value.to(device) for name, value in inputs.items()}).shape[-1]
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
         """The model's inputs.
@@ -95,7 +99,10 @@ class SentenceTransformersModule(nn.Module):
         return dict(self._preprocessor(chats))
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Add the unit vectors as `sentence_embedding`."""
+        """Add the unit vectors as `sentence_embedding`, or as `token_embeddings` with their mask."""
+        if self.backbone.multi_vector:
+            vectors = self.backbone.encode(features)
+            return features | {"token_embeddings": vectors, "attention_mask": token_mask(vectors)}
         return features | {"sentence_embedding": self.backbone.encode(features)}
 
     def save(self, *_: Any, **__: Any) -> None:

@@ -3,6 +3,7 @@ from .contrastive import ContrastiveLoss as ContrastiveLoss
 from .cosent import CoSENT as CoSENT
 from .distillation import Distillation as Distillation
 from .info_nce import InfoNCE as InfoNCE
+from .late_interaction import MaxSimInfoNCE as MaxSimInfoNCE
 from .matryoshka import Matryoshka as Matryoshka
 from .quantized import QuantizationAware as QuantizationAware
 from .sigmoid import SigmoidLoss as SigmoidLoss

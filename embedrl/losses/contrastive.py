@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from embedrl.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class BatchLabels:
@@ -80,6 +82,8 @@ class ContrastiveLoss(ABC):
     Keep every argument of `__init__` as an attribute of the same name: checkpoints rebuild the loss from them.
     """
 
+    multi_vector: bool = False
+    """Whether sides come with one vector a token, `[sides, tokens, dim]`, padded with zeros (`LateInteraction`)."""
     dims: Sequence[int] = ()
     """The shorter vectors that this loss trains, beside the whole ones (Matryoshka); validation scores them too."""
 
@@ -98,6 +102,23 @@ class ContrastiveLoss(ABC):
         Returns:
             The loss (a scalar: the mean over pairs) and metrics to log as `train/<name>`.
         """
+
+
+def check_single_vectors(loss: ContrastiveLoss, wrapper: str) -> None:
+    """Check that a loss compares one vector a side, as a loss around it does.
+
+    Args:
+        loss: The inner loss.
+        wrapper: Class of the loss around it.
+
+    Raises:
+        ConfigError: If it compares token vectors.
+    """
+    if loss.multi_vector:
+        raise ConfigError(
+            f"loss.loss is {type(loss).__name__}, which compares one vector a token: {wrapper} takes losses on one "
+            "vector a side"
+        )
 
 
 @torch.no_grad()

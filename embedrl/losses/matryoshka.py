@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedrl.errors import ConfigError
-from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss
+from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss, check_single_vectors
 
 
 class Matryoshka(ContrastiveLoss):
@@ -23,10 +23,12 @@ class Matryoshka(ContrastiveLoss):
         weights: Weight of each length in `dims`; None: all 1.
 
     Raises:
-        ConfigError: If there is no length, one is below 1 or occurs twice, or the weights do not fit.
+        ConfigError: If there is no length, one is below 1 or occurs twice, the weights do not fit, or the loss is on
+            token vectors.
     """
 
     def __init__(self, loss: ContrastiveLoss, dims: Sequence[int], weights: Sequence[float] | None = None) -> None:
+        check_single_vectors(loss, "Matryoshka")
         if not dims or min(dims) < 1 or len(set(dims)) < len(dims):
             raise ConfigError(f"loss.dims is {list(dims)}: give different lengths of 1 or more, such as [64, 128]")
         if weights is not None and (len(weights) != len(dims) or not all(weight > 0 for weight in weights)):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from embedrl.errors import ConfigError
-from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss
+from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss, check_single_vectors
 
 Precision = Literal["int8", "binary"]
 
@@ -26,10 +26,11 @@ class QuantizationAware(ContrastiveLoss):
         weight: Weight of the loss on quantised vectors.
 
     Raises:
-        ConfigError: If the weight is not positive.
+        ConfigError: If the weight is not positive, or the loss is one on token vectors.
     """
 
     def __init__(self, loss: ContrastiveLoss, precision: Precision, weight: float = 1.0) -> None:
+        check_single_vectors(loss, "QuantizationAware")
         if not weight > 0:
             raise ConfigError(f"loss.weight is {weight}: give a positive number")
         self.loss, self.precision, self.weight = loss, precision, weight

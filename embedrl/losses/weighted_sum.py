@@ -18,7 +18,7 @@ class WeightedSum(ContrastiveLoss):
         weights: Weight of each.
 
     Raises:
-        ConfigError: If there is no loss, or the weights do not fit.
+        ConfigError: If there is no loss, the weights do not fit, or some losses are on token vectors and others not.
     """
 
     def __init__(self, losses: list[ContrastiveLoss], weights: Sequence[float]) -> None:
@@ -26,6 +26,10 @@ class WeightedSum(ContrastiveLoss):
             raise ConfigError(
                 f"loss.weights is {list(weights)}: give a positive weight for each of {len(losses)} losses"
             )
+        if len({loss.multi_vector for loss in losses}) > 1:
+            kinds = ", ".join(type(loss).__name__ for loss in losses)
+            raise ConfigError(f"loss.losses are {kinds}: some compare one vector a token, others one a side")
+        self.multi_vector = losses[0].multi_vector
         self.losses, self.weights = losses, list(weights)
         self.dims = sorted({dim for loss in losses for dim in loss.dims})
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from embedrl.errors import DataError, NonFiniteError
+from embedrl.losses.maxsim import maxsim
 
 GRID = 1e-7  # scores are rounded to this step: equal vectors tie however the matrix product was tiled
 ROWS, COLUMNS = 512, 4096  # queries and candidates whose scores are held at once
@@ -30,7 +31,8 @@ class Blocks:
 
     Attributes:
         rows: Number of candidates.
-        read: Starts at the first block each time it is called; blocks are `[any number, dim]`, in order.
+        read: Starts at the first block each time it is called; blocks are `[any number, dim]` or
+            `[any number, any number of tokens, dim]`, in order.
     """
 
     rows: int
@@ -74,11 +76,11 @@ def rank(
     k: int = 10,
     ties: Ties = "pessimistic",
 ) -> Ranking:
-    """Rank candidates by dot product, exactly, without ever holding all scores at once.
+    """Rank candidates by dot product (token vectors: by `maxsim`), exactly, without ever holding all scores at once.
 
     Args:
-        queries: Unit vectors, `[queries, dim]`.
-        candidates: Unit vectors, `[candidates, dim]`.
+        queries: Unit vectors, `[queries, dim]`, or token vectors, `[queries, tokens, dim]`, padded with zeros.
+        candidates: Unit vectors, `[candidates, dim]`, or token vectors of the same form.
         qrels: For each query, the relevance of candidates by position; absent means 0.
         pools: For each query, the positions it is ranked against (local ranking); None means all (global ranking).
         k: How many of the best candidates to keep.
@@ -121,7 +123,7 @@ def _rank(
     ranks = [{col: step * levels[value] for col, value in judged.items() if value > 0} for judged in qrels]
     best = [_Best(len(queries), k, -1 if how == "pessimistic" else 1, queries.device) for how in ties]
     ordered = None if pools is None else [sorted(pool) for pool in pools]
-    norm = queries.float().norm(dim=1).max().item()
+    norm = queries.float().norm(dim=-1).max().item()
     left = 0
     for block in blocks.read():
         _check_finite("candidate", block, left)
@@ -188,7 +190,7 @@ def _check(
 
 
 def _check_finite(what: str, vectors: Tensor, start: int) -> None:
-    bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+    bad = (~torch.isfinite(vectors).flatten(1).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         some = [start + row for row in bad[:5]]
         raise NonFiniteError(f"non-finite vectors of {what} {some} ({len(bad)} in all): the encoder diverged")
@@ -229,8 +231,8 @@ def _margin(block: Tensor, norm: float) -> float:
 
     Source: N. J. Higham, Accuracy and Stability of Numerical Algorithms, §3.1 (`|error| <= γ_n · |x|ᵀ|y|`).
     """
-    if block.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest":
-        return torch.inf  # products may be rounded to fewer bits
+    if block.ndim == 3 or block.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest":
+        return torch.inf  # of token vectors, or products may be rounded to fewer bits
     longest = float(block.float().norm(dim=1).max())
     return 1.01 * (block.shape[1] + 16) * 2.0**-24 * norm * longest + 20 * GRID
 
@@ -254,14 +256,26 @@ def _contenders(queries: Tensor, block: Tensor, floor: Tensor, margin: float, k:
     return contenders if 8 * int(contenders.sum()) < contenders.numel() else None
 
 
+def similarity(queries: Tensor, block: Tensor) -> Tensor:
+    """Scores of queries with candidates in double precision, `[queries, candidates]`: dot products, or MaxSim.
+
+    Args:
+        queries: Vectors, `[queries, dim]` or `[queries, tokens, dim]`.
+        block: Of candidates, of the same form.
+    """
+    if block.ndim == 3:
+        return maxsim(queries, block, torch.float64)
+    return queries.double() @ block.double().T
+
+
 def _scores(queries: Tensor, block: Tensor, contenders: Tensor | None) -> tuple[Tensor, Tensor]:
     """Exact scores of the contenders and their positions in the block, `[queries, most]`, padded with -inf and -1."""
-    exact = queries.double()
     if contenders is None:
-        scores = _rounded(exact @ block.double().T)
+        scores = _rounded(similarity(queries, block))
         return scores, torch.arange(len(block), device=block.device).expand(len(queries), -1)
     rows, cols = contenders.nonzero(as_tuple=True)
     pairs = zip(torch.split(rows, PAIRS), torch.split(cols, PAIRS), strict=True)
+    exact = queries.double()
     values = [(exact[r] * block[c].double()).sum(1) for r, c in pairs]
     places = contenders.cumsum(1)[rows, cols] - 1
     scores = exact.new_full((len(queries), int(places.max()) + 1 if len(places) else 0), -torch.inf)
@@ -285,7 +299,7 @@ def _best_of_pools(
         if not mine:
             continue
         columns = torch.tensor(mine, device=queries.device)
-        scores = _rounded(block[columns - left].double() @ queries[row].double())
+        scores = _rounded(similarity(queries[row : row + 1], block[columns - left])[0])
         shifts = torch.tensor([judged.get(col, 0.0) for col in mine], dtype=torch.float64, device=queries.device)
         for selection in best:
             selection.add(slice(row, row + 1), scores[None], shifts[None], columns[None])

@@ -16,6 +16,7 @@ from embedrl.losses.matryoshka import check_dims, truncate
 from embedrl.metrics.ranking import Ranking, rank
 from embedrl.metrics.retrieval import KS, RankingMetric, score, training_metrics
 from embedrl.types import RetrievalTask
+from embedrl.utils.ragged import cat_rows
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class TaskResult:
 
     Attributes:
         task: What was scored.
-        queries: Its query vectors, `[queries, dim]`, on the CPU.
-        candidates: Its candidate vectors, `[candidates, dim]`, on the CPU.
+        queries: Its query vectors, `[queries, dim]` (or `[queries, tokens, dim]`), on the CPU.
+        candidates: Its candidate vectors, of the same form, on the CPU.
         ranking: The best candidates of every query.
         metrics: Means over queries, by their names in the log.
         left_out: Number of queries and candidates that the task goes without, bad ones and queries that have no
@@ -72,13 +73,13 @@ class TaskScorer:
 
         Args:
             items: For each row, every place its vector belongs.
-            vectors: `[rows, dim]`.
+            vectors: `[rows, dim]`, or token vectors `[rows, tokens, dim]`, padded with zeros.
             bad: Rows of bad sides (`EncodeBatch.bad`): their places are left out of the tasks.
 
         Raises:
             NonFiniteError: Naming the sides whose vectors are NaN or infinite.
         """
-        infinite = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+        infinite = (~torch.isfinite(vectors).flatten(1).all(dim=1)).nonzero().flatten().tolist()
         infinite = [row for row in infinite if row not in bad]
         if infinite:
             place = items[infinite[0]][0]
@@ -104,17 +105,17 @@ class TaskScorer:
             DataError: If nothing is left of a task.
         """
         left_out = gather_objects(self._left_out)
-        vectors = torch.cat(self._vectors)
+        vectors = cat_rows(self._vectors)
         places = gather_rows(torch.tensor(self._places, dtype=torch.long, device=vectors.device).reshape(-1, 3)).cpu()
         vectors = gather_rows(vectors).cpu()
-        check_dims(self.dims, vectors.shape[1])
+        check_dims(self.dims, vectors.shape[-1])
         keep = max([*KS, *(metric.k for metric in self.metrics)])
         out = []
         for index, task in enumerate(self.tasks):
             sides = []
             for kind, size in enumerate((len(task.queries), len(task.candidates))):
                 mine = (places[:, 0] == index) & (places[:, 1] == kind)
-                side = vectors.new_full((size, vectors.shape[1]), torch.nan)
+                side = vectors.new_full((size, *vectors.shape[1:]), torch.nan)
                 side[places[mine, 2]] = vectors[mine]
                 sides.append(side)
             sizes = len(task.queries) + len(task.candidates)

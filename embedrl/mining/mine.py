@@ -24,6 +24,7 @@ from embedrl.distributed.processes import Device, processes
 from embedrl.errors import DataError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
+from embedrl.inference.frozen_embedder import check_single
 from embedrl.metrics.ranking import Blocks
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.samples import Sample, draw_samples
@@ -81,6 +82,7 @@ def mine(
         NonFiniteError: If a vector is NaN or infinite.
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
+    check_single(backbone, "embedrl mine")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")
     with processes(device) as (place, rank):

@@ -1,5 +1,6 @@
 from .backbone import Backbone as Backbone
 from .generator import Generator as Generator
+from .late_interaction import LateInteraction as LateInteraction
 from .lora import LoRAOptions as LoRAOptions
 from .open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .policy_generator import PolicyGenerator as PolicyGenerator
@@ -7,6 +8,7 @@ from .qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .qwen_vl.preprocess import PixelBudget as PixelBudget
 from .qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .sampling import SamplingOptions as SamplingOptions
+from .token_pooling import pool_tokens as pool_tokens
 from .two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .two_towers.fusion import FusionWeights as FusionWeights
 from .vlm.backbone import VLMBackbone as VLMBackbone

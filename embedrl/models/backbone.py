@@ -18,6 +18,8 @@ class Backbone(Loadable):
     """A model that embeds: see `Loadable` for how it is built, sharded and exported."""
 
     forward_methods: tuple[str, ...] = ("encode",)
+    multi_vector: bool = False
+    """Whether a side has a vector for each token: `encode` returns `[batch, tokens, dim]` (`LateInteraction`)."""
 
     @property
     def shares_prefix(self) -> bool:
@@ -40,7 +42,7 @@ class Backbone(Loadable):
             inputs: What `preprocessor()` returned, moved to the model's device.
 
         Returns:
-            Unit vectors, float32, shape `[batch, dim]`.
+            Unit vectors, float32, `[batch, dim]`; if `multi_vector`, `[batch, tokens, dim]`, padded with zeros.
         """
 
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:

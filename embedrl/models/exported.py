@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import embedrl
-from embedrl.errors import CheckpointError
+from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.backbone import Backbone
 from embedrl.models.export_options import OPTIONS_FILE
 from embedrl.models.generator import Generator
+from embedrl.models.late_interaction import LateInteraction
+from embedrl.models.late_interaction_files import is_late, read_late
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import CONFIG_FILE as OPEN_CLIP
 from embedrl.models.open_clip.config import FOLDER
@@ -39,6 +41,11 @@ def exported_class(checkpoint: str) -> type[Backbone | Generator] | None:
     Raises:
         CheckpointError: If `embedrl_config.json` is broken or names no model of embedrl's.
     """
+    return LateInteraction if is_late(checkpoint) else _inner_class(checkpoint)
+
+
+def _inner_class(checkpoint: str) -> type[Backbone | Generator] | None:
+    """As `exported_class`; of a late-interaction Embedder the class of its vision-language model."""
     folder = Path(checkpoint).expanduser()
     if (folder / OPEN_CLIP).is_file():
         return OpenClipBackbone
@@ -65,10 +72,12 @@ def load_exported(
     Raises:
         CheckpointError: If it cannot be read.
     """
-    if issubclass(cls, OpenClipBackbone):
+    if issubclass(cls, LateInteraction):
+        model: Backbone | Generator = _load_late(checkpoint, dtype)
+    elif issubclass(cls, OpenClipBackbone):
         if not (Path(checkpoint).expanduser() / OPEN_CLIP).is_file():
             raise CheckpointError(f"{checkpoint}: an open_clip adapter alone; export it without --adapter true")
-        model: Backbone | Generator = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
+        model = cls(f"{FOLDER}{Path(checkpoint).expanduser()}")
     elif issubclass(cls, VisionLanguageModel | TwoTowerBackbone):
         general = cls in _OF_ANY and not load_class(checkpoint) and not is_qwen3_vl(checkpoint)
         family: type[Any] = _OF_ANY[cls] if general else cls
@@ -77,6 +86,17 @@ def load_exported(
         model = cls(checkpoint)
     model.build()
     return model.eval()
+
+
+def _load_late(checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"]) -> LateInteraction:
+    """The late-interaction Embedder of a folder, not built."""
+    inner = _inner_class(checkpoint)
+    if not (inner and issubclass(inner, QwenVLBackbone | VLMBackbone)):
+        raise CheckpointError(f"{checkpoint}: does not say whose token vectors it gives; export the model again")
+    try:
+        return LateInteraction(inner(checkpoint, dtype=dtype), **read_late(checkpoint))
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint}: broken options ({error}): export the model again") from error
 
 
 def load_backbone(folder: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Backbone:

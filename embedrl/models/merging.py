@@ -17,6 +17,7 @@ from torch import Tensor
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.checkpoint_files import missing_folder
+from embedrl.models.late_interaction_files import is_late
 
 Method = Literal["linear", "slerp", "ties"]
 
@@ -76,6 +77,9 @@ def merge_folders(
         ConfigError: If method, weights and models do not fit.
     """
     check_method(len(models), weights, method, base, density)
+    for folder in models:
+        if is_late(str(folder)):
+            raise CheckpointError(f"{folder}: gives one vector a token (late interaction): such models are not merged")
     everyone = [*models, *([base] if base is not None and method == "ties" else [])]
     for folder in everyone:
         if not folder.is_dir():

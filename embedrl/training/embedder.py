@@ -23,6 +23,7 @@ from embedrl.models.backbone import Backbone
 from embedrl.training.base import TrainingModule
 from embedrl.training.gradient_cache import GradientCache
 from embedrl.training.retrieval_log import log_results
+from embedrl.utils.ragged import cat_rows
 
 
 class EmbedderModule(TrainingModule):
@@ -62,6 +63,7 @@ class EmbedderModule(TrainingModule):
         super().__init__(locals())
         if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
             raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
+        check_vectors(backbone, loss)
         if metrics is not None:
             check_metrics(metrics, "model.metrics")
         self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
@@ -113,7 +115,7 @@ class EmbedderModule(TrainingModule):
 
     def _check_finite(self, order: Tensor, batch: ContrastiveBatch, loss: Tensor) -> None:
         # After the loss, so that no rank is left waiting for the one that raises.
-        bad = order[~torch.isfinite(self._vectors.detach()).all(dim=1)].tolist()
+        bad = order[~torch.isfinite(self._vectors.detach()).flatten(1).all(dim=1)].tolist()
         if bad or not torch.isfinite(loss):
             pairs = [i for i, count in enumerate(batch.negative_counts) for _ in range(count)]
             owners = [*range(batch.num_pairs), *range(batch.num_pairs), *pairs]
@@ -134,7 +136,7 @@ class EmbedderModule(TrainingModule):
 
     def _embed(self, batch: EncodeBatch) -> Tensor:
         """The vectors of a batch in flat order, `[rows, dim]`."""
-        vectors = torch.cat([self._encode(inputs) for inputs in batch.micro_batches])
+        vectors = cat_rows([self._encode(inputs) for inputs in batch.micro_batches])
         return vectors[batch.order.to(vectors.device).argsort()]
 
     def on_validation_epoch_start(self) -> None:
@@ -186,6 +188,24 @@ class EmbedderModule(TrainingModule):
         self.skipped(list(batch.bad.values()))
         vectors, good = self._embed(batch).cpu(), [i for i in range(len(batch.items)) if i not in batch.bad]
         return {"items": [batch.items[i] for i in good], "vectors": vectors[good]}
+
+
+def check_vectors(backbone: Backbone, loss: ContrastiveLoss) -> None:
+    """Check that a loss compares what a backbone gives.
+
+    Raises:
+        ConfigError: If one is for one vector a token and the other for one vector a side.
+    """
+    if backbone.multi_vector and not loss.multi_vector:
+        raise ConfigError(
+            f"model.loss {type(loss).__name__} compares one vector a side, model.backbone {type(backbone).__name__} "
+            "gives one a token: take embedrl.losses.MaxSimInfoNCE"
+        )
+    if loss.multi_vector and not backbone.multi_vector:
+        raise ConfigError(
+            f"model.loss {type(loss).__name__} compares one vector a token, model.backbone {type(backbone).__name__} "
+            "gives one a side: put it into embedrl.LateInteraction, or take embedrl.losses.InfoNCE"
+        )
 
 
 def _gather_labels(batch: ContrastiveBatch, rank: int, device: torch.device) -> tuple[Tensor, BatchLabels]:

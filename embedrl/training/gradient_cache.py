@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
+from embedrl.utils.ragged import cat_rows, narrow_to
 
 RandomState = tuple[Tensor, Tensor | None]
 
@@ -28,7 +29,7 @@ class GradientCache:
     `cache.backward(vectors.grad)`. With a single micro-batch the graph of the only pass is kept instead.
 
     Args:
-        encode: Embeds one micro-batch: `[rows, dim]`.
+        encode: Embeds one micro-batch: `[rows, dim]`, or `[rows, tokens, dim]` padded with zeros.
         micro_batches: What to embed.
         device: Where `encode` computes; its random state is the one that dropout draws from.
         calls: How often `encode` is called in each pass, at least once per micro-batch. Ranks that exchange data inside
@@ -65,7 +66,7 @@ class GradientCache:
         """First pass.
 
         Returns:
-            The vectors of all micro-batches, `[rows, dim]`, a leaf that collects a gradient.
+            The vectors of all micro-batches, `[rows, dim]` or `[rows, tokens, dim]`, a leaf that collects a gradient.
         """
         vectors = []
         with torch.set_grad_enabled(self._keep), self._autocast():
@@ -77,7 +78,7 @@ class GradientCache:
             self._kept = list(vectors)
         vectors = vectors[: len(vectors) - self._extra]
         self._sizes = [len(v) for v in vectors]
-        return torch.cat(vectors).detach().requires_grad_()
+        return cat_rows(vectors).detach().requires_grad_()
 
     def backward(self, gradient: Tensor, before_last: Callable[[Tensor], Tensor] = lambda output: output) -> None:
         """Second pass: add to the parameters' gradients.
@@ -97,7 +98,7 @@ class GradientCache:
                     with torch.enable_grad(), self._autocast(), self._look_once(self._seen[i]):
                         vectors = self._encode(inputs)
                     self._seen[i].clear()
-                output = (vectors * part.to(vectors.device)).sum()
+                output = (vectors * narrow_to(part, vectors).to(vectors.device)).sum()
                 if i == len(gradients) - 1:
                     output = before_last(output)
                 torch.autograd.backward(output)

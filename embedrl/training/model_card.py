@@ -12,6 +12,7 @@ from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.loading import is_local
@@ -20,6 +21,7 @@ from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
+_ONE = "unit vectors; similar ones have a high dot product"
 
 _HOW = {
     "sentence-transformers": """
@@ -42,9 +44,23 @@ embedder = embedrl.Embedder.from_pretrained("{name}")
 vectors = embedder.encode(["a red star", {{"image": "picture.png", "text": "what colour is it?"}}])
 ```
 
-In sentence-transformers the same is `SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])`,
-in mteb `mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`.
+In sentence-transformers the same is
+`SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])`, in mteb
+`mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`.
 """,
+    "multi-vector": """
+With sentence-transformers and transformers alone, every token's vector:
+
+```python
+from sentence_transformers import MultiVectorEncoder
+
+model = MultiVectorEncoder("{name}")
+queries = model.encode_query(["a red star"])
+pages = model.encode_document([{{"image": picture}}])
+scores = model.similarity(queries, pages)
+```
+
+{pooling}""",
     "open_clip": """
 ```python
 import embedrl
@@ -141,12 +157,13 @@ def write_card(
         name: The folder's name, as the card's examples have it.
         figures: What is known of the training, such as steps and validation figures; by name.
     """
-    embeds = isinstance(model, Backbone)
+    embeds, late = isinstance(model, Backbone), isinstance(model, LateInteraction)
     kind = _kind(out, model)
     length = model.preprocessor().context_length if isinstance(model, TwoTowerBackbone) else 0
+    more = {"length": length, "pooling": _pooling(model)}
     base = _base(model)
     data = ModelCardData(
-        library_name="transformers" if kind == "two towers" else kind,
+        library_name={"two towers": "transformers", "multi-vector": "sentence-transformers"}.get(kind, kind),
         pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
         base_model=base if _is_hub_name(base) else None,
         tags=[
@@ -156,7 +173,7 @@ def write_card(
         ],
     )
     what = (
-        "maps texts, pictures and videos to unit vectors; similar ones have a high dot product"
+        f"maps texts, pictures and videos to {'a unit vector a token, compared by MaxSim' if late else _ONE}"
         if embeds
         else "writes the T-CoT (reasoning with boxes, key frames or keywords) of a text, a picture or a video"
     )
@@ -164,7 +181,7 @@ def write_card(
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",
         f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
-        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)), length=length)}",
+        f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)), **more)}",
     ]
     if figures:
         rows = "\n".join(f"| {key} | {value} |" for key, value in figures.items())
@@ -173,8 +190,24 @@ def write_card(
     (out / CARD).write_text("\n".join(lines), encoding="utf-8")
 
 
+def _pooling(model: Backbone | Generator) -> str:
+    """How to pool the vectors of a late-interaction Embedder as it does."""
+    if not isinstance(model, LateInteraction) or model.budget is None:
+        return ""
+    return f"""Training pooled a side to at most {model.budget} vectors, and so does `embedrl eval`. For the same here:
+
+```python
+from embedrl.models import pool_tokens
+
+pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
+```
+"""
+
+
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
+    if isinstance(model, LateInteraction):
+        return "embedrl" if (out / ADAPTER).is_file() else "multi-vector"
     if (out / ADAPTER).is_file():
         return "peft" if isinstance(model, VisionLanguageModel) else "embedrl"
     if isinstance(model, OpenClipBackbone):
@@ -189,7 +222,7 @@ def _kind(out: Path, model: Backbone | Generator) -> str:
 def _base(model: Backbone | Generator) -> str:
     """What the model was trained from: a name, or the last part of a path, as the rest is nobody's business."""
     path = str(model.model if isinstance(model, OpenClipBackbone) else getattr(model, "path", type(model).__name__))
-    while isinstance(model, VisionLanguageModel | TwoTowerBackbone) and (base := adapter_base(path)):
+    while isinstance(model, LateInteraction | VisionLanguageModel | TwoTowerBackbone) and (base := adapter_base(path)):
         path = base
     path = path.removeprefix(HUB)
     if path.startswith("embedrl:") or _is_hub_name(path) or "/" not in path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from embedrl.metrics.ranking import similarity
 from embedrl.types import Side
 from embedrl.visualization.drawing import (
     CARD,
@@ -65,7 +66,7 @@ def draw_grid(result: TaskResult, num_queries: int, top_k: int) -> Image.Image:
         for place, col in enumerate(columns):
             if col < 0:
                 continue
-            score = float(result.queries[row] @ result.candidates[col])
+            score = float(similarity(result.queries[row : row + 1], result.candidates[col : col + 1]))
             card = candidate_card(task.candidates[col], f"{score:.3f}")
             if col in right:
                 frame(card, GREEN, "right" if place < top_k else "not retrieved", 5 if place < top_k else 2)

@@ -7,19 +7,22 @@ import time
 import pytest
 import torch
 from PIL import Image
-from toy_embedder import ToyBackbone
+from safetensors.torch import load_file
+from toy_embedder import ToyBackbone, ToyTokens
 
 from embedrl.data.images import ImageFile
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError, DataError, NonFiniteError
 from embedrl.evaluation.identity import model_identity, weights_hash
 from embedrl.evaluation.shards import read_shard
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.losses.maxsim import token_mask
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.tcot.parser import build
 from embedrl.types import Modality, Side
+from embedrl.utils.ragged import cat_rows
 
 CPU = torch.device("cpu")
 RAW = RenderOptions(tcot="none")
@@ -42,6 +45,22 @@ def test_vectors_are_those_of_the_frozen_embedder_in_order(tmp_path):
     torch.testing.assert_close(embed(vectors), expected, rtol=0, atol=1e-6)
     assert vectors.computed == 25
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
+
+
+def test_token_vectors_are_kept_without_padding(tmp_path):
+    vectors = cache(tmp_path, ToyTokens())
+    found = cat_rows(list(vectors.embed(SIDES, vectors.hashes(SIDES), "toy/query").read()))
+    preprocessor = vectors.backbone.preprocessor()
+    with torch.no_grad():
+        expected = vectors.backbone.encode(preprocessor([render(side, RAW) for side in SIDES]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert vectors.dimension == 16
+    stored = [load_file(path) for path in tmp_path.rglob("*.safetensors")]
+    assert sum(len(file["vectors"]) for file in stored) == int(token_mask(expected).sum()) < 75
+    again = cache(tmp_path, ToyTokens())
+    blocks = again.embed(SIDES, again.hashes(SIDES), "toy/query")
+    assert torch.equal(cat_rows(list(blocks.read())), found)
+    assert again.computed == 0
 
 
 def test_a_second_time_nothing_is_computed(tmp_path):

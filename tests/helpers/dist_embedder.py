@@ -29,12 +29,14 @@ STEPS = 3
 
 
 def train(
-    strategy, devices, steps=STEPS, save=None, ckpt_path=None, micro_batch_size=5, until=STEPS, backbone=None, **options
-):
+    strategy, devices, steps=STEPS, save=None, ckpt_path=None, micro_batch_size=5, until=STEPS, backbone=None,
+    loss=None, **options,
+):  # fmt: skip
     """Train with AdamW; the schedule always ends at step `until`."""
     module = EmbedderModule(
         backbone or FakeBackbone(dropout=0.0),
-        WeightedSum(
+        loss
+        or WeightedSum(
             [InfoNCE(0.05), CoSENT(0.05), Distillation(0.05)], [1.0, 0.5, 0.5]
         ),  # owners and scores travel, too
         functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1),

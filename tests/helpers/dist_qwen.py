@@ -37,7 +37,7 @@ def weights(backbone):
     return get_model_state_dict(backbone, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def step(path, chats, train_vision, mesh=None):
+def step(path, chats, train_vision, mesh=None, build=build):
     """One SGD step on a loss that is linear in the vectors; returns the weights."""
     backbone = build(path, train_vision)
     if mesh is not None:
@@ -45,7 +45,7 @@ def step(path, chats, train_vision, mesh=None):
     batches = [backbone.preprocessor()([chat]) for chat in chats]
     cache = GradientCache(backbone, batches, torch.device("cpu"), len(batches))
     vectors = cache.forward()
-    gradient = torch.linspace(-1, 1, vectors.shape[1]).expand_as(vectors).clone()
+    gradient = torch.linspace(-1, 1, vectors.shape[-1]).expand_as(vectors).clone()
     cache.backward(gradient)
     torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1).step()
     return weights(backbone)

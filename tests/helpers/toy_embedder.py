@@ -61,6 +61,18 @@ class ToyBackbone(Backbone):
         raise NotImplementedError
 
 
+class ToyTokens(ToyBackbone):
+    """One to three vectors a side, by its letters."""
+
+    multi_vector = True
+
+    def encode(self, inputs):
+        counts = inputs["x"].sum(1).long() % 3 + 1
+        places = torch.arange(int(counts.max()))
+        shifted = torch.stack([super(ToyTokens, self).encode({"x": inputs["x"] + place}) for place in places], dim=1)
+        return shifted * (places < counts[:, None])[..., None]
+
+
 class NamedTasks:
     """A task whose sides have names and of which one side occurs twice."""
 

@@ -52,6 +52,8 @@ def test_a_loss_trains_and_is_rebuilt(loss, tmp_path, capsys):
     words += ["--data.init_args.batch_size", "4", "--data.init_args.sub_batch_size", "2"]
     words += ["--data.init_args.val", "[{class_path: embedrl.data.world.WorldTasks, init_args: {split: val, size: 3, "
               "families: [t2i]}}]"]  # fmt: skip
+    if loss == "late_interaction":
+        words += ["--model.init_args.backbone", str(CONFIGS / "parts/backbone/late_interaction.yaml")]
     if loss in ("cosent", "distillation"):
         words += ["--data.init_args.mix", str(graded(tmp_path)), "--data.init_args.render.on_missing_tcot", "raw"]
     assert main(["fit", *words]) == 0, capsys.readouterr().err

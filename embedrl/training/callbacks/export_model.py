@@ -19,7 +19,7 @@ from embedrl.errors import ConfigError
 from embedrl.training.model_card import write_card
 from embedrl.utils.atomic_files import replacing_folder
 
-_FOLDERS = {"1_Pooling", "2_Normalize"}  # those of sentence-transformers
+_FOLDERS = {"1_Pooling", "1_Dense", "2_Normalize", "3_MultiVectorMask"}  # those of sentence-transformers
 
 
 class ExportModel(Callback):

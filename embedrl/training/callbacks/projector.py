@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn import functional
 
 from embedrl.training.progress import curve_step
 from embedrl.utils.tensorboard import tensorboard_writer
@@ -21,7 +22,8 @@ _HEADER = ["task", "kind", "pair", "text"]
 class EmbeddingProjector(Callback):
     """When `fit` ends, writes vectors with labels and thumbnails for TensorBoard's PROJECTOR tab.
 
-    The labels: task, `query` or `candidate`, `pair` (a query's number, which its right candidate shares), text.
+    The labels: task, `query` or `candidate`, `pair` (a query's number, which its right candidate shares), text. A side
+    that has one vector a token is drawn at their mean.
 
     Args:
         max_points: At most this many vectors per task.
@@ -68,7 +70,8 @@ def project(
     vectors, rows, sprites = [], [], []
     for (kind, index), pair in places.items():
         side = (task.queries if kind == "query" else task.candidates)[index]
-        vectors.append((result.queries if kind == "query" else result.candidates)[index].float())
+        vector = (result.queries if kind == "query" else result.candidates)[index].float()
+        vectors.append(vector if vector.ndim == 1 else functional.normalize(vector.sum(0), dim=0))
         rows.append([task.name, kind, str(pair), " ".join(side.text.split())[:200] or "-"])
         picture = np.asarray(thumbnail(side, sprite_size), dtype=np.float32) / 255
         sprites.append(torch.from_numpy(picture).permute(2, 0, 1))

@@ -17,6 +17,7 @@ from torch import Tensor
 from embedrl.data.collate import Place
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.losses.maxsim import token_mask
 from embedrl.types import RetrievalTask
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import escaped
@@ -29,7 +30,8 @@ class WriteVectors(Callback):
 
     Each process writes `rank_<number>.parquet` in one folder, which any reader of Parquet takes as one table. A row is
     a query or a candidate of a task: `task`, `kind` (`query` or `candidate`), `position` in the task, `id` (as its data
-    set names it, or else the position), and `vector`, a list of float32. Rows come in no order. A file appears when it
+    set names it, or else the position), and `vector`, a list of float32
+    (of an Embedder with one vector a token, a list of them). Rows come in no order. A file appears when it
     is whole; nothing is ever overwritten.
 
     Args:
@@ -126,14 +128,16 @@ class _File:
 
     def add(self, items: Sequence[Sequence[Place]], vectors: Tensor) -> None:
         """Add a batch: for each row of `vectors`, every place that it belongs to."""
-        bad = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten().tolist()
+        bad = (~torch.isfinite(vectors).flatten(1).all(dim=1)).nonzero().flatten().tolist()
         if bad:
             place = items[bad[0]][0]
             raise NonFiniteError(
                 f"{len(bad)} vectors are not finite, the first of {self.tasks[place.task].name}/{place.kind} "
                 f"{place.position}: the model diverged, or computes in a type that overflows"
             )
-        rows = vectors.detach().float().cpu()
+        rows = list(vectors.detach().float().cpu())
+        if vectors.ndim == 3:
+            rows = [row[mask] for row, mask in zip(rows, token_mask(torch.stack(rows)), strict=True)]
         self._waiting += [(place, row) for places, row in zip(items, rows, strict=True) for place in places]
         if len(self._waiting) >= _ROWS:
             self._write()
@@ -157,16 +161,14 @@ class _File:
         if not self._waiting:
             return
         places, vectors = zip(*self._waiting, strict=True)
-        stacked = torch.stack(vectors)
-        self.rows, self.dim = self.rows + len(stacked), stacked.shape[1]
-        values = pa.array(stacked.numpy().reshape(-1), pa.float32())
+        self.rows, self.dim = self.rows + len(vectors), vectors[0].shape[-1]
         table = pa.table(
             {
                 "task": [self.tasks[place.task].name for place in places],
                 "kind": [place.kind for place in places],
                 "position": pa.array([place.position for place in places], pa.int64()),
                 "id": [_id(self.tasks[place.task], place) for place in places],
-                "vector": pa.FixedSizeListArray.from_arrays(values, self.dim),
+                "vector": _column(vectors),
             }
         )
         if self._writer is None:
@@ -174,6 +176,17 @@ class _File:
             self._writer = pq.ParquetWriter(part, table.schema)
         self._writer.write_table(table)
         self._waiting = []
+
+
+def _column(vectors: Sequence[Tensor]) -> Any:
+    """Vectors `[dim]`, or those of each side's tokens `[tokens, dim]`, as a column."""
+    dim = vectors[0].shape[-1]
+    values = pa.array(torch.cat([vector.reshape(-1) for vector in vectors]).numpy(), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(values, dim)
+    if vectors[0].ndim == 1:
+        return column
+    ends = torch.tensor([0, *map(len, vectors)]).cumsum(0)
+    return pa.ListArray.from_arrays(pa.array(ends.numpy(), pa.int32()), column)
 
 
 def _id(task: RetrievalTask, place: Place) -> str:

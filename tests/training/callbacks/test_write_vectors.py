@@ -8,11 +8,11 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from processes import finish, launch
-from toy_embedder import NamedTasks, ToyBackbone
+from toy_embedder import NamedTasks, ToyBackbone, ToyTokens
 
 import embedrl
 from embedrl import cli
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, render
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
@@ -21,7 +21,9 @@ from embedrl.training.callbacks.write_vectors import WriteVectors
 FAMILIES = ["vqa", "grounding"]
 
 
-def config(folder: Path, poison: str = "", tasks: bool = True) -> Path:
+def config(
+    folder: Path, poison: str = "", tasks: bool = True, kind: str = "ToyBackbone", loss: str = "InfoNCE"
+) -> Path:
     world = {"split": "val", "size": 3, "families": FAMILIES}
     sources = [
         {"class_path": "embedrl.data.world.WorldTasks", "init_args": world},
@@ -32,8 +34,8 @@ def config(folder: Path, poison: str = "", tasks: bool = True) -> Path:
         "model": {
             "class_path": "embedrl.EmbedderModule",
             "init_args": {
-                "backbone": {"class_path": "toy_embedder.ToyBackbone", "init_args": {"poison": poison}},
-                "loss": {"class_path": "embedrl.losses.InfoNCE"},
+                "backbone": {"class_path": f"toy_embedder.{kind}", "init_args": {"poison": poison}},
+                "loss": {"class_path": f"embedrl.losses.{loss}"},
                 "optimizer": {"class_path": "torch.optim.AdamW"},
             },
         },
@@ -72,6 +74,21 @@ def check(folder: Path) -> None:
         row = by_place[name, kind, i]
         torch.testing.assert_close(torch.tensor(row["vector"]), vector, rtol=0, atol=1e-6)
         assert row["id"] == (["q/1", "../q"][i] if (name, kind) == ("named", "query") else str(i))
+
+
+def test_predict_writes_a_vector_a_token(tmp_path):
+    path = config(tmp_path, kind="ToyTokens", loss="MaxSimInfoNCE")
+    assert cli.main(["predict", "--config", str(path)]) == 0
+    rows = pq.read_table(tmp_path / "runs/predict_0/vectors").to_pylist()
+    backbone = ToyTokens()
+    backbone.build()
+    for row in (row for row in rows if row["task"] == "named"):
+        task = next(iter(NamedTasks().tasks()))
+        side = (task.queries if row["kind"] == "query" else task.candidates)[row["position"]]
+        with torch.no_grad():
+            (expected,) = backbone.encode(backbone.preprocessor()([render(side, RenderOptions(tcot="none"))]))
+        torch.testing.assert_close(torch.tensor(row["vector"]), expected, rtol=0, atol=1e-6)
+    assert {len(row["vector"]) for row in rows} == {1, 2, 3}
 
 
 def test_predict_writes_vectors_with_their_keys_and_says_where(tmp_path, capsys):
