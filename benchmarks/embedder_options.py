@@ -40,7 +40,8 @@ FORMS: dict[str, list[str]] = {
 SIZES = (512, 256, 128, 64, 128, 16, 16)  # bytes
 PLAIN, MATRYOSHKA, MERGED = "plain recipe", "Matryoshka 16, 32, 64", "two seeds of the plain recipe, merged"
 INT8, BINARY = "int8-aware", "binary-aware"
-STORED = (PLAIN, MATRYOSHKA, INT8, BINARY)
+STORED = {PLAIN: [*FORMS], MATRYOSHKA: [*FORMS][:4], INT8: ["float32", "int8"], BINARY: ["float32", *[*FORMS][5:]]}
+"""Rows whose vectors are also stored in other forms, and in which."""
 
 Scores = dict[str, dict[str, float]]
 """hit@1 by form and family."""
@@ -214,9 +215,9 @@ def tables(scores: dict[str, list[Scores]]) -> str:
         cells = [_spread([seed["float32"][family] for seed in seeds], ".2f") for family in FAMILIES]
         options.append([name, _spread(means, ".3f"), change, *cells, str(len(seeds))])
     forms = [["hit@1, mean of the families", *FORMS], ["bytes a vector", *(str(size) for size in SIZES)]]
-    for name in STORED:
-        if seeds := scores.get(name):
-            forms.append([name, *(_spread([_mean(seed[form]) for seed in seeds], ".3f") for form in FORMS)])
+    for name, measured in STORED.items():
+        means = {form: [_mean(seed[form]) for seed in scores.get(name, ())] for form in measured}
+        forms.append([name, *(_spread(means.get(form, ()), ".3f") for form in FORMS)])
     return "\n\n".join(_markdown(rows) for rows in (options, forms))
 
 
@@ -225,6 +226,8 @@ def _mean(values: dict[str, float]) -> float:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
     text = f"{statistics.mean(values):{form}}"
     return f"{text} ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else text
 
@@ -240,9 +243,9 @@ def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bo
     Args:
         out: Where the runs, `embedder_options.md` and `embedder_options.json` go.
         seeds: Seeds of the data's order and of the training.
-        smallest: Two steps and two seeds, to try it out.
+        smallest: Two steps a run, to try it out.
     """
-    setting, seeds = (SMALLEST, 2) if smallest else (Setting(), seeds)
+    setting = SMALLEST if smallest else Setting()
     torch.set_num_threads(1)
     mix = mine(out, setting)
     scores: dict[str, list[Scores]] = {name: [] for name in (*OPTIONS, MERGED)}
@@ -251,7 +254,7 @@ def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bo
         for name, option in OPTIONS.items():
             folder = out / f"{seed}_{slug(name)}"
             models[name] = train(folder, mix, option, seed, setting.steps, setting)
-            scores[name].append(score(models[name], folder, [*FORMS] if name in STORED else ["float32"], setting))
+            scores[name].append(score(models[name], folder, STORED.get(name, ["float32"]), setting))
         write(out, scores, setting)
     plain = [out / f"{seed}_{slug(PLAIN)}/model" for seed in range(seeds)]
     for seed, (first, second) in enumerate(zip(plain, [*plain[1:], plain[0]], strict=True)):
