@@ -122,7 +122,7 @@ def evaluate(
     if backbone is None:
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
     lengths = matryoshka_dims(backbone)
-    storage.check(max([max(KS), *(metric.k for metric in metrics or ())]), lengths)
+    storage.check(needed, lengths)
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
     with _processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}

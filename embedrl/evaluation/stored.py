@@ -12,7 +12,7 @@ from torch import Tensor
 from embedrl.errors import ConfigError, listed
 from embedrl.losses.matryoshka import truncate
 from embedrl.losses.storage import Bounds, bytes_of, stored
-from embedrl.metrics.ranking import GRID, PAIRS, Blocks, Ranking, Ties, rank
+from embedrl.metrics.ranking import GRID, PAIRS, Blocks, Ranking, Ties, rank_both
 from embedrl.types import RetrievalTask
 
 Vectors = Literal["float32", "int8", "binary"]
@@ -110,13 +110,10 @@ def rank_stored(
         bounds = _bounds(shorter())
         coded = stored(exact, precision, bounds)
         kept = Blocks(candidates.rows, lambda: (stored(block, precision, bounds) for block in shorter()))
-    first = [rank(coded, kept, task.qrels, task.pools, storage.rescore or k, ties) for ties in _TIES]
-    if storage.rescore:
-        first = [_rescored(ranking, exact, kept, k, ties) for ranking, ties in zip(first, _TIES, strict=True)]
-    return first[0], first[1]
-
-
-_TIES: tuple[Ties, ...] = ("pessimistic", "optimistic")
+    first = rank_both(coded, kept, task.qrels, task.pools, storage.rescore or k)
+    if not storage.rescore:
+        return first
+    return _rescored(first[0], exact, kept, k, "pessimistic"), _rescored(first[1], exact, kept, k, "optimistic")
 
 
 def _bounds(blocks: Iterator[Tensor]) -> Bounds:
@@ -128,7 +125,7 @@ def _bounds(blocks: Iterator[Tensor]) -> Bounds:
 
 
 def _rescored(ranking: Ranking, queries: Tensor, candidates: Blocks, k: int, ties: Ties) -> Ranking:
-    """The ranking with its candidates in the order of their exact scores, the best k of them."""
+    """The ranking with its candidates ordered anew by the queries' float32 vectors, the best k of them."""
     scores = torch.full_like(ranking.scores, -torch.inf)
     left = 0
     for block in candidates.read():

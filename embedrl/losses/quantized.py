@@ -40,7 +40,8 @@ class QuantizationAware(ContrastiveLoss):
         """See `ContrastiveLoss`; the metrics are those of the exact vectors, and `loss_<precision>`."""
         exact, metrics = self.loss(queries, targets, negatives, labels)
         bounds = Bounds.of(torch.cat([targets, negatives]).detach())
-        rounded, _ = self.loss(*(self._stored(side, bounds) for side in (queries, targets, negatives)), labels)
+        kept = [self._stored(side, bounds) for side in (queries, targets, negatives)]
+        rounded, _ = self.loss(kept[0], kept[1], kept[2], labels)
         return exact + self.weight * rounded, {**metrics, f"loss_{self.precision}": rounded.detach()}
 
     def _stored(self, vectors: Tensor, bounds: Bounds) -> Tensor:
