@@ -130,7 +130,7 @@ def _rescored(ranking: Ranking, queries: Tensor, candidates: Blocks, k: int, tie
     left = 0
     for block in candidates.read():
         inside = ((ranking.indices >= left) & (ranking.indices < left + len(block))).nonzero()
-        for rows, columns in (part.T for part in inside.split(PAIRS)):
+        for rows, columns in (part.T for part in torch.split(inside, PAIRS)):
             some = block[ranking.indices[rows, columns] - left].double()
             scores[rows, columns] = ((queries[rows].double() * some).sum(1) / GRID).round() * GRID
         left += len(block)

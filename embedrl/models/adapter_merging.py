@@ -18,7 +18,7 @@ from embedrl.models.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_base
 
 _PREFIX = "base_model.model."
 _TOKENS, _TOKEN_ROW = "trainable_token_indices", ".token_adapter.trainable_tokens_delta"
-_USUAL = {"target_parameters": None, "modules_to_save": None, "rank_pattern": {}, "bias": "none"}
+_USUAL: dict[str, object] = {"target_parameters": None, "modules_to_save": None, "rank_pattern": {}, "bias": "none"}
 _NOT_COPIED = ("scores.json", "recipe.yaml", WEIGHTS_FILE, CONFIG_FILE)
 
 
