@@ -14,6 +14,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,10 @@ def mine(out: Path, setting: Setting) -> str:
     return str(mix)
 
 
-def merge(first: Path, second: Path, out: Path) -> Path:
-    """Merge two models with equal weights, unless it is done."""
+def merge(models: Sequence[Path], out: Path) -> Path:
+    """Merge models with equal weights, unless it is done."""
     if not out.exists():
-        run("merge", "--models", json.dumps([str(first), str(second)]), "--out", out)
+        run("merge", "--models", json.dumps([str(model) for model in models]), "--out", out)
     return out
 
 
@@ -206,12 +207,14 @@ def tables(scores: dict[str, list[Scores]]) -> str:
         scores: Of each row, those of its seeds, from the first on.
     """
     plain = [_mean(seed["float32"]) for seed in scores[PLAIN]]
+    parents = [(first + second) / 2 for first, second in combinations(plain, 2)]
     options = [
         ["hit@1 of whole float32 vectors", "mean of the families", "beside the plain recipe", *FAMILIES, "seeds"]
     ]
     for name, seeds in scores.items():
         means = [_mean(seed["float32"]) for seed in seeds]
-        change = "" if name == PLAIN else _spread([a - b for a, b in zip(means, plain, strict=False)], "+.3f")
+        before = parents if name == MERGED else plain
+        change = "" if name == PLAIN else _spread([a - b for a, b in zip(means, before, strict=False)], "+.3f")
         cells = [_spread([seed["float32"][family] for seed in seeds], ".2f") for family in FAMILIES]
         options.append([name, _spread(means, ".3f"), change, *cells, str(len(seeds))])
     forms = [["hit@1, mean of the families", *FORMS], ["bytes a vector", *(str(size) for size in SIZES)]]
@@ -238,7 +241,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bool = False) -> None:
-    """Run the benchmark and write the tables as Markdown, after every seed.
+    """Run the benchmark and write the tables as Markdown, after every row.
 
     Args:
         out: Where the runs, `embedder_options.md` and `embedder_options.json` go.
@@ -247,19 +250,22 @@ def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bo
     """
     setting = SMALLEST if smallest else Setting()
     torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "setting.json").exists() and json.loads((out / "setting.json").read_text()) != asdict(setting):
+        raise SystemExit(f"--out {out}: holds runs of another setting; give a new folder")
+    (out / "setting.json").write_text(json.dumps(asdict(setting)) + "\n")
     mix = mine(out, setting)
     scores: dict[str, list[Scores]] = {name: [] for name in (*OPTIONS, MERGED)}
     for seed in range(seeds):
-        models = {}
         for name, option in OPTIONS.items():
             folder = out / f"{seed}_{slug(name)}"
-            models[name] = train(folder, mix, option, seed, setting.steps, setting)
-            scores[name].append(score(models[name], folder, STORED.get(name, ["float32"]), setting))
-        write(out, scores, setting)
-    plain = [out / f"{seed}_{slug(PLAIN)}/model" for seed in range(seeds)]
-    for seed, (first, second) in enumerate(zip(plain, [*plain[1:], plain[0]], strict=True)):
-        folder = out / f"{seed}_{slug(MERGED)}"
-        scores[MERGED].append(score(merge(first, second, folder / "model"), folder, ["float32"], setting))
+            model = train(folder, mix, option, seed, setting.steps, setting)
+            scores[name].append(score(model, folder, STORED.get(name, ["float32"]), setting))
+            write(out, scores, setting)
+    for pair in combinations(range(seeds), 2):
+        folder = out / f"{pair[0]}{pair[1]}_{slug(MERGED)}"
+        model = merge([out / f"{seed}_{slug(PLAIN)}/model" for seed in pair], folder / "model")
+        scores[MERGED].append(score(model, folder, ["float32"], setting))
     print(write(out, scores, setting))
 
 

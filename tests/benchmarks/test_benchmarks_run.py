@@ -111,15 +111,17 @@ def test_world_embedder(benchmark, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_embedder_options(benchmark, tmp_path, monkeypatch):
     module = benchmark("embedder_options")
-    kept = (module.PLAIN, module.BINARY, "2 mined negatives, distillation")
+    kept = (module.PLAIN, "2 mined negatives, distillation")
     monkeypatch.setattr(module, "OPTIONS", {name: module.OPTIONS[name] for name in kept})
-    monkeypatch.setattr(module, "STORED", {module.BINARY: ["float32", "first 16", "binary, best 20 scored again"]})
-    module.main(tmp_path, seeds=1, smallest=True)
+    monkeypatch.setattr(module, "STORED", {module.PLAIN: ["float32", "first 16", "binary"]})
+    module.main(tmp_path, seeds=2, smallest=True)
     options, forms = (tmp_path / "embedder_options.md").read_text().split("\n\n")
     assert [row.split("|")[1].strip() for row in options.splitlines()[2:]] == [*kept, module.MERGED]
-    assert len(forms.splitlines()[-1].replace(" ", "").strip("|").split("|")) == 8  # three of seven are measured
+    assert forms.splitlines()[-1].count("±") == 3
     recorded = json.loads((tmp_path / "embedder_options.json").read_text())
-    assert recorded["scores"][module.BINARY][0].keys() == {"float32", "first 16", "binary, best 20 scored again"}
+    assert [len(seeds) for seeds in recorded["scores"].values()] == [2, 2, 1]  # two seeds, one pair of them
+    with pytest.raises(SystemExit, match="runs of another setting"):
+        module.main(tmp_path)
 
 
 @pytest.mark.slow
