@@ -127,7 +127,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-PYTHON_PAGES = ("README.md", "docs/how_to/python.md", "docs/how_to/export.md", "docs/how_to/mteb.md", "docs/how_to/search.md")
+PYTHON_PAGES = (
+    "README.md",
+    "docs/how_to/python.md",
+    "docs/how_to/export.md",
+    "docs/how_to/mteb.md",
+    "docs/how_to/search.md",
+)
 PYTHON = [
     pytest.param(page, i, marks=pytest.mark.slow if re.search(r"embedrl\.mteb|embedder\.fit\(", text) else ())
     for page in PYTHON_PAGES

@@ -35,6 +35,8 @@ def merge(
 ) -> None:
     """Merge exported models of one architecture: the first one's folder, its weights those of all.
 
+    LoRA adapters of one base make an adapter (by peft), whole models a whole model.
+
     With `--grid`, the weights of two models are searched: each is scored on the tasks by hit@1, the best is written,
     and `merge.json` holds all figures.
 
@@ -43,8 +45,9 @@ def merge(
         out: The folder to write; must be new or empty. It is there when it is whole.
         weights: Weight of each model; null: all alike.
         method: `linear`: the weighted sum. `slerp`: two models, on the sphere. `ties`: what each changed of `base`,
-            trimmed to its largest values, without conflicting signs.
-        base: The model that all were trained from, for `ties`.
+            trimmed to its largest values, without conflicting signs. `svd`: adapters, the sum of their updates cut
+            down to their rank, where `linear` merges their factors.
+        base: The model that all were trained from, for `ties` of whole models.
         density: `ties`: share of the largest changes that are kept.
         grid: Number of weights of the second model to try, from 0 to 1; 0 takes `weights`.
         backbone: How the models are read for the search; its `path` is replaced.
@@ -58,7 +61,7 @@ def merge(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: already there; give a new folder")
     given = [1 / len(models)] * len(models) if weights is None and models else list(weights or [])
-    check_method(len(models), given, method, base, density)
+    check_method(models, given, method, base, density)
     report: dict[str, Any] = {"models": [str(path) for path in models], "method": method}
     if grid:
         if weights is not None or len(models) != 2 or grid < 2:

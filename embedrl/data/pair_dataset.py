@@ -104,13 +104,22 @@ class PairDataset:
         def chat(side: Side, role: str) -> Chat:
             return render(side, self.options, rng, where=f"{name}/{pair.id} ({role})")
 
+        chats = chat(pair.query, "query"), chat(pair.target, "target")
+        others = [chat(side, f"negative {i}") for i, side in enumerate(negatives)]
+        target_key = content_hash(pair.target)  # its pictures have just been read: cheap now
+        negative_keys = [content_hash(side) for side in negatives]
+        if target_key in negative_keys:
+            raise DataError(
+                f"{name}/{pair.id} (negative {negative_keys.index(target_key)}): the same as the pair's target, so no "
+                "negative: take it out of the row"
+            )
         return Example(
-            query=chat(pair.query, "query"),
-            target=chat(pair.target, "target"),
-            negatives=[chat(side, f"negative {i}") for i, side in enumerate(negatives)],
-            query_key=content_hash(pair.query),  # its pictures have just been read: cheap now
-            target_key=content_hash(pair.target),
-            negative_keys=[content_hash(side) for side in negatives],
+            query=chats[0],
+            target=chats[1],
+            negatives=others,
+            query_key=content_hash(pair.query),
+            target_key=target_key,
+            negative_keys=negative_keys,
             dataset=name,
             id=pair.id,
             score=float("nan") if pair.score is None else pair.score,

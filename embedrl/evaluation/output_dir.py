@@ -28,7 +28,10 @@ from embedrl.utils.atomic_files import replacing
 from embedrl.utils.versions import environment, read_starts
 
 CONFIG, PROVENANCE = "config.yaml", "provenance.json"
-_LEAVES_FIGURES_ALONE = ("out", "beside", "encode", "device", "submission", "keep", "metrics", "on_bad", "max_bad")
+_LEAVES_FIGURES_ALONE = {
+    *("out", "beside", "encode", "device", "submission", "keep", "metrics", "on_bad", "max_bad"),
+    *("vectors", "dim", "rescore"),
+}
 
 
 def prepare_output_dir(out: Path, settings: Mapping[str, Any]) -> None:

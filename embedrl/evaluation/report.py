@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Report:
         means: The benchmark's averages; None where a data set is missing.
         missing: The data sets without a score, and why.
         model: Everything but the data that the vectors depend on.
+        storage: How an index would store the vectors: `name`, `bytes` of a vector and so on; empty if nobody asked.
+        stored_means: The averages of the stored vectors.
     """
 
     benchmark: str
@@ -60,10 +62,16 @@ class Report:
     means: Mapping[str, float | None]
     missing: Mapping[str, str]
     model: Mapping[str, Any]
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    stored_means: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def make_report(
-    benchmark: str, sets: Sequence[SetResult], absent: Mapping[str, str], model: Mapping[str, Any]
+    benchmark: str,
+    sets: Sequence[SetResult],
+    absent: Mapping[str, str],
+    model: Mapping[str, Any],
+    storage: Mapping[str, Any] | None = None,
 ) -> Report:
     """Average, and list what is missing.
 
@@ -72,16 +80,25 @@ def make_report(
         sets: The data sets that were scored.
         absent: Why data sets could not be scored, by name.
         model: Everything but the data that the vectors depend on.
+        storage: How an index would store the vectors; None if nobody asked.
     """
     scores = {result.name: result.score for result in sets}
+    means = _averages(benchmark, scores, absent)
+    missing = dict(absent)
     if benchmark in BENCHMARKS:
-        means = public.averages(benchmark, scores)
         missing = {name: absent.get(name, "not asked for") for name in public.missing(benchmark, scores)}
-    else:
-        complete = not absent and bool(scores)
-        means = {"mean": sum(scores.values()) / len(scores) if complete else None}
-        missing = dict(absent)
-    return Report(benchmark, tuple(sets), means, missing, dict(model))
+    if storage is None:
+        return Report(benchmark, tuple(sets), means, missing, dict(model))
+    stored = {result.name: value for result in sets if (value := result.stored_score) is not None}
+    return Report(
+        benchmark, tuple(sets), means, missing, dict(model), dict(storage), _averages(benchmark, stored, absent)
+    )
+
+
+def _averages(benchmark: str, scores: Mapping[str, float], absent: Mapping[str, str]) -> dict[str, float | None]:
+    if benchmark in BENCHMARKS:
+        return public.averages(benchmark, scores)
+    return {"mean": None if absent or not scores else sum(scores.values()) / len(scores)}
 
 
 def write_report(out: Path, report: Report, submission: Submission, dimension: int, max_length: int | None) -> None:
@@ -137,7 +154,8 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
     """
     console = console or make_console()
     table = Table(title=f"{report.benchmark}, percent; ties pessimistic", title_justify="left")
-    for name in ("data set", "metric", "score", "k=1", "k=5", "k=10", "Δs", "queries", "candidates"):
+    storage = [report.storage["vectors"], "change"] if report.storage else []
+    for name in ("data set", "metric", "score", *storage, "k=1", "k=5", "k=10", "Δs", "queries", "candidates"):
         table.add_column(name, justify="left" if name in ("data set", "metric") else "right")
     for other in beside:
         table.add_column(other.model, justify="right")
@@ -152,6 +170,7 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
             result.name,
             result.main_metric,
             _percent(result.score),
+            *_stored(report, result.score, result.stored_score),
             *(_percent(result.metrics[f"{family}@{k}"]) for k in (1, 5, 10)),
             "" if result.delta_s is None else f"{result.delta_s:.3f}",
             str(result.queries),
@@ -160,7 +179,8 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
         )
     table.add_section()
     for name, mean in report.means.items():
-        row = [f"[bold]{name}[/bold]", "mean", _percent(mean), *[""] * 6]
+        stored = _stored(report, mean, report.stored_means.get(name))
+        row = [f"[bold]{name}[/bold]", "mean", _percent(mean), *stored, *[""] * 6]
         table.add_row(*row, *(_published(other.means, name) for other in beside))
     console.print(table)
     for line in report_notes(report):
@@ -173,11 +193,14 @@ def print_report(report: Report, beside: Sequence[Published] = (), console: Cons
 
 def report_notes(report: Report) -> list[str]:
     """What a reader of the figures must know: ties, sides left raw, rows left out, data sets that are missing."""
-    lines = []
+    lines = [_storage_note(report.storage)] if report.storage else []
     for result in report.sets:
         best = result.optimistic[result.main_metric]
         if best != result.score:
             lines.append(f"{result.name}: ties: {_percent(best)} with ties in favour of what is relevant")
+        if (stored := result.stored_optimistic.get(result.main_metric)) != result.stored_score:
+            what = report.storage["vectors"]
+            lines.append(f"{result.name}: ties of {what}: {_percent(stored)} with ties in favour of what is relevant")
         if result.raw_sides:
             total = result.queries + result.candidates
             lines.append(f"{result.name}: {result.raw_sides} of {total} sides had no T-CoT and were embedded raw")
@@ -190,6 +213,20 @@ def report_notes(report: Report) -> list[str]:
         lines.append(f"missing: {len(report.missing)} data sets; an average that needs one of them is not given:")
         lines += [f"  {name}: {why}" for name, why in report.missing.items()]
     return lines
+
+
+def _stored(report: Report, exact: float | None, stored: float | None) -> list[str]:
+    """The cells of a figure of the stored vectors, and how far it is from that of the exact ones."""
+    if not report.storage:
+        return []
+    return [_percent(stored), "–" if exact is None or stored is None else f"{100 * (stored - exact):+.1f}"]
+
+
+def _storage_note(storage: Mapping[str, Any]) -> str:
+    smaller = storage["float32_bytes"] / storage["bytes"]
+    note = f"{storage['name']}: {storage['bytes']} bytes a vector, {smaller:.4g} times fewer than whole float32 vectors"
+    shorter = 4 * storage["dim"] < storage["float32_bytes"]
+    return f"{note}; the model names no shorter lengths" if shorter and not storage["listed_dims"] else note
 
 
 def _percent(value: float | None) -> str:

@@ -42,6 +42,8 @@ class SetResult:
         raw_sides: Sides that were embedded without the T-CoT they should have had.
         tcots: Number of T-CoTs that were cached, written, absent.
         skipped: What the reader left out, by cause.
+        stored: As `metrics`, of the vectors as an index would store them; empty if nobody asked.
+        stored_optimistic: As `optimistic`, of those.
     """
 
     name: str
@@ -59,11 +61,18 @@ class SetResult:
     raw_sides: int = 0
     tcots: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    stored: Mapping[str, float] = field(default_factory=dict)
+    stored_optimistic: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
         """The reported figure, 0..1."""
         return self.metrics[self.main_metric]
+
+    @property
+    def stored_score(self) -> float | None:
+        """The same of the stored vectors; None if nobody asked."""
+        return self.stored.get(self.main_metric)
 
 
 def rank_task(task: RetrievalTask, queries: Blocks, candidates: Blocks, keep: int) -> tuple[Ranking, Ranking]:
@@ -88,6 +97,7 @@ def set_result(
     tcots: Mapping[str, int] | None = None,
     skipped: Mapping[str, int] | None = None,
     extra: Sequence[RankingMetric] = (),
+    stored: tuple[Ranking, Ranking] | None = None,
 ) -> SetResult:
     """The figures of a ranked task.
 
@@ -101,6 +111,7 @@ def set_result(
         tcots: Number of T-CoTs that were cached, written, absent.
         skipped: What the reader left out.
         extra: Metrics to report besides the standard ones.
+        stored: The same rankings of the vectors as an index would store them.
     """
     gaps = rankings[0].delta_s
     gaps = gaps[~gaps.isnan()]
@@ -113,14 +124,20 @@ def set_result(
         queries=len(task.queries),
         candidates=len(task.candidates),
         expected_queries=expected_queries,
-        metrics={**mean_metrics(rankings[0]), **score(rankings[0], extra)},
-        optimistic={**mean_metrics(rankings[1]), **score(rankings[1], extra)},
+        metrics=_means(rankings[0], extra),
+        optimistic=_means(rankings[1], extra),
         delta_s=gaps.mean().item() if len(gaps) else None,
         evidence={str(modality): mean for modality, mean in evidence_counts([task]).items()},
         raw_sides=raw_sides,
         tcots=dict(tcots or {}),
         skipped=dict(skipped or {}),
+        stored={} if stored is None else _means(stored[0], extra),
+        stored_optimistic={} if stored is None else _means(stored[1], extra),
     )
+
+
+def _means(ranking: Ranking, extra: Sequence[RankingMetric]) -> dict[str, float]:
+    return {**mean_metrics(ranking), **score(ranking, extra)}
 
 
 def data_hash(task: RetrievalTask, queries: Sequence[str], candidates: Sequence[str]) -> str:

@@ -22,10 +22,12 @@ from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, 
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
 from embedrl.evaluation.results import SetResult, rank_task, set_result, write_queries
+from embedrl.evaluation.stored import Storage, Vectors, rank_stored
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs, count_raw
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.metrics.retrieval import KS, RankingMetric, check_metrics
 from embedrl.models.backbone import Backbone
+from embedrl.models.exported import matryoshka_dims
 from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
 from embedrl.training.run_folder import lock_run, unlock_run
@@ -56,6 +58,9 @@ def evaluate(
     device: Device = "auto",
     seed: int = 0,
     metrics: list[RankingMetric] | None = None,
+    vectors: Vectors = "float32",
+    dim: int | None = None,
+    rescore: int = 0,
 ) -> None:
     """Score a model on a benchmark: a table, `scores.json` for the leaderboard, results of every query, provenance.
 
@@ -85,6 +90,9 @@ def evaluate(
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
         metrics: Metrics to report besides the standard ones, such as `embedrl.metrics.HitRate` with its k.
+        vectors: Score the vectors as an index would store them, too, and report the change: `int8`, or `binary`.
+        dim: The same of their first `dim` numbers, normalised again.
+        rescore: With int8 and binary: score this many of the best candidates again, by the query's float32 vector.
 
     Raises:
         ConfigError: If a flag is wrong, or `out` holds something else.
@@ -102,6 +110,7 @@ def evaluate(
     needed = max([*KS, *(metric.k for metric in metrics or ())])
     if keep < needed:
         raise ConfigError(f"--keep {keep}: the metrics need the best {needed}")
+    storage = Storage(vectors, dim, rescore)
     if reasoner is not None and render.tcot == "none":
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
     if checkpoint is not None:
@@ -109,6 +118,8 @@ def evaluate(
         backbone = load_embedder(checkpoint)
     if backbone is None:
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
+    lengths = matryoshka_dims(backbone)
+    storage.check(needed, lengths)
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
     with processes(device) as (place, rank):
         absent = {job.name: "not asked for" for job in everything if job not in jobs}
@@ -122,17 +133,18 @@ def evaluate(
             distributed.barrier()  # no process writes before rank 0 has checked the folder
         lightning.seed_everything(seed, verbose=False)
         started = time.monotonic()
-        vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
+        cache = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
         writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank)
         if rank == 0:
-            check_same_model(out, vectors.identity)
+            check_same_model(out, cache.identity)
         results: list[SetResult] = []
 
         def report() -> None:
             """Write and print what has been scored."""
-            made = make_report(benchmark, results, absent, vectors.identity)
-            limit = getattr(vectors.backbone, "max_length", None)
-            write_report(out, made, submission, vectors.dimension, limit if isinstance(limit, int) else None)
+            facts = None if storage.exact else {**storage.facts(cache.dimension), "listed_dims": lengths}
+            made = make_report(benchmark, results, absent, cache.identity, facts)
+            limit = getattr(cache.backbone, "max_length", None)
+            write_report(out, made, submission, cache.dimension, limit if isinstance(limit, int) else None)
             print_report(made, others)
             if bad.counts:
                 sys.stdout.write(escaped(f"{bad.path} names the {bad.counts.total()} rows and sides left out\n"))
@@ -141,7 +153,7 @@ def evaluate(
             for number, job in enumerate(jobs, 1):
                 try:
                     task, skipped = job.read()
-                    result = _score(job, task, skipped, vectors, writer, keep, metrics or [], out, rank, bad)
+                    result = _score(job, task, skipped, cache, writer, keep, storage, metrics or [], out, rank, bad)
                 except DataError as error:
                     if on_bad == "raise":
                         raise
@@ -158,11 +170,11 @@ def evaluate(
                 report()
             raise
         writer.close()
-        computed = sum(gather_objects([vectors.computed]))
+        computed = sum(gather_objects([cache.computed]))
         if rank == 0:
             if not results:
                 raise DataError(f"no data set could be read; {jobs[0].name}: {absent[jobs[0].name]}")
-            write_provenance(out, settings, vectors, place, computed, time.monotonic() - started)
+            write_provenance(out, settings, cache, place, computed, time.monotonic() - started)
             report()
             sys.stdout.write(escaped(f"Wrote {out}\n"))
             unlock_run(out)
@@ -175,6 +187,7 @@ def _score(
     vectors: VectorCache,
     writer: TCoTs,
     keep: int,
+    storage: Storage,
     metrics: Sequence[RankingMetric],
     out: Path,
     rank: int,
@@ -190,11 +203,13 @@ def _score(
         counts = left.reason(writer)
     raw = count_raw(left.task, vectors.options, writer.place)
     queries, candidates = left.embed(vectors)
+    storage.check_length(vectors.dimension)
     if rank != 0:
         return None
     rankings = rank_task(left.task, queries, candidates, keep)
+    stored = None if storage.exact else rank_stored(left.task, queries, candidates, storage, keep)
     result = set_result(
-        left.task, job.group, rankings, left.hashes, job.expected_queries, raw, counts, left.skipped, metrics
+        left.task, job.group, rankings, left.hashes, job.expected_queries, raw, counts, left.skipped, metrics, stored
     )
     folder = out / QUERIES
     folder.mkdir(exist_ok=True)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from embedrl.errors import ConfigError
 from embedrl.losses.contrastive import BatchLabels, ContrastiveLoss, check_single_vectors
-
-Precision = Literal["int8", "binary"]
+from embedrl.losses.storage import Bounds, Precision, stored
 
 
 class QuantizationAware(ContrastiveLoss):
     """A loss plus the same loss on quantised vectors, whose gradient passes straight through the rounding.
 
-    Source: the straight-through estimator (arXiv 1308.3432); Qwen3-VL-Embedding (arXiv 2601.04720) trains so, with a
-    learned step size where ours is the largest number of each vector.
+    The vectors are stored as `embedrl eval --vectors` does it: of int8 the steps are learned with the vectors, from the
+    bounds of the batch's targets and negatives, which stand for the corpus.
+
+    Source: the straight-through estimator (arXiv 1308.3432); Qwen3-VL-Embedding (arXiv 2601.04720) trains so, with
+    steps that are parameters.
 
     Args:
         loss: Any contrastive loss.
-        precision: `int8` or `binary`, see `quantize`.
+        precision: `int8` (256 steps between the bounds of each number) or `binary` (its sign).
         weight: Weight of the loss on quantised vectors.
 
     Raises:
@@ -41,29 +40,10 @@ class QuantizationAware(ContrastiveLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `ContrastiveLoss`; the metrics are those of the exact vectors, and `loss_<precision>`."""
         exact, metrics = self.loss(queries, targets, negatives, labels)
-        precision = self.precision
-        rounded, _ = self.loss(
-            _straight_through(queries, precision),
-            _straight_through(targets, precision),
-            _straight_through(negatives, precision),
-            labels,
-        )
+        bounds = Bounds.of(torch.cat([targets, negatives]).detach())
+        kept = [self._stored(side, bounds) for side in (queries, targets, negatives)]
+        rounded, _ = self.loss(kept[0], kept[1], kept[2], labels)
         return exact + self.weight * rounded, {**metrics, f"loss_{self.precision}": rounded.detach()}
 
-
-def quantize(vectors: Tensor, precision: Precision) -> Tensor:
-    """Unit vectors as an index that stores them in fewer bits compares them, normalised again, `[rows, dim]`.
-
-    Args:
-        vectors: Unit vectors, `[rows, dim]`.
-        precision: `int8` rounds to 255 levels between the largest number of a vector and its opposite; `binary` keeps
-            the signs.
-    """
-    if precision == "binary":
-        return functional.normalize(torch.where(vectors >= 0, 1.0, -1.0).to(vectors.dtype), dim=-1)
-    step = vectors.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-    return functional.normalize((vectors / step).round(), dim=-1)
-
-
-def _straight_through(vectors: Tensor, precision: Precision) -> Tensor:
-    return vectors + (quantize(vectors.detach(), precision) - vectors).detach()
+    def _stored(self, vectors: Tensor, bounds: Bounds) -> Tensor:
+        return vectors + (stored(vectors.detach(), self.precision, bounds) - vectors).detach()

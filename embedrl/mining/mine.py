@@ -176,7 +176,7 @@ def _write(
         scores = tuple(score for _, score in one.negatives)
         writer.write(replace(pair, negatives=negatives, score=one.score, negative_scores=scores))
     (out / "samples").mkdir(exist_ok=True)
-    draw_samples(row.label, _samples(corpus, neighbours)).save(out / "samples" / f"{writer.slug}.png")
+    draw_samples(row.label, _samples(corpus, neighbours, options)).save(out / "samples" / f"{writer.slug}.png")
     return {**_figures(corpus, neighbours), "skipped": dict(left.skipped)}, writer.close()
 
 
@@ -233,11 +233,12 @@ def _corpus(pairs: Sequence[Pair], left: Remaining) -> _Corpus:
     return _Corpus(kept, left.task.candidates, own, known)
 
 
-def _samples(corpus: _Corpus, neighbours: Sequence[Neighbours]) -> list[Sample]:
+def _samples(corpus: _Corpus, neighbours: Sequence[Neighbours], options: MiningOptions) -> list[Sample]:
     """Pairs at equal distances, those with negatives first."""
     mined = [i for i, one in enumerate(neighbours) if one.negatives] or list(range(len(neighbours)))
     picked = [mined[i * len(mined) // _SAMPLES] for i in range(_SAMPLES)] if len(mined) > _SAMPLES else mined
-    return [Sample.of(corpus.pairs[i], neighbours[i], corpus.sides) for i in picked]
+    ceilings = {i: options.ceiling(neighbours[i].score) for i in picked}
+    return [Sample.of(corpus.pairs[i], neighbours[i], corpus.sides, ceilings[i]) for i in picked]
 
 
 def _figures(corpus: _Corpus, neighbours: Sequence[Neighbours]) -> dict[str, Any]:

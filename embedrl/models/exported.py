@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
 import embedrl
-from embedrl.errors import CheckpointError, ConfigError
+from embedrl.errors import CheckpointError, ConfigError, unreadable
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.backbone import Backbone
 from embedrl.models.export_options import OPTIONS_FILE
@@ -97,6 +98,24 @@ def _load_late(checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"]) -
         return LateInteraction(inner(checkpoint, dtype=dtype), **read_late(checkpoint))
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint}: broken options ({error}): export the model again") from error
+
+
+def matryoshka_dims(backbone: Backbone) -> list[int]:
+    """The shorter lengths of vectors that a model's folder names; empty if it names none.
+
+    Args:
+        backbone: The model, built from a folder or anything else.
+
+    Raises:
+        CheckpointError: If the folder's configuration is broken.
+    """
+    place = getattr(backbone, "path", None) or getattr(backbone, "model", None)
+    folder = Path(place.removeprefix(FOLDER)).expanduser() if isinstance(place, str) else Path()
+    for file in (folder / "config.json", folder / OPEN_CLIP):
+        if place and file.is_file():
+            with unreadable(f"{file}: broken", "export the model again", CheckpointError):
+                return [int(dim) for dim in json.loads(file.read_text("utf-8")).get("matryoshka_dimensions") or []]
+    return []
 
 
 def load_backbone(folder: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Backbone:

@@ -174,6 +174,13 @@ class LateInteraction(Backbone):
         """The vision-language model's."""
         return self.backbone.shard_units()
 
+    def _options(self) -> dict[str, Any]:
+        return {"dim": self.dim, "budget": self.budget, "pooling": self.pooling}
+
+    def reading_options(self) -> dict[str, Any]:
+        """The vision-language model's, and what becomes of its tokens."""
+        return self.backbone.reading_options() | self._options()
+
     def export(self, out: Path, merge: bool = True) -> None:
         """Write the vision-language model's folder, with the projection, as sentence-transformers' multi-vector model.
 
@@ -183,5 +190,4 @@ class LateInteraction(Backbone):
         """
         assert self.head is not None
         self.backbone.export(out, merge)
-        options = {"dim": self.dim, "budget": self.budget, "pooling": self.pooling}
-        write_late(out, self.head.weight, options, merge)
+        write_late(out, self.head.weight, self._options(), merge)

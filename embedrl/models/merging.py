@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.adapter_merging import check_adapter_method, is_adapter, merge_adapters
 from embedrl.models.checkpoint_files import missing_folder
 from embedrl.models.late_interaction_files import is_late
 
-Method = Literal["linear", "slerp", "ties"]
+Method = Literal["linear", "slerp", "ties", "svd"]
 
 _NOT_COMPARED = (
     "_name_or_path",
@@ -61,22 +62,24 @@ def merge_folders(
 ) -> None:
     """Write a model whose weights are those of several models, merged; everything else is the first one's.
 
-    One file of weights is in memory at a time. Tensors are computed in float32 and stored in the first model's type.
+    Adapters make an adapter, see `merge_adapters`. Of whole models, one file of weights is in memory at a time; tensors
+    are computed in float32 and stored in the first model's type.
 
     Args:
-        models: Exported folders of one architecture.
+        models: Exported folders of one architecture, or adapters of one base.
         weights: Weight of each.
         out: The folder to write; exists already and is empty.
         method: `linear`, the weighted sum; `slerp` between two models, on the sphere, by their weights' ratio; `ties`,
-            the models' differences from `base`, trimmed and without conflicting signs (arXiv 2306.01708, by peft).
-        base: The model that all of them were trained from; `ties` needs it.
+            the models' differences from `base`, trimmed and without conflicting signs (arXiv 2306.01708, by peft); of
+            adapters `linear`, `ties`, or `svd`.
+        base: The model that all of them were trained from; `ties` of whole models needs it.
         density: `ties`: share of each difference's largest values that are kept.
 
     Raises:
         CheckpointError: If a folder is no model, or two do not fit together.
         ConfigError: If method, weights and models do not fit.
     """
-    check_method(len(models), weights, method, base, density)
+    check_method(models, weights, method, base, density)
     for folder in models:
         if is_late(str(folder)):
             raise CheckpointError(f"{folder}: gives one vector a token (late interaction): such models are not merged")
@@ -84,6 +87,12 @@ def merge_folders(
     for folder in everyone:
         if not folder.is_dir():
             raise CheckpointError(missing_folder(str(folder)))
+    if all(map(is_adapter, models)):
+        merge_adapters(models, weights, out, method, density)
+        return
+    for folder in everyone:
+        if is_adapter(folder):
+            raise CheckpointError(f"{folder}: a LoRA adapter; export it merged (`embedrl export` without --adapter)")
     for other in everyone[1:]:
         _check_alike(models[0], other)
     files = [_index(folder) for folder in everyone]
@@ -103,24 +112,32 @@ def merge_folders(
             copy(path, out / path.name)
 
 
-def check_method(count: int, weights: Sequence[float], method: Method, base: Path | None, density: float) -> None:
-    """Check that method, weights and number of models fit.
+def check_method(
+    models: Sequence[Path], weights: Sequence[float], method: Method, base: Path | None, density: float
+) -> None:
+    """Check that method, weights, number and kind of models fit.
 
     Raises:
         ConfigError: If they do not.
     """
+    count = len(models)
     if count < 2:
         raise ConfigError(f"{count} models: give two or more exported folders")
     if len(weights) != count:
         raise ConfigError(f"--weights has {len(weights)} numbers for {count} models: give one for each")
     if not sum(weights) > 0 or any(not weight >= 0 for weight in weights):
         raise ConfigError(f"--weights {list(weights)}: give 0 or more, not all 0")
+    if not 0 < density <= 1:
+        raise ConfigError(f"--density is {density}: give a share above 0, at most 1")
+    if models and all(map(is_adapter, models)):
+        check_adapter_method(method, base)
+        return
+    if method == "svd":
+        raise ConfigError("--method svd merges adapters (`embedrl export --adapter true`): give linear, slerp or ties")
     if method == "slerp" and count != 2:
         raise ConfigError(f"--method slerp takes two models, not {count}: use linear, or merge them one after another")
     if method == "ties" and base is None:
         raise ConfigError("--method ties compares with the model that all were trained from: give it as --base")
-    if not 0 < density <= 1:
-        raise ConfigError(f"--density is {density}: give a share above 0, at most 1")
 
 
 def _merge(method: Method, weights: Sequence[float], density: float) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -166,8 +183,6 @@ def _index(folder: Path) -> dict[str, Path]:
     """Where each tensor of a model lies."""
     index: dict[str, Path] = {}
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if (folder / "adapter_config.json").is_file():
-        raise CheckpointError(f"{folder}: a LoRA adapter; export it merged (`embedrl export` without --adapter)")
     if not files or not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no model with config.json and safetensors: give a folder of `embedrl export`")
     for path in files:

@@ -61,6 +61,7 @@ def test_searches_the_weights_on_validation_tasks(models, tmp_path):
         (("--grid", "3"), "--grid scores on tasks: give --backbone and --tasks"),
         (("--grid", "3", "--weights", "[0.5, 0.5]"), "--grid searches the weights"),
         (("--method", "average"), "average"),
+        (("--method", "svd"), "--method svd merges adapters"),
     ],
 )
 def test_bad_flags_are_one_line(models, tmp_path, capsys, words, message):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from fake_data import IMAGE_TCOT, Numbers, Quarters
 
@@ -44,6 +46,18 @@ def test_an_example_holds_the_rendered_pair_and_its_keys():
 def test_negatives_are_limited():
     dataset = PairDataset([Numbers(negatives=2)], RAW, max_negatives=1)
     assert [len(dataset[SampleKey(0, row)].negatives) for row in range(3)] == [0, 1, 1]
+
+
+def test_a_negative_that_is_the_target_is_refused_if_it_is_read():
+    class Repeated(Numbers):
+        def __getitem__(self, index):
+            pair = super().__getitem__(index)
+            return replace(pair, negatives=(pair.query, pair.target.with_tcot("<answer>another T-CoT</answer>")))
+
+    assert len(PairDataset([Repeated()], RAW, max_negatives=1)[SampleKey(0, 3)].negatives) == 1
+    rows = PairDataset([Repeated()], RAW, max_negatives=2)
+    with pytest.raises(DataError, match=r"^numbers/3 \(negative 1\): the same as the pair's target"):
+        rows[SampleKey(0, 3)]
 
 
 def test_names_of_the_mix_replace_those_of_the_source():

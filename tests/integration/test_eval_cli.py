@@ -140,6 +140,36 @@ def test_its_own_configuration_repeats_it_without_embedding(inside, scored, caps
     assert json.loads((scored / "provenance.json").read_text())["starts"][-1]["sides_embedded"] == 0
 
 
+def test_what_smaller_vectors_cost(inside, scored, capsys):
+    cache = ["--encode.cache", scored / "vectors"]
+    assert evaluate("smaller", *cache, "--vectors", "int8", "--dim", "16") == 0
+    printed, report = capsys.readouterr().out, json.loads(Path("smaller/report.json").read_text())
+    assert (
+        report["storage"] | {"name": "int8, 16 numbers", "dim": 16, "bytes": 16, "float32_bytes": 512}
+        == report["storage"]
+    )
+    assert "int8, 16 numbers: 16 bytes a vector, 32 times fewer" in printed
+    assert "the model names no shorter lengths" in printed
+    before = figures(scored)
+    for name, result in figures("smaller").items():
+        assert result["metrics"].items() <= before[name]["metrics"].items()  # those of whole float32 vectors
+        assert result["stored"].keys() == result["metrics"].keys()
+    assert report["stored_means"]["mean"] == pytest.approx(sum(r["stored"]["hit@1"] for r in report["sets"]) / 2)
+    assert evaluate("smaller", *cache, "--vectors", "binary", "--rescore", "12") == 0  # the same folder
+    assert "binary, best 12 scored again: 16 bytes a vector" in capsys.readouterr().out
+    assert evaluate("longer", *cache, "--dim", "129") == 2
+    assert "--dim 129: the model's vectors have 128 numbers: give at most that" in capsys.readouterr().err
+    config = inside / "runs/quickstart_embedder/model/config.json"
+    content = config.read_text()
+    config.write_text(json.dumps({**json.loads(content), "is_matryoshka": True, "matryoshka_dimensions": [16, 64]}))
+    try:
+        assert evaluate("unlisted", *cache, "--dim", "32") == 2
+    finally:
+        config.write_text(content)
+    assert "--dim 32: the model was trained for the lengths 16, 64: give one of these" in capsys.readouterr().err
+    assert not Path("unlisted").exists()
+
+
 def test_another_configuration_does_not_enter_the_folder(inside, scored, capsys):
     assert evaluate(scored, "--render.cues", "off") == 2
     assert "holds an evaluation with another render" in capsys.readouterr().err
@@ -224,6 +254,9 @@ def test_with_a_reasoner_the_figures_are_those_of_its_training(inside, capsys):
             "the metrics need the best 200",
         ),
         (["--metrics", "[]"], "--metrics is empty"),
+        (["--vectors", "int4"], "--vectors"),
+        (["--dim", "0"], "--dim is 0"),
+        (["--rescore", "50"], "--rescore 50 with --vectors float32"),
         (
             ["--metrics+", "torchmetrics.retrieval.RetrievalHitRate"],
             "--metrics: Import path does not correspond to a sub",

@@ -138,6 +138,7 @@ def test_refuses_what_does_not_fit(models, tmp_path, how, message):
         ("ab", {"weights": [1.0]}, "--weights has 1 numbers for 2 models"),
         ("ab", {"weights": [0.0, 0.0]}, "--weights"),
         ("ab", {"weights": [1.5, -0.5]}, "--weights"),
+        ("ab", {"weights": [1.0, 1.0], "method": "svd"}, "--method svd merges adapters"),
         ("abb", {"weights": [1.0] * 3, "method": "slerp"}, "--method slerp takes two models, not 3"),
         ("ab", {"weights": [1.0, 1.0], "method": "ties"}, "give it as --base"),
         ("ab", {"weights": [1.0, 1.0], "density": 0.0}, "--density is 0.0"),
