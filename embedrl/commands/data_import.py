@@ -20,7 +20,7 @@ from embedrl.pairs.collection import PairSet, SplitBy, SplitPairs
 from embedrl.pairs.folders import from_folder, from_videos
 from embedrl.pairs.hf_dataset import from_dataset
 from embedrl.pairs.media import is_video
-from embedrl.pairs.mix_folder import MIX, SHEET, SKIPPED, TASKS, batch_size
+from embedrl.pairs.mix_folder import MIX, SHEET, SKIPPED, TASKS, batch_size, check_out
 from embedrl.pairs.pages import from_pages
 from embedrl.pairs.shards import from_webdataset
 from embedrl.pairs.table_rows import SUFFIXES
@@ -86,6 +86,9 @@ def import_data(
         DataError: If the source or a row cannot be read, or no pair is left.
         TooManyBadError: If more than `max_bad` rows are bad.
     """
+    check_out(out)
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--out {out}: lies in {source}, and would be read the next time: give a folder outside")
     kind = kind or kind_of(source)
     _check_options(kind, {"captions": captions, "image": image, "text": text, "id": id, "group": group, "split": split})
     bad = {"name": name or _name(source), "on_bad": on_bad, "max_bad": max_bad}

@@ -101,7 +101,10 @@ def _beside(media: MediaFile) -> CaptionRow:
         content = read_bounded(file, _MAX_CAPTION)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        error = DataError(f"{media.path} has no caption: there is no {file.name} beside it", "empty_caption")
+        error = DataError(
+            f"{media.path} has no caption: there is no {file.name} beside it: write one, or leave the picture out",
+            "empty_caption",
+        )
         return CaptionRow(media.name, error=error)
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1

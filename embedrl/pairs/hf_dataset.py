@@ -11,10 +11,9 @@ from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
 from embedrl.errors import DataError, MissingFileError, unreadable
 from embedrl.pairs.collection import CaptionRow, Media, PairSet, collect
 from embedrl.pairs.folders import check_folder
-from embedrl.pairs.media import MAX_BYTES, MediaBytes
+from embedrl.pairs.media import MediaBytes
 from embedrl.pairs.table_rows import Table, column, text_of, texts_of
 from embedrl.pairs.tables import IMAGE_NAMES, TEXT_NAMES, media_file
-from embedrl.utils.input_files import read_bounded
 
 
 def from_dataset(
@@ -95,17 +94,14 @@ def _rows(
 def _media(value: Any, held: Any, index: int, image: str, folder: Path) -> Media:
     if value is None:
         raise MissingFileError("it has no picture: leave the row out")
-    if isinstance(value, str):
-        return media_file(folder, value)
-    return MediaBytes(f"{folder}: row {index + 1}: {image}", partial(_cell, held, index, image))
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return MediaBytes(f"{folder}: row {index + 1}: {image}", partial(_cell, held, index, image))
+    path = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(path, str):
+        raise DataError(f"{image!r} is {value!r:.60}, neither a picture nor a path: give another column as --image")
+    return media_file(folder, path)
 
 
 def _cell(held: Any, index: int, image: str) -> bytes:
-    """The bytes of a picture in a table, or of the file that it names."""
-    value = held[index][image]
-    if isinstance(value.get("bytes"), bytes):
-        return bytes(value["bytes"])
-    try:
-        return read_bounded(Path(value["path"]), MAX_BYTES)
-    except (OSError, TypeError) as error:
-        raise MissingFileError(f"picture {value.get('path')!r:.200} cannot be read: check the data set") from error
+    """The bytes of a picture in a table."""
+    return bytes(held[index][image]["bytes"])

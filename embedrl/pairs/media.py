@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from embedrl.data.images import FORMATS, MAX_PIXELS, ImageFile, as_loaded, check_size, is_picture
+from embedrl.data.images import FORMATS, MAX_PIXELS, MAX_SCANS, ImageFile, as_loaded, check_size, is_picture, scans
 from embedrl.errors import DataError, MissingFileError, PictureError, overload_error, said, unreadable
 from embedrl.types import ImageSource
 from embedrl.utils.input_files import not_regular
@@ -146,8 +146,11 @@ class EmbeddedPicture:
         from PIL import Image
 
         with unreadable(f"cannot decode picture {self.name}", "replace it", PictureError):
-            image = Image.open(io.BytesIO(self.read()), formats=FORMATS)
+            content = self.read()
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
             check_size(*image.size, f"picture {self.name}", MAX_PIXELS)
+            if image.format == "JPEG" and scans(content) > MAX_SCANS:
+                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
             return as_loaded(image)
 
 

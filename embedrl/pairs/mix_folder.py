@@ -29,9 +29,7 @@ def write_mix_folder(pairs: SplitPairs, out: Path, copy: bool, both_directions: 
     """Write a mix folder; see `SplitPairs.write` for arguments and errors."""
     if not pairs.train.items:
         raise DataError(f"{pairs.train.name} has no pairs to train on: give more, or a smaller share to validate with")
-    exists = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if exists and not (out / MIX).is_file():
-        raise ConfigError(f"--out {out}: holds something else: give a new folder")
+    exists = check_out(out)
     try:
         with replacing_folder(out) as part:
             _fill(part, pairs, Path(out).absolute(), copy, both_directions)
@@ -42,6 +40,24 @@ def write_mix_folder(pairs: SplitPairs, out: Path, copy: bool, both_directions: 
     except _Equal:
         pass
     return out
+
+
+def check_out(out: Path) -> bool:
+    """See that a mix folder can be written, before anything is read for it.
+
+    Args:
+        out: The folder.
+
+    Returns:
+        Whether it holds a mix already, which must be equal.
+
+    Raises:
+        ConfigError: If it holds something else.
+    """
+    exists = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if exists and not (out / MIX).is_file():
+        raise ConfigError(f"--out {out}: holds something else: give a new folder")
+    return exists
 
 
 def _fill(part: Path, pairs: SplitPairs, out: Path, copy: bool, both_directions: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from embedrl.data.images import is_picture
 from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
-from embedrl.errors import DataError, MissingFileError, said
+from embedrl.errors import DataError, MissingFileError, said, unreadable
 from embedrl.pairs.collection import CaptionRow, PairSet, collect
 from embedrl.pairs.folders import files_below
 from embedrl.pairs.media import MAX_BYTES, MediaBytes
@@ -100,23 +100,19 @@ def _captions(sample: _Sample, text: str | None) -> list[str]:
 def _samples(shard: Path) -> dict[str, _Sample]:
     """The samples of a shard by key: the path of a member up to the first dot of its name."""
     samples: dict[str, _Sample] = {}
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                if member.isdir() or is_hidden(base):
-                    continue
-                stem, _, suffix = base.partition(".")
-                sample = samples.setdefault(f"{folder}/{stem}".lstrip("/"), _Sample())
-                if sample.error is None:
-                    try:
-                        _add(sample, archive, member, suffix.lower())
-                    except DataError as error:
-                        sample.error = error
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{shard}: no tar file that can be read ({said(error)}): unpack a compressed one, or fetch it again"
-        ) from error
+    cure = "unpack a compressed one, or fetch it again"
+    with unreadable(f"{shard}: no tar file that can be read", cure), tarfile.open(shard, "r:") as archive:
+        for member in archive:
+            folder, _, base = member.name.rpartition("/")
+            if member.isdir() or is_hidden(base):
+                continue
+            stem, _, suffix = base.partition(".")
+            sample = samples.setdefault(f"{folder}/{stem}".lstrip("/"), _Sample())
+            if sample.error is None:
+                try:
+                    _add(sample, archive, member, suffix.lower())
+                except DataError as error:
+                    sample.error = error
     return samples
 
 

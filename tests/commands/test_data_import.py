@@ -88,6 +88,7 @@ WRONG = {
     "columns of names": (["cards", "--captions", "names", "--text", "x"], 2, "--captions names: has no columns"),
     "columns of no table": (["cards", "--text", "x"], 2, "cards holds 0 tables: name the one with the captions"),
     "share": (["cards", "--validation", "2"], 2, "validation is 2.0: give a share from 0 to below 1"),
+    "inside": (["cards", "--out", "cards/mix"], 2, "--out cards/mix: lies in cards, and would be read the next time"),
     "out": (["cards", "--out", "both"], 2, "--out both: holds something else: give a new folder"),
 }
 

@@ -199,3 +199,12 @@ def test_missing_files(folder):
     source = open_rows(MMEBSource, folder, [mmeb(qry_image_path="a/none.png")])
     with pytest.raises(DataError, match=r"root/a/none\.png does not exist: check the root folder"):
         source[0].query.images[0].load()
+
+
+def test_a_file_read_the_other_way_round_leaves_its_querys_negatives_out(tmp_path):
+    row = {"id": "0", "query": {"text": "q"}, "target": {"text": "t"}, "negatives": [{"text": "n"}], "score": 0.5}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({**row, "negative_scores": [0.1]}) + "\n")
+    there, back = (JsonlSource(str(tmp_path / "pairs.jsonl"), cache_dir=str(tmp_path), swap=swap)[0] for swap in (0, 1))
+    assert (back.query, back.target, back.score, back.id) == (there.target, there.query, 0.5, "0")
+    assert there.negatives
+    assert (back.negatives, back.negative_scores) == ((), ())

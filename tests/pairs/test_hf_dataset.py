@@ -38,6 +38,10 @@ def test_what_is_wrong(tmp_path):
         from_dataset(tmp_path / "no")
     held = [{"bytes": png("red"), "path": None}, {"bytes": b"x", "path": None}, None]
     saved(tmp_path / "set", image=held, caption=["a", "b", "c"])
+    outside = [{"bytes": None, "path": "/etc/hostname.png"}, {"bytes": png("red"), "path": None}]
+    datasets.Dataset.from_dict({"image": outside, "caption": ["a", "b"]}).save_to_disk(tmp_path / "outside")
+    pairs = from_dataset(tmp_path / "outside", on_bad="skip")
+    assert "row 1: path '/etc/hostname.png' leaves the root folder" in pairs.left_out[0].message
     with pytest.raises(DataError, match="has no column 'title': it has 'image', 'caption'; give one of them as --text"):
         from_dataset(tmp_path / "set", text="title")
     pairs = from_dataset(tmp_path / "set", on_bad="skip")
