@@ -35,7 +35,7 @@ class Added:
     """What an add did.
 
     Attributes:
-        added: ItemSource that it wrote.
+        added: Rows that it wrote.
         embedded: Items that it embedded; more than `added` if another writer was faster.
         known: Items that were in the index, or came twice.
         skipped: Bad items by cause.
@@ -215,7 +215,7 @@ class Adder:
 
 
 def _table(values: Mapping[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
-    """ItemSource in a table's columns; what they do not say is empty."""
+    """Rows in a table's columns; what they do not say is empty."""
     columns = []
     for name, kind in zip(schema.names, schema.types, strict=True):
         column = values.get(name, pa.nulls(rows, kind))

@@ -191,16 +191,12 @@ def _json_lines(path: Path, columns: tuple[str | None, str | None]) -> ItemSourc
                     roles = _roles(list(row), columns, f"{path}, {name}")
                 except (ValueError, RecursionError) as error:
                     yield SourceItem(name, DataError(f"{path}, {name}: not a JSON object ({error}): mend the line"))
-                except EMPTY as error:
+                except ConfigError as error:  # one line may lack what others have
                     yield SourceItem(name, DataError(str(error)))
                 else:
                     yield _tabular(row, name, roles, path.parent)
 
     return ItemSource(path.name, rows(), total)
-
-
-EMPTY = (ConfigError,)
-"""What a line without an item raises: one line may be bad where others are good."""
 
 
 def _roles(names: Sequence[str], columns: tuple[str | None, str | None], where: str) -> dict[str, str]:

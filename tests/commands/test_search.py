@@ -48,14 +48,14 @@ def test_from_a_folder_to_hits(model, tmp_path, monkeypatch, capsys):
     assert "red.png" in said
     assert "1.0000" in said
     assert Image.open("hits.png").width > 400
-    assert "year=2001" in run("search", "x.lance", "--text", "red", "--hybrid", "--where", "year > 2000")
+    assert "year=2001" in run("search", "x.lance", "--text", "red", "--hybrid", "true", "--where", "year > 2000")
     assert "duplicates: none" in run("index", "verify", "x.lance", "--embedder", model)
     assert "1 rows deleted, 4 left" in run("index", "delete", "x.lance", "--where", "year < 2000")
     assert "4 rows in 1 files, exact search" in run("index", "compact", "x.lance")
     for words, message in {
         ("search", "x.lance"): "nothing to search for: give --text or --image",
         ("search", "none.lance", "--text", "a"): "no index there",
-        ("search", "x.lance", "--text", "a", "--reason"): "--reasoner is missing",
+        ("search", "x.lance", "--text", "a", "--reason", "true"): "--reasoner is missing",
         ("search", "x.lance", "--text", "a", "--where", "nope = 1"): "No field named nope",
         ("index", "build", "photos"): "--embedder is missing",
         ("index", "delete", "x.lance"): "one of both",
