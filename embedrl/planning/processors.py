@@ -86,7 +86,7 @@ def _processor(path: str, part: str, mapping: Any, config: Any) -> Any:
         return (AutoImageProcessor if images else AutoVideoProcessor).from_pretrained(folder)
     row = table_row(path) or {}
     made = mapping[type(config)]
-    kind = made.get("torchvision") or made.get("pil") if isinstance(made, dict) else made
+    kind: Any = made.get("torchvision") or made.get("pil") if isinstance(made, dict) else made
     return kind(**row.get(part, {}))
 
 
@@ -97,7 +97,6 @@ def pixels_of_a_token(model: Any) -> int:
         model: The model, built.
     """
     images = model.processor.image_processor if is_local(model.path) else bare_processors(model).image_processor
-    patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
-    if patch is None or merge is None:
-        patch, merge = getattr(images, "encoder_patch_size", 0), getattr(images, "downsample_factor", 0)
-    return int(patch * merge) ** 2
+    names = [("patch_size", "merge_size"), ("encoder_patch_size", "downsample_factor")]
+    edges = [getattr(images, patch, 0) * getattr(images, merge, 0) for patch, merge in names]
+    return int(max(edges)) ** 2
