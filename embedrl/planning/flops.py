@@ -181,7 +181,7 @@ def _arguments(call: Any, dtype: torch.dtype) -> Any:
     for shared in (value for value in kwargs.values() if isinstance(value, MutableMapping)):
         for name, values in list(
             shared.items()
-        ):  # keys of an earlier layer, which read by a later one need gradients too
+        ):  # read by later layers, with gradients
             shared[name] = tree_map(lambda x: alone(x).requires_grad_(x.requires_grad), values)
     return tree_map(alone, (args, kwargs))
 
