@@ -61,8 +61,10 @@ def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, lis
         model.family = model.family or family_of(config.model_type)
         model._stored = PictureSettings()
     dtype = DTYPES[model.dtype]
+    # By default it is sdpa wherever a part can: Gemma 4's audio tower cannot, and refuses it if it is asked for.
+    attention = None if model.attn_implementation == "sdpa" else model.attn_implementation
     with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(config, attn_implementation=model.attn_implementation)
+        network = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
         network.to(getattr(config, "dtype", None) or torch.bfloat16 if isinstance(dtype, str) else dtype)
         model.adopt(network)
     return model, [note] if note else []

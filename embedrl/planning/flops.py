@@ -8,7 +8,7 @@ the tokens of a row, which two lengths give exactly. The tower and the projector
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,8 +178,10 @@ def _arguments(call: Any, dtype: torch.dtype) -> Any:
     args, kwargs = call
     if not args:
         args, kwargs = (kwargs["hidden_states"],), {k: v for k, v in kwargs.items() if k != "hidden_states"}
-    for shared in (value for value in kwargs.values() if isinstance(value, dict)):
-        for name, values in shared.items():  # keys of an earlier layer, which read by a later one need gradients too
+    for shared in (value for value in kwargs.values() if isinstance(value, MutableMapping)):
+        for name, values in list(
+            shared.items()
+        ):  # read by later layers, with gradients
             shared[name] = tree_map(lambda x: alone(x).requires_grad_(x.requires_grad), values)
     return tree_map(alone, (args, kwargs))
 

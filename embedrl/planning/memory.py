@@ -104,7 +104,7 @@ def kept(model: Any, flops: Flops, row: TokenRow, setup: Setup) -> float:
     width = model.network.get_input_embeddings().weight.shape[1]
     # The inputs of the first layer: embeddings, and the features of pictures.
     ends = (2 * width * row.length + sum(picture.features for picture in row.pictures)) * setup.compute
-    return ends + flops.text(row.length).kept + sum(picture.cost.kept for picture in row.pictures)
+    return float(ends + flops.text(row.length).kept + sum(picture.cost.kept for picture in row.pictures))
 
 
 def working(flops: Flops, rows: list[TokenRow]) -> float:

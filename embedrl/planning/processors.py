@@ -32,15 +32,10 @@ def read_inputs(model: Any, kind: str, images: Sequence[Image.Image]) -> tuple[d
         The inputs, and how many tokens it adds to a chat; None without a tokenizer.
     """
     if is_local(model.path):
-        part: dict[str, Any] = (
-            {"type": "video", "video": list(images)}
-            if kind == "video"
-            else {
-                "type": "image",
-                "image": images[0],
-            }
-        )
-        if kind == "evidence":
+        part: dict[str, Any] = {"type": "image", "image": images[0]}
+        if kind == "video":
+            part = {"type": "video", "video": list(images)}
+        elif kind == "evidence":
             part["evidence"] = True
         read = model.preprocessor()
         with_it, without = (
@@ -56,7 +51,7 @@ def read_inputs(model: Any, kind: str, images: Sequence[Image.Image]) -> tuple[d
         if not hasattr(model.core, "get_video_features"):  # InternVL: the frames are tiles
             return {"pixel_values": pixels.flatten(0, 1)}, None
         return made, None
-    if kind == "video" and not hasattr(model, "settings"):  # a Qwen3-VL reads two frames as one time step
+    if kind == "video" and hasattr(model, "frame_pixels"):  # a Qwen3-VL reads two frames as one time step
         images = images[:: model.core.config.vision_config.temporal_patch_size]
     made = processors.image_processor(images=list(images), return_tensors="pt")
     return {name: value if isinstance(value, Tensor) else torch.tensor(value) for name, value in made.items()}, None
@@ -68,19 +63,18 @@ def bare_processors(model: Any) -> Any:
     Args:
         model: The model, built.
     """
-    config, settings = model.core.config, getattr(model, "settings", None)
-    family = getattr(model, "differences", None)
-    reads_video = family is not None and family.reads_video
+    config, own_sizes = model.core.config, hasattr(model, "frame_pixels")
+    reads_video = not own_sizes and model.differences.reads_video
     processors = SimpleNamespace(
         image_processor=_processor(model.path, "image_processor", IMAGE_PROCESSOR_MAPPING, config),
         video_processor=_processor(model.path, "video_processor", VIDEO_PROCESSOR_MAPPING, config)
         if reads_video
         else None,
     )
-    if settings is None:  # Qwen3-VL's pictures come in the size of their budget
+    if own_sizes:  # Qwen3-VL's pictures come in the size of their budget
         processors.image_processor.size = {"shortest_edge": 1, "longest_edge": 2**40}
     else:
-        settings.write_into(processors, family)
+        model.settings.write_into(processors, model.differences)
     return processors
 
 
@@ -92,7 +86,7 @@ def _processor(path: str, part: str, mapping: Any, config: Any) -> Any:
         return (AutoImageProcessor if images else AutoVideoProcessor).from_pretrained(folder)
     row = table_row(path) or {}
     made = mapping[type(config)]
-    kind = made.get("torchvision") or made.get("pil") if isinstance(made, dict) else made
+    kind: Any = made.get("torchvision") or made.get("pil") if isinstance(made, dict) else made
     return kind(**row.get(part, {}))
 
 
@@ -103,7 +97,6 @@ def pixels_of_a_token(model: Any) -> int:
         model: The model, built.
     """
     images = model.processor.image_processor if is_local(model.path) else bare_processors(model).image_processor
-    patch, merge = getattr(images, "patch_size", None), getattr(images, "merge_size", None)
-    if patch is None or merge is None:
-        patch, merge = getattr(images, "encoder_patch_size", 0), getattr(images, "downsample_factor", 0)
-    return int(patch * merge) ** 2
+    names = [("patch_size", "merge_size"), ("encoder_patch_size", "downsample_factor")]
+    edges = [getattr(images, patch, 0) * getattr(images, merge, 0) for patch, merge in names]
+    return int(max(edges)) ** 2

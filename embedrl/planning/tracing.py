@@ -55,7 +55,7 @@ def without_numbers() -> Iterator[None]:
     # On the meta device it is taken apart. A TorchFunctionMode would not be open where layers are computed again.
     functional.scaled_dot_product_attention = _attend
     try:
-        with _Mixed():
+        with _Mixed():  # type: ignore[no-untyped-call]
             yield
     finally:
         functional.scaled_dot_product_attention = attend
@@ -72,7 +72,7 @@ def trace(run: Callable[[], Any], owner: nn.Module, given: Iterable[Any] = ()) -
     Returns:
         The cost, and what `run` returned.
     """
-    switched = [module for module in owner.modules() if getattr(module, "gradient_checkpointing", False)]
+    switched: list[Any] = [module for module in owner.modules() if getattr(module, "gradient_checkpointing", False)]
     shared = {_storage(x) for x in tree_leaves(tuple(given)) if isinstance(x, Tensor)}
     for module in switched:
         module.gradient_checkpointing = False
@@ -120,7 +120,7 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-class _Mixed(TorchDispatchMode):
+class _Mixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps integers on the CPU, with their numbers, and moves them to the meta device where they meet a feature."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
