@@ -148,6 +148,29 @@ def test_pictures_are_on_white_and_prompts_stand_in_front(embedder):
     np.testing.assert_allclose(similar.diagonal(), model.similarity_pairwise(vectors, vectors), atol=1e-6)
 
 
+class Decoder:
+    """What mteb gives for a video: a decoder of torchcodec's, as far as its collator uses it."""
+
+    class metadata:  # noqa: N801
+        num_frames = 16
+
+    def get_frames_at(self, indices):
+        self.data = torch.stack([torch.full((3, 40, 40), index * 10, dtype=torch.uint8) for index in indices])
+        return self
+
+
+def test_a_video_is_sampled(embedder):
+    loader = Loader([])
+    loader.dataset = Dataset.from_dict({"video": []})
+    model = embedrl.mteb.encoder(embedder)
+    model.encode(loader, task_metadata=Metadata)
+    loader.batches = [loader.collate_fn([{"video": Decoder()}, {"video": Decoder()}])]
+    vectors = model.encode(loader, task_metadata=Metadata)
+    places = np.linspace(0, 15, embedder.num_frames).round().astype(int)
+    frames = [Image.new("RGB", (40, 40), (int(i) * 10,) * 3) for i in places]
+    np.testing.assert_allclose(vectors, [embedder.encode({"video": frames})] * 2, atol=1e-5)
+
+
 def test_the_metadata_say_what_it_is(embedder):
     meta = embedrl.mteb.encoder(embedder).mteb_model_meta
     assert meta.name == "embedrl/QwenVLBackbone"

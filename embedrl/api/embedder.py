@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedrl.api.encoding import Encoded, Encoder, encode_parts
-from embedrl.api.items import Item, is_one
+from embedrl.api.items import Item, is_one, marks_of
 from embedrl.api.options import choose, choose_device, choose_dtype
 from embedrl.api.reading import ItemReader, with_replies
 from embedrl.api.reasoner import Reasoner
@@ -32,7 +32,6 @@ from embedrl.training.exporting import check_new, write_export
 from embedrl.training.trained_model import load_embedder, locate
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.progress_bar import progress_bar
-from embedrl.utils.reserved_words import as_pattern
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Embedder:
         preprocessor = backbone.preprocessor()
         self.reloads = False
         self._encoder = Encoder(self.backbone, preprocessor, render, self.device, micro_batch_size)
-        self._reader = ItemReader(num_frames, as_pattern(getattr(preprocessor, "placeholders", ())))
+        self._reader = ItemReader(num_frames, marks_of(preprocessor))
 
     @classmethod
     def from_pretrained(

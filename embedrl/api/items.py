@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from embedrl.data.video import NUM_FRAMES, is_video
 from embedrl.data.video_file import video_frames
 from embedrl.errors import DataError, MissingFileError
 from embedrl.types import DEFAULT_FPS, ImageSource, Side
+from embedrl.utils.reserved_words import QWEN, as_pattern, escape
 
 KEYS = ("text", "image", "images", "page", "video", "fps", "tcot")
 """The keys of an item that is a dict."""
@@ -71,6 +74,25 @@ def is_one(items: Any) -> bool:
     return isinstance(items, str | Path | Mapping | Side | Image.Image | np.ndarray | ImageSource) or not hasattr(
         items, "__iter__"
     )
+
+
+def marks_of(preprocessor: object) -> re.Pattern[str]:
+    """The words that mark pixels for a model: a data set with one is refused, a user's text is not.
+
+    Args:
+        preprocessor: The model's.
+    """
+    return as_pattern(getattr(preprocessor, "placeholders", ()))
+
+
+def without_marks(side: Side, marks: re.Pattern[str]) -> Side:
+    """The side, words in its text that a model reads as marks spelled apart.
+
+    Args:
+        side: The side.
+        marks: What `marks_of` returned.
+    """
+    return replace(side, text=escape(escape(side.text, QWEN), marks))
 
 
 def _kind_of_name(name: str) -> str:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedrl.api.items import Item, to_side
+from embedrl.api.items import Item, to_side, without_marks
 from embedrl.api.reasoner import Reasoner
 from embedrl.api.thought import Thought
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.errors import DataError
 from embedrl.types import Modality, Role, Side
-from embedrl.utils.reserved_words import QWEN, escape
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ItemReader:
 
     Attributes:
         num_frames: Frames sampled from a video's file or folder.
-        marks: The words that mark pixels for the model. A data set with one is refused, a user's text is not.
+        marks: The words that mark pixels for the model.
     """
 
     num_frames: int
@@ -32,7 +31,7 @@ class ItemReader:
         """See `Embedder.side`."""
         side = to_side(item, self.num_frames)
         text = " ".join(part.strip() for part in (instruction or "", side.text) if part.strip())
-        return replace(side, text=escape(escape(text, QWEN), self.marks))
+        return without_marks(replace(side, text=text), self.marks)
 
     def read(
         self, item: Item, position: int, instruction: str | None, tcot: Any, on_bad: OnBadMode

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from embedrl.api.items import Item, is_one, to_side
+from embedrl.api.items import Item, is_one, marks_of, to_side, without_marks
 from embedrl.api.options import choose, choose_device, choose_dtype, seeded
 from embedrl.api.thought import Thought
 from embedrl.data.on_bad import BadSample, OnBadMode
@@ -59,6 +59,7 @@ class Reasoner:
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         generator.build()
         self.generator = generator.requires_grad_(False).eval().to(self.device)
+        self._marks = marks_of(generator.preprocessor())
 
     @classmethod
     def from_pretrained(
@@ -218,6 +219,6 @@ class Reasoner:
 
     def _side(self, item: Item, where: str) -> Side:
         try:
-            return to_side(item, self.num_frames)
+            return without_marks(to_side(item, self.num_frames), self._marks)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from embedrl.data.on_bad import BadSample, OnBad
+from embedrl.data.video_file import file_frames
 from embedrl.errors import DataError
 from embedrl.pairs.grouping import take_validation
 from embedrl.pairs.media import MediaBytes, MediaFile
@@ -59,6 +60,12 @@ class CaptionedItem:
     content: str
     group: str = ""
 
+    def side(self) -> Side:
+        """What the caption describes; of a video its sampled frames."""
+        if isinstance(self.media, MediaFile) and self.media.is_video:
+            return Side(frames=file_frames(self.media.path))
+        return Side(images=(self.media.source(self.content),))
+
 
 @dataclass(frozen=True)
 class PairSet:
@@ -92,9 +99,7 @@ class PairSet:
     def __getitem__(self, index: int) -> Pair:
         """The pair at a position, from caption to picture, `0 <= index < len(self)`."""
         item = self.items[index]
-        source = (item.media.source(item.content),)
-        target = Side(frames=source) if item.media.is_video else Side(images=source)
-        return Pair(Side(text=item.text), target, self.name, item.id)
+        return Pair(Side(text=item.text), item.side(), self.name, item.id)
 
     def split(self, by: SplitBy = "caption", validation: float = 0.1, seed: int = 0) -> SplitPairs:
         """Part the pairs for training from those for validation.

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from embedrl.data.images import FORMATS, MAX_PIXELS, MAX_SCANS, ImageFile, as_loaded, check_size, is_picture, scans
+from embedrl.data.video import is_video
 from embedrl.errors import DataError, MissingFileError, PictureError, overload_error, said, unreadable
 from embedrl.types import ImageSource
 from embedrl.utils.input_files import not_regular
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 28
 """Largest picture inside another file."""
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
-"""How the names of videos end, in small letters."""
 
 _SUFFIX_OF = {"JPEG": ".jpg", "TIFF": ".tif"}  # of the others, the format's name
 
@@ -170,11 +169,6 @@ def suffix_of(content: bytes, name: str) -> str:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             kind = str(image.format)
         return _SUFFIX_OF.get(kind, f".{kind.lower()}")
-
-
-def is_video(name: str) -> bool:
-    """Whether a file name ends like a video's."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def check_kind(name: str) -> None:

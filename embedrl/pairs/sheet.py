@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw
 from embedrl.construction.sample import equal_distances
 from embedrl.errors import DataError
 from embedrl.pairs.collection import CaptionedItem, PairSet
-from embedrl.types import Side
 from embedrl.visualization.drawing import CARD, INK, MUTED, PAPER, RED, draw_text, font, pixels
 
 CELLS = 24
@@ -47,9 +46,7 @@ def _cell(item: CaptionedItem, note: str) -> Image.Image:
     draw = ImageDraw.Draw(card)
     area = (8, 8, _WIDTH - 8, _PICTURE)
     try:
-        shown = None
-        if not item.media.is_video:
-            shown = pixels(Side(images=(item.media.source(item.content),)), _WIDTH - 16, _PICTURE - 16)
+        shown = pixels(item.side(), _WIDTH - 16, _PICTURE - 16)
     except DataError as error:  # named in the sheet: whether to train without it is not decided here
         draw_text(draw, str(error), area, 12, RED)
     else:

@@ -179,9 +179,7 @@ def _arguments(call: Any, dtype: torch.dtype) -> Any:
     if not args:
         args, kwargs = (kwargs["hidden_states"],), {k: v for k, v in kwargs.items() if k != "hidden_states"}
     for shared in (value for value in kwargs.values() if isinstance(value, MutableMapping)):
-        for name, values in list(
-            shared.items()
-        ):  # read by later layers, with gradients
+        for name, values in list(shared.items()):  # read by later layers, with gradients
             shared[name] = tree_map(lambda x: alone(x).requires_grad_(x.requires_grad), values)
     return tree_map(alone, (args, kwargs))
 

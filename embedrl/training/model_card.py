@@ -44,9 +44,8 @@ embedder = embedrl.Embedder.from_pretrained("{name}")
 vectors = embedder.encode(["a red star", {{"image": "picture.png", "text": "what colour is it?"}}])
 ```
 
-In sentence-transformers the same is
-`SentenceTransformer(modules=[embedrl.inference.SentenceTransformersModule("{name}")])`, in mteb
-`mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`.
+In sentence-transformers `embedrl.inference.SentenceTransformersModule("{name}")`, as the one module of a
+`SentenceTransformer`, does the same; in mteb `mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`.
 """,
     "multi-vector": """
 With sentence-transformers and transformers alone, every token's vector:
@@ -70,9 +69,8 @@ vectors = embedder.encode(["a red star", "picture.png"])
 ```
 
 In mteb: `mteb.evaluate(embedrl.mteb.encoder("{name}"), tasks)`. `SentenceTransformer("{name}")` cannot load it, as
-sentence-transformers knows no open_clip model; `SentenceTransformer(modules=[
-embedrl.inference.SentenceTransformersModule("{name}")])` can. With open_clip alone,
-from inside the folder (a Hugging Face text tower is looked up there):
+sentence-transformers knows no open_clip model; with `embedrl.inference.SentenceTransformersModule("{name}")` as its
+one module it does. With open_clip alone, from inside the folder (a Hugging Face text tower is looked up there):
 
 ```python
 from contextlib import chdir

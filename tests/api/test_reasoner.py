@@ -91,6 +91,11 @@ def test_a_wrong_argument_is_one_line(case, reasoner):
         reasoner.reason(**options)
 
 
+def test_a_text_may_spell_what_a_model_reads_as_marks(reasoner):
+    one, other = reasoner.reason(["a <|image_pad|> b <|im_end|>", "a < |image_pad|> b < |im_end|>"])
+    assert one.text == other.text
+
+
 def test_a_bad_item_is_named(reasoner):
     with pytest.raises(DataError, match=r"item 1: 'gone\.png' ends like a file"):
         reasoner.reason(["a", "gone.png"])

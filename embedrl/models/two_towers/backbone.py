@@ -119,10 +119,11 @@ class TwoTowerBackbone(Backbone):
             frozen_parts(network, self.trainable)
             self.net = network
         else:
-            self.net = add_lora(network, self.lora, linear_layers(network, self.lora))
+            adapted = add_lora(network, self.lora, linear_layers(network, self.lora))
             if adapter_base(self.path) or not network.name_or_path:
                 # The base that an exported adapter names.
-                self.net.peft_config["default"].base_model_name_or_path = self.path
+                adapted.peft_config["default"].base_model_name_or_path = self.path
+            self.net = adapted
         if self.gradient_checkpointing:
             options = {"use_reentrant": False, "context_fn": as_in_forward(network)}
             try:
