@@ -125,7 +125,7 @@ def test_two_processes_train_as_one(runs, strategy):
         result = torch.load(out / f"{strategy}.{rank}.pt", weights_only=True)
         assert result["logged"] == pytest.approx(one["logged"], rel=1e-4, abs=1e-5)
         for a, b in zip(result["vectors"], one["vectors"], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.dist
