@@ -261,11 +261,11 @@ def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bo
             folder = out / f"{seed}_{slug(name)}"
             model = train(folder, mix, option, seed, setting.steps, setting)
             scores[name].append(score(model, folder, STORED.get(name, ["float32"]), setting))
+            for earlier in range(seed if name == PLAIN else 0):
+                place = out / f"{earlier}{seed}_{slug(MERGED)}"
+                both = merge([out / f"{one}_{slug(PLAIN)}/model" for one in (earlier, seed)], place / "model")
+                scores[MERGED].append(score(both, place, ["float32"], setting))
             write(out, scores, setting)
-    for pair in combinations(range(seeds), 2):
-        folder = out / f"{pair[0]}{pair[1]}_{slug(MERGED)}"
-        model = merge([out / f"{seed}_{slug(PLAIN)}/model" for seed in pair], folder / "model")
-        scores[MERGED].append(score(model, folder, ["float32"], setting))
     print(write(out, scores, setting))
 
 

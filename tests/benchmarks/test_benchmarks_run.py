@@ -118,6 +118,7 @@ def test_world_embedder(benchmark, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_embedder_options(benchmark, tmp_path, monkeypatch):
     module = benchmark("embedder_options")
