@@ -27,6 +27,7 @@ class Hit:
         tcot: Its T-CoT; empty if there is none.
         evidence: What the T-CoT points at: `boxes` (0..1000 of the first picture), `frames` (from 1), `keywords`.
         metadata: Its other columns; what is empty is left out.
+        thumbnail_file: The file of `thumbnail`, a JPEG.
     """
 
     score: float
@@ -37,7 +38,7 @@ class Hit:
     tcot: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    _small: bytes | None = field(default=None, repr=False)
+    thumbnail_file: bytes | None = field(default=None, repr=False)
 
     @property
     def text(self) -> str:
@@ -51,7 +52,7 @@ class Hit:
         Raises:
             DataError: If it is broken.
         """
-        return None if self._small is None else open_thumbnail(self._small, self.path)
+        return None if self.thumbnail_file is None else open_thumbnail(self.thumbnail_file, self.path)
 
 
 @dataclass(frozen=True)

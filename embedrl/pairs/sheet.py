@@ -50,10 +50,8 @@ def _cell(item: CaptionedItem, note: str) -> Image.Image:
     except DataError as error:  # named in the sheet: whether to train without it is not decided here
         draw_text(draw, str(error), area, 12, RED)
     else:
-        if shown is not None:
-            card.paste(shown, ((_WIDTH - shown.width) // 2, 8 + (_PICTURE - 16 - shown.height) // 2))
-        else:
-            draw_text(draw, item.media.name, area, 14, MUTED)
+        assert shown is not None
+        card.paste(shown, ((_WIDTH - shown.width) // 2, 8 + (_PICTURE - 16 - shown.height) // 2))
     draw_text(draw, item.text, (10, _PICTURE + 4, _WIDTH - 8, _HEIGHT - 22), 14, INK)
     draw.text((10, _HEIGHT - 20), note, MUTED, font(12))
     return card

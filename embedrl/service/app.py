@@ -22,7 +22,7 @@ from embedrl.service.guard import Guard, Meters
 from embedrl.service.lane import BusyError, Lane
 from embedrl.service.models import Lesson, ServedModels
 from embedrl.service.options import ServiceLimits
-from embedrl.service.requests import EmbeddingsBody, RerankBody, SearchBody, as_list, to_sides, vector_of
+from embedrl.service.requests import EmbeddingsBody, RerankBody, SearchBody, as_list, shortened, to_sides, vector_of
 from embedrl.service.searching import search
 from embedrl.types import Side
 
@@ -88,13 +88,12 @@ def make_app(
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingsBody) -> dict[str, Any]:
         """Vectors of texts and pictures, in OpenAI's form."""
-        dim = models.index.store.dim
-        if body.dimensions not in (None, dim):
-            raise DataError(f"dimensions: {body.dimensions}; this model's vectors have {dim} numbers")
+        if body.dimensions not in (None, *models.dims):
+            raise DataError(f"dimensions: {body.dimensions}; this model gives {', '.join(map(str, models.dims))}")
 
         async def work() -> dict[str, Any]:
             sides = await asyncio.to_thread(to_sides, as_list(body.input), limits)
-            rows = await compute("embed", body.role, sides)
+            rows = [shortened(row, body.dimensions) for row in await compute("embed", body.role, sides)]
             data = [
                 {"object": "embedding", "index": i, "embedding": vector_of(row, body.encoding_format)}
                 for i, row in enumerate(rows)

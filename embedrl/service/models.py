@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from embedrl.errors import ConfigError, DataError
 from embedrl.index.hits import Hit
 from embedrl.index.index import Index
 from embedrl.index.search import nearest
+from embedrl.models.exported import matryoshka_dims
 from embedrl.types import Side
 
 if TYPE_CHECKING:
@@ -50,6 +52,13 @@ class ServedModels:
         """
         if self.index.embedder is None:
             raise ConfigError("serve: the index was opened without a model")
+
+    @cached_property
+    def dims(self) -> list[int]:
+        """The lengths of vectors that the model was trained to give (Matryoshka), its own first."""
+        assert self.index.embedder is not None
+        dim = self.index.store.dim
+        return [dim, *(length for length in matryoshka_dims(self.index.embedder.backbone) if length != dim)]
 
     def run(self, kind: tuple[str, str], work: list[Any]) -> Sequence[Any]:
         """One batch of a lane.

@@ -6,6 +6,8 @@ import base64
 import binascii
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from embedrl.data.in_memory import picture_of_bytes
@@ -151,6 +153,13 @@ def decode_picture(encoded: str, limits: ServiceLimits, where: str) -> ImageSour
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: a picture that is not base64 ({error})") from error
     return picture_of_bytes(content, f"{where}: the picture", limits.max_pixels)
+
+
+def shortened(row: NDArray[np.float32], dim: int | None) -> NDArray[np.float32]:
+    """The first numbers of a unit vector, as a unit vector; None: all."""
+    if dim is None or dim == len(row):
+        return row
+    return row[:dim] / np.linalg.norm(row[:dim])
 
 
 def vector_of(row: Any, encoding: Literal["float", "base64"]) -> list[float] | str:

@@ -91,7 +91,7 @@ def _hit(rank: int, hit: Hit) -> dict[str, Any]:
         "answer": answer,
         "evidence": dict(hit.evidence),
         "metadata": {name: _plain(value) for name, value in hit.metadata.items()},
-        "thumbnail": as_data_url(None, hit._small),
+        "thumbnail": as_data_url(None, hit.thumbnail_file),
     }
 
 
