@@ -15,11 +15,11 @@ from embedrl.construction.stats import count, pairs_table
 from embedrl.data.images import is_picture
 from embedrl.data.mix import MixRow
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
+from embedrl.data.video import is_video
 from embedrl.errors import ConfigError, DataError
 from embedrl.pairs.collection import PairSet, SplitBy, SplitPairs
 from embedrl.pairs.folders import from_folder, from_videos
 from embedrl.pairs.hf_dataset import from_dataset
-from embedrl.pairs.media import is_video
 from embedrl.pairs.mix_folder import MIX, SHEET, SKIPPED, TASKS, batch_size, check_out
 from embedrl.pairs.pages import from_pages
 from embedrl.pairs.shards import from_webdataset

@@ -9,9 +9,10 @@ from typing import Literal
 
 from embedrl.data.images import is_picture
 from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
+from embedrl.data.video import is_video
 from embedrl.errors import DataError, listed, said
 from embedrl.pairs.collection import CaptionRow, PairSet, collect
-from embedrl.pairs.media import MediaFile, is_video
+from embedrl.pairs.media import MediaFile
 from embedrl.pairs.table_rows import SUFFIXES
 from embedrl.pairs.tables import from_csv
 from embedrl.utils.input_files import read_bounded, visible, visible_below
