@@ -44,7 +44,7 @@ def take_validation(name: str, items: Sequence[CaptionedItem], by: SplitBy, vali
             "apart for validation; give validation 0, or another file to validate with"
         )
     ranked = sorted(groups, key=lambda group: _draw(items, group, seed))
-    room = max(1, round(validation * len(items)))
+    room = min(max(1, round(validation * len(items))), len(items) - 1)  # something stays for training
     taken: list[int] = []
     for group in ranked:
         if len(taken) + len(group) <= room:

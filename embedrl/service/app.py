@@ -20,7 +20,7 @@ from embedrl import __version__
 from embedrl.errors import DataError, EmbedRLError
 from embedrl.service.guard import Guard, Meters
 from embedrl.service.lane import BusyError, Lane
-from embedrl.service.models import Lesson, ServedModels
+from embedrl.service.models import Candidate, ServedModels
 from embedrl.service.options import ServiceLimits
 from embedrl.service.requests import EmbeddingsBody, RerankBody, SearchBody, as_list, shortened, to_sides, vector_of
 from embedrl.service.searching import search
@@ -131,7 +131,7 @@ async def _relevance(
     models: ServedModels, compute: Callable[..., Coroutine[Any, Any, list[Any]]], query: Side, documents: list[Side]
 ) -> list[float]:
     if models.reranker is not None:
-        return await compute("rerank", "", [Lesson(query, document) for document in documents])
+        return await compute("rerank", "", [Candidate(query, document) for document in documents])
     [one] = await compute("embed", "query", [query])
     return [float(one @ row) for row in await compute("embed", "target", documents)]
 

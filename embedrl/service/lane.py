@@ -17,7 +17,7 @@ class BusyError(Exception):
 
 
 @dataclass
-class _Job(Generic[Work, Result]):
+class _Waiting(Generic[Work, Result]):
     """A request that waits.
 
     Attributes:
@@ -45,10 +45,10 @@ class Lane(Generic[Work, Result]):
 
     def __init__(self, run: Callable[[Any, list[Work]], Sequence[Result]], queue: int, batch: int) -> None:
         self._run, self._size, self._batch = run, queue, batch
-        self._jobs: asyncio.Queue[_Job[Work, Result] | None] = asyncio.Queue()
+        self._jobs: asyncio.Queue[_Waiting[Work, Result] | None] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "embedrl-lane")
         self._task: asyncio.Task[None] | None = None
-        self._held: _Job[Work, Result] | None = None
+        self._held: _Waiting[Work, Result] | None = None
 
     @property
     def waiting(self) -> int:
@@ -78,7 +78,7 @@ class Lane(Generic[Work, Result]):
         """
         if self.waiting >= self._size:
             raise BusyError
-        job: _Job[Work, Result] = _Job(kind, work)
+        job: _Waiting[Work, Result] = _Waiting(kind, work)
         self._jobs.put_nowait(job)
         return await job.result
 
@@ -103,11 +103,11 @@ class Lane(Generic[Work, Result]):
                     job.result.set_result(results[start : start + len(job.work)])
                 start += len(job.work)
 
-    async def _next(self) -> _Job[Work, Result] | None:
+    async def _next(self) -> _Waiting[Work, Result] | None:
         held, self._held = self._held, None
         return held if held is not None else await self._jobs.get()
 
-    def _gather(self, first: _Job[Work, Result]) -> list[_Job[Work, Result]]:
+    def _gather(self, first: _Waiting[Work, Result]) -> list[_Waiting[Work, Result]]:
         """The first job and those behind it that fit into its batch; nothing is waited for."""
         jobs, size = [first], len(first.work)
         while not self._jobs.empty():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embedrl.inference.reranker import Reranker
 
 
-class Lesson(NamedTuple):
+class Candidate(NamedTuple):
     """What goes through the Reranker: a query and one candidate."""
 
     query: Side
@@ -90,7 +90,7 @@ class ServedModels:
         replies = self.index.reasoner.write(sides, role=role, on_bad="skip")
         return [reply if isinstance(reply, str) else DataError(reply.message, reply.cause) for reply in replies]
 
-    def _scores(self, pairs: list[Lesson]) -> list[float]:
+    def _scores(self, pairs: list[Candidate]) -> list[float]:
         assert self.reranker is not None
         scores: list[float] = []
         start = 0

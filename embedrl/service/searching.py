@@ -11,7 +11,7 @@ from embedrl.api.items import to_side
 from embedrl.api.thought import Thought
 from embedrl.errors import ConfigError, DataError
 from embedrl.index.hits import Hit
-from embedrl.service.models import Lesson, ServedModels, as_data_url
+from embedrl.service.models import Candidate, ServedModels, as_data_url
 from embedrl.service.options import ServiceLimits
 from embedrl.service.requests import ItemBody, SearchBody, to_sides
 from embedrl.tcot.parser import parse
@@ -62,8 +62,8 @@ async def search(models: ServedModels, compute: Compute, body: SearchBody, limit
 async def _reranked(compute: Compute, query: Side, hits: list[Hit], depth: int) -> list[Hit]:
     """The hits, the first ones in the reranker's order; their files are opened as the index names them."""
 
-    def read() -> list[Lesson]:
-        return [Lesson(query, to_side(hit.item).with_tcot(hit.tcot)) for hit in hits[:depth]]
+    def read() -> list[Candidate]:
+        return [Candidate(query, to_side(hit.item).with_tcot(hit.tcot)) for hit in hits[:depth]]
 
     scores = await compute("rerank", "", await asyncio.to_thread(read))
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
