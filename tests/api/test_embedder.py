@@ -158,7 +158,7 @@ def test_wrong_arguments_of_encode(embedder):
         embedder.encode("a", role="document")
     with pytest.raises(ConfigError, match="1 tcots for 2 items"):
         embedder.encode(["a", "b"], tcots=["x"])
-    with pytest.raises(CheckpointError, match=r"^nothing: cannot read config\.json"):
+    with pytest.raises(CheckpointError, match=r"^nothing: no such folder, and on the Hub cannot read config\.json"):
         Embedder.from_pretrained("nothing")
 
 
