@@ -27,8 +27,9 @@ from embedrl.models.networks import NetworkReader
 
 ASSETS = Path(embedrl.__file__).parent / "assets"
 TINY = "embedrl:tiny"
-SHIPPED = {"embedrl:world_base": ASSETS / "world_base"}
-CURE = "give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, embedrl:world_base or embedrl:tiny"
+SHIPPED = {f"embedrl:{name}": ASSETS / name for name in ("world_base", "world_embedder", "world_reasoner")}
+"""The models that come with the package: the base, and what the quickstarts make of it."""
+CURE = f"give a folder with a Qwen3-VL checkpoint or a LoRA adapter, a Hub name, {TINY} or one of {', '.join(SHIPPED)}"
 
 
 def load_processor(path: str) -> Any:
