@@ -25,7 +25,7 @@ def is_indexed(store: Store) -> bool:
 
 def build(store: Store) -> None:
     """Build the ANN index: IVF lists around `sqrt(rows)` centres, vectors in them as one bit a number (RaBitQ)."""
-    from lancedb.index import IvfRq  # type: ignore[import-untyped]
+    from lancedb.index import IvfRq
 
     lists = max(round(math.sqrt(store.count())), 1)
     with one_line(store.uri):

@@ -102,7 +102,7 @@ def restored_item(row: Mapping[str, Any], uri: str) -> dict[str, Any]:
         row: The row.
         uri: The index.
     """
-    item = json.loads(row["item"])
+    item: dict[str, Any] = json.loads(row["item"])
     moved = dict(zip(row["files"] or [], row["relative_files"] or [], strict=True))
     now = {file: present(file, seen, uri) or file for file, seen in moved.items()}
     if "images" in item:

@@ -76,7 +76,7 @@ def query(
         if words is None:
             search = store.table.search(vector, vector_column_name="vector").distance_type("cosine").limit(k)
         else:
-            from lancedb.rerankers import RRFReranker  # type: ignore[import-untyped]
+            from lancedb.rerankers import RRFReranker
 
             fused = store.table.search(query_type="hybrid", vector_column_name="vector", fts_columns=["text", "tcot"])
             search = fused.vector(vector).text(words).distance_type("cosine").limit(max(k, _DEPTH))
@@ -88,7 +88,7 @@ def query(
         search = search.select([*names, "_distance"] if words is None else names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            rows = search.to_arrow().to_pylist()[:k]
+            rows: list[dict[str, Any]] = search.to_arrow().to_pylist()[:k]
     for row in rows:
         row["_score"] = 1 - row[score] if words is None else row[score]
     return rows

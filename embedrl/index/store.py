@@ -33,7 +33,7 @@ def lancedb() -> Any:
     """
     os.environ.setdefault("LANCEDB_LOG", "error")  # its warnings are for its developers; read when it is imported
     try:
-        import lancedb as library  # type: ignore[import-untyped]
+        import lancedb as library
     except ImportError as error:
         raise ConfigError("an index needs LanceDB: pip install embedrl[index]") from error
     return library
@@ -92,7 +92,7 @@ class Store:
 
     def prepare(self) -> None:
         """Make the indices of keys and words that are not there: a creation may have been stopped."""
-        from lancedb.index import FTS, BTree  # type: ignore[import-untyped]
+        from lancedb.index import FTS, BTree
 
         def make() -> None:
             present = {column for one in self.table.list_indices() for column in one.columns}
