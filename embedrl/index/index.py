@@ -85,8 +85,8 @@ class Index:
         store = Store.open(uri)
         if store is None:
             store = Store.create(uri, embedder.dim, make_header(embedder, reasoner is not None, models or {}))
-        store.prepare()
         index = cls(store, embedder, reasoner)
+        store.prepare()
         if store.header["reasoned"] != (reasoner is not None):
             made, given = ("with", "without") if store.header["reasoned"] else ("without", "with")
             raise ConfigError(f"{uri} was made {made} a Reasoner and is asked for {given} one: make another index")

@@ -11,9 +11,10 @@ from toy_embedder import ToyBackbone
 
 pytest.importorskip("lancedb")
 
-from embedrl.api import Embedder
+from embedrl.api import Embedder, Thought
 from embedrl.errors import ConfigError, DataError, EmbedRLError, NonFiniteError, TooManyBadError
 from embedrl.index import Index
+from embedrl.types import Side
 
 WORDS = ["red fox", "owl at night", "blue boat", "two dogs", "a lighthouse", "green tea"]
 
@@ -185,3 +186,38 @@ def test_files_may_move_with_their_index(embedder, tmp_path):
     index = Index.open(new / "x.lance", embedder)
     assert index.verify().ok
     assert index.search("a", k=1)[0].item == {"images": [str(new / "1.png")]}
+
+
+class Scribe:
+    """A Reasoner that answers with the item's text in capitals, and notes what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def write(self, sides, *, role, names, on_bad):
+        self.asked += [(role, side.text) for side in sides]
+        return [self.tcot(side) for side in sides]
+
+    def reason(self, items, *, role, progress):
+        self.asked += [(role, side.text) for side in items]
+        return [Thought(side.with_tcot(self.tcot(side))) for side in items]
+
+    def tcot(self, side):
+        return f"<thinking>t</thinking><rethink>r</rethink><answer>{side.text.upper()}</answer>"
+
+
+def test_a_reasoner_writes_each_item_once_and_the_query(embedder, tmp_path):
+    scribe = Scribe()
+    index = Index.create(tmp_path / "x.lance", embedder, scribe)
+    index.add(["a fox", "an owl"])
+    index.add(["a fox", "a boat"])
+    assert scribe.asked == [("target", text) for text in ("a fox", "an owl", "a boat")]
+    hits = index.search("a fox", k=1, reason=True)
+    assert scribe.asked[3:] == [("query", "a fox")]
+    assert hits.tcot == hits[0].tcot == scribe.tcot(Side("a fox"))
+    assert hits[0].score == pytest.approx(1, abs=1e-5)  # both were embedded with the same T-CoT
+    assert index.search("a fox", k=1)[0].score < 0.999
+    with pytest.raises(ConfigError, match="was made with a Reasoner and is asked for without one"):
+        Index.create(tmp_path / "x.lance", embedder)
+    with pytest.raises(ConfigError, match="open it with one to add"):
+        Index.open(tmp_path / "x.lance", embedder).add(["new"])
