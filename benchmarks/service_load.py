@@ -1,16 +1,12 @@
 """Load on `embedrl serve`: requests a second, waiting times and lost requests at several concurrencies.
 
-    python benchmarks/service_load.py [--requests 400] [--rows 200] [--out DIR]
-
 A service of the built-in world's base model in a process of its own answers `POST /search` with a text each, from
 1, 8 and 64 clients that ask again as soon as they have their answer. Nothing else should run beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,8 +16,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from jsonargparse import auto_cli
+from timing import Row, report
+
+SIZES = {"full": (200, 400), "smallest": (12, 24)}
+"""Pictures in the index, and requests at each concurrency."""
 
 CONCURRENCY = (1, 8, 64)
 
@@ -62,7 +64,7 @@ def start(index: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     raise SystemExit("the service did not start")
 
 
-def load(url: str, clients: int, requests: int) -> dict[str, float]:
+def load(url: str, clients: int, requests: int) -> Row:
     """Figures of one concurrency."""
     numbers = iter(range(requests))
     lock, seconds, codes = threading.Lock(), [], []
@@ -97,40 +99,35 @@ def load(url: str, clients: int, requests: int) -> dict[str, float]:
     taken = time.perf_counter() - started
     p50, p99 = np.percentile(np.array(seconds) * 1000, [50, 99])
     return {
-        "clients": clients, "requests": len(codes), "answered": codes.count(200), "busy_429": codes.count(429),
-        "lost": requests - codes.count(200) - codes.count(429), "requests_per_s": round(requests / taken, 1),
-        "p50_ms": round(float(p50), 1), "p99_ms": round(float(p99), 1),
+        "clients": clients, "requests / s": requests / taken, "p50 ms": float(p50), "p99 ms": float(p99),
+        "answered": codes.count(200), "429": codes.count(429), "lost": requests - codes.count(200) - codes.count(429),
     }  # fmt: skip
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+def main(size: Literal["full", "smallest"] = "full", out: Path | None = None) -> None:
+    """Ask at each concurrency, and print a table.
+
+    Args:
+        size: `smallest` takes seconds.
+        out: Folder for the result as JSON and Markdown; None only prints.
+
+    Raises:
+        SystemExit: If a request was lost, or the service did not end as it should.
+    """
+    items, requests = SIZES[size]
     with tempfile.TemporaryDirectory() as folder:
-        index = build(Path(folder), given.rows)
+        index = build(Path(folder), items)
         process, url = start(index, Path(folder) / "log.txt")
         try:
             load(url, 4, 16)  # warm
-            rows = [load(url, clients, given.requests) for clients in CONCURRENCY]
+            rows = [load(url, clients, requests) for clients in CONCURRENCY]
         finally:
             process.terminate()
             code = process.wait(60)
-    print("| clients | requests/s | p50 ms | p99 ms | answered | 429 | lost |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        names = ("clients", "requests_per_s", "p50_ms", "p99_ms", "answered", "busy_429", "lost")
-        print("| " + " | ".join(str(row[name]) for name in names) + " |")
-    print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the service ended with code {code}")
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "service_load.json").write_text(json.dumps(rows, indent=1) + "\n")
-    if any(row["lost"] for row in rows):
-        raise SystemExit("requests were lost")
+    report("service_load", rows, out, "fastapi", "uvicorn", "lancedb", items=items, requests=requests)
+    if any(row["lost"] for row in rows) or code != 143:
+        raise SystemExit(f"requests were lost, or the service ended with {code}")
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main)

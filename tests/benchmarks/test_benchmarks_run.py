@@ -87,6 +87,15 @@ def test_index_million(benchmark, tmp_path):
 
 
 @pytest.mark.slow
+def test_service_load(benchmark, tmp_path):
+    pytest.importorskip("fastapi")
+    benchmark("service_load").main(size="smallest", out=tmp_path)
+    found = rows(tmp_path, "service_load")
+    assert [row["clients"] for row in found] == [1, 8, 64]
+    assert all((row["answered"], row["lost"]) == (24, 0) for row in found)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_gpu_modules_at_the_tiny_shape(benchmark, tmp_path):
     benchmark("gpu_modules").main(size="smallest", out=tmp_path)
