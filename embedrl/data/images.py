@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import io
 import os
 import re
 import threading
@@ -16,7 +17,15 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
-from embedrl.errors import DataError, MissingFileError, PictureError, StorageError, ThinPictureError, overload_error
+from embedrl.errors import (
+    DataError,
+    MissingFileError,
+    PictureError,
+    StorageError,
+    ThinPictureError,
+    overload_error,
+    unreadable,
+)
 from embedrl.utils.input_files import not_regular
 
 MAX_PIXELS = 178_956_970
@@ -107,6 +116,48 @@ class ImageFile:
         if "too large for PngImagePlugin" in what or "MAX_TEXT_MEMORY" in what:
             what, cure = f"its metadata: {what}", "replace the file, or save it without its metadata"
         return PictureError(f"cannot {step} picture {self.path} ({what}): {cure}")
+
+
+def decode_picture(content: bytes, what: str, cure: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture whose file is in memory, as `ImageFile.load` gives one.
+
+    Args:
+        content: The file.
+        what: The picture's name for errors.
+        cure: What to do about a broken one.
+        max_pixels: Largest product of width and height.
+
+    Raises:
+        DataError: If it is no picture, broken, too large or too narrow.
+    """
+    _silence_libtiff()
+    with unreadable(f"cannot decode {what}", cure, PictureError):
+        with _without_pillow_limit():
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        with image:
+            check_size(*image.size, what, max_pixels, "shrink it")
+            if isinstance(image, JpegImageFile) and scans(content) > MAX_SCANS:
+                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+            return as_loaded(image)
+
+
+def picture_format(content: bytes, what: str, cure: str) -> str:
+    """The format of a picture whose file is in memory, one of `FORMATS`, by its header.
+
+    Args:
+        content: The file.
+        what: The picture's name for errors.
+        cure: What to do if it is none.
+
+    Raises:
+        DataError: If it is no picture.
+    """
+    with (
+        unreadable(f"{what} is no picture of {', '.join(FORMATS)}", cure, PictureError),
+        _without_pillow_limit(),
+        Image.open(io.BytesIO(content), formats=FORMATS) as image,
+    ):
+        return str(image.format)
 
 
 def scans(content: bytes) -> int:

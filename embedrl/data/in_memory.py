@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
-from embedrl.data.images import FORMATS, MAX_SCANS, ImageFile, as_loaded, check_size, scans
+from embedrl.data.images import ImageFile, as_loaded, check_size, decode_picture
 from embedrl.data.opened import OpenedImage
-from embedrl.errors import DataError, PictureError, said
+from embedrl.errors import DataError, unreadable
 from embedrl.types import ImageSource
 
 
@@ -36,10 +34,8 @@ def picture_source(picture: Any) -> ImageSource:
     if not isinstance(picture, Image.Image):
         raise DataError(f"a picture of type {type(picture).__name__}: give a file's name, Pillow's or an array")
     check_size(*picture.size, "a picture", cure="shrink it")
-    try:
+    with unreadable("a picture that cannot be decoded", "give another one"):  # Pillow decodes late
         image = as_loaded(picture)
-    except Exception as error:  # Pillow decodes late, and decoders raise nearly anything on broken files
-        raise DataError(f"a picture that cannot be decoded ({error}): give another one") from error
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     return OpenedImage(f"pixels/{digest[:32]}", image)
 
@@ -55,16 +51,7 @@ def picture_of_bytes(content: bytes, what: str, max_pixels: int) -> ImageSource:
     Raises:
         DataError: If it is no picture, broken, too large or too narrow.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            check_size(*image.size, what, max_pixels, "shrink it")
-            if isinstance(image, JpegImageFile) and scans(content) > MAX_SCANS:
-                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
-            return picture_source(as_loaded(image))
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on broken files
-        raise PictureError(f"{what} cannot be decoded ({said(error)}): send another one") from error
+    return picture_source(decode_picture(content, what, "send another one", max_pixels))
 
 
 def _from_array(pixels: Any) -> Image.Image:

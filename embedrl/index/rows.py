@@ -7,15 +7,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from embedrl.errors import DataError
+from embedrl.data.images import decode_picture
 from embedrl.index.store import is_remote
 from embedrl.tcot.parser import parse
 from embedrl.types import DEFAULT_FPS, Side
 from embedrl.visualization.drawing import fit
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 THUMBNAIL = 256
 """Longest side of a thumbnail, in pixels."""
@@ -123,11 +124,7 @@ def open_thumbnail(content: bytes, name: str) -> Image.Image:
     Raises:
         DataError: If it is broken.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise nearly anything
-        raise DataError(f"the thumbnail of {name} cannot be read ({error}): delete the row and add it again") from error
+    return decode_picture(content, f"the thumbnail of {name}", "delete the row and add it again")
 
 
 def _file(source: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedrl.api.items import KEYS
-from embedrl.data.images import is_picture
+from embedrl.data.images import decode_picture, is_picture
 from embedrl.data.video import is_video
 from embedrl.errors import ConfigError, DataError, unreadable
 from embedrl.types import Side
@@ -246,14 +246,7 @@ def _picture(value: Any, root: Path | None) -> Any:
     if isinstance(value, Mapping) and content is None and isinstance(value.get("path"), str):
         return _file(value["path"], root)
     if isinstance(content, bytes):
-        import io
-
-        from PIL import Image
-
-        from embedrl.data.images import FORMATS
-
-        with unreadable("a picture in a cell cannot be opened", "replace it"):
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+        return decode_picture(content, "a picture in a cell", "replace it")
     return content
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from embedrl.data.images import FORMATS, MAX_PIXELS, MAX_SCANS, ImageFile, as_loaded, check_size, is_picture, scans
+from embedrl.data.images import ImageFile, decode_picture, is_picture, picture_format
 from embedrl.data.video import is_video
 from embedrl.errors import DataError, MissingFileError, PictureError, overload_error, said, unreadable
 from embedrl.types import ImageSource
@@ -142,15 +141,9 @@ class EmbeddedPicture:
         Raises:
             DataError: If it cannot be read or decoded, is too large or too thin.
         """
-        from PIL import Image
-
-        with unreadable(f"cannot decode picture {self.name}", "replace it", PictureError):
+        with unreadable(f"cannot read picture {self.name}", "replace it", PictureError):
             content = self.read()
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            check_size(*image.size, f"picture {self.name}", MAX_PIXELS)
-            if image.format == "JPEG" and scans(content) > MAX_SCANS:
-                raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
-            return as_loaded(image)
+        return decode_picture(content, f"picture {self.name}", "replace it")
 
 
 def suffix_of(content: bytes, name: str) -> str:
@@ -163,12 +156,8 @@ def suffix_of(content: bytes, name: str) -> str:
     Raises:
         DataError: If it is no picture.
     """
-    from PIL import Image
-
-    with unreadable(f"{name} is no picture of {', '.join(FORMATS)}", "replace it", PictureError):
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            kind = str(image.format)
-        return _SUFFIX_OF.get(kind, f".{kind.lower()}")
+    kind = picture_format(content, name, "replace it")
+    return _SUFFIX_OF.get(kind, f".{kind.lower()}")
 
 
 def check_kind(name: str) -> None:
