@@ -51,6 +51,7 @@ def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, lis
             "VLMBackbone, VLMReasoner), OpenClipBackbone and TwoTowerBackbone"
         )
     if is_local(model.path):  # with its tokenizer, so it is known whether `<emb>` needs a row more
+        model.net = None  # its options may have changed since the last plan
         model.build_on_meta()
         return model, []
     config, note = find_shape(model.path, shapes)
