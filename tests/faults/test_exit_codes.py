@@ -45,6 +45,12 @@ CALLS = {
     f"eval --benchmark uvrb --root gone --out out {TINY}": (2, "gone"),
     "compare data out": (1, "no finished evaluation"),
     "compare data": (2, "second"),
+    "answer gone.lance": (2, "--question"),
+    "answer gone.lance --question x": (2, "--vlm"),
+    "answer gone.lance --question x --out data --vlm embedrl.construction.LocalVLM --vlm.path embedrl:tiny": (
+        2,
+        "--out",
+    ),
     "data pages --root data": (1, "holds no local copy"),
     "data stats --mix good.yaml --limit 0": (2, "--limit 0"),
     "data stats --mix good.yaml --out x.txt": (2, "x.txt"),
