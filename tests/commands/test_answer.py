@@ -3,9 +3,11 @@ import json
 import pytest
 from answering import small_index
 from chat_server import serving
+from PIL import Image
 
 pytest.importorskip("lancedb")
 
+from embedrl import QwenVLBackbone
 from embedrl.cli import main
 from embedrl.commands import answer as command
 from embedrl.index import Index
@@ -49,3 +51,26 @@ def test_a_page_and_its_pictures(index, tmp_path, capsys):
         assert main([*words, "--out", str(tmp_path / "out")]) == 2
         assert "there is something already" in capsys.readouterr().err
         assert len(server.bodies) == asked  # no model is asked in vain
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_everything_in_this_process(tmp_path, monkeypatch, capsys):
+    """Index, Embedder and a model that answers, all by their names on the command line."""
+    monkeypatch.chdir(tmp_path)
+    backbone = QwenVLBackbone("embedrl:tiny")
+    backbone.build()
+    backbone.export(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    for color in ("red", "blue"):
+        Image.new("RGB", (64, 48), color).save(tmp_path / f"photos/{color}.png")
+    build = "index build photos --out x.lance --embedder model --device cpu"
+    ask = (
+        "answer x.lance --question red --out page --device cpu --pictures files --inserter_style brief "
+        "--vlm embedrl.construction.LocalVLM --vlm.path embedrl:world_base --vlm.max_tokens 8"
+    )
+    for words in (build, ask):
+        assert main(words.split()) == 0, capsys.readouterr().err
+    page = (tmp_path / "page/answer.md").read_text()
+    assert "## Sources\n\n1. " in page
+    assert all(f"{color}.png" in page for color in ("red", "blue"))
