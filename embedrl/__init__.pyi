@@ -1,3 +1,4 @@
+from . import answer as answer
 from . import api as api
 from . import construction as construction
 from . import data as data

@@ -72,6 +72,7 @@ COMMANDS: dict[str, Command] = {
     "index delete": Command("Delete rows of an index", "embedrl.commands.index:delete", positional=True),
     "index verify": Command("Check every row of an index", "embedrl.commands.index:verify", positional=True),
     "search": Command("Search an index with a text or a picture", "embedrl.commands.search:search", positional=True),
+    "answer": Command("Answer a question from an index, with pictures", "embedrl.commands.answer:answer", False, True),
     "data import": Command(
         "Turn a folder, a table or an archive of captioned pictures into a mix",
         "embedrl.commands.data_import:import_data",

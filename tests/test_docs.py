@@ -133,9 +133,11 @@ PYTHON_PAGES = (
     "docs/how_to/export.md",
     "docs/how_to/mteb.md",
     "docs/how_to/search.md",
+    "docs/how_to/answer.md",
 )
+SLOW = re.compile(r"embedrl\.mteb|embedder\.fit\(|answer_question")
 PYTHON = [
-    pytest.param(page, i, marks=pytest.mark.slow if re.search(r"embedrl\.mteb|embedder\.fit\(", text) else ())
+    pytest.param(page, i, marks=pytest.mark.slow if SLOW.search(text) else ())
     for page in PYTHON_PAGES
     for i, text in enumerate(blocks(page, "python"))
 ]

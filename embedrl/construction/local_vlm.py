@@ -15,6 +15,7 @@ from embedrl.data.checked_rows import good_prompts
 from embedrl.errors import ConfigError, DataError
 from embedrl.models.checkpoint_files import tell_if_of_the_world
 from embedrl.models.open_reasoner import reasoner
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.models.weights_hash import weights_hash
 from embedrl.tcot.schema import STOP
 from embedrl.types import Chat
@@ -56,6 +57,22 @@ class LocalVLM(VLM):
         self.generator = reasoner(path, dtype)
         self._told = False
         self._waiting: list[tuple[Chat, asyncio.Future[str]]] = []
+
+    @classmethod
+    def of(cls, generator: PolicyGenerator, device: str, max_tokens: int, name: str = "the given model") -> LocalVLM:
+        """A model that is loaded already, such as a Reasoner's.
+
+        Args:
+            generator: The model.
+            device: Where it computes.
+            max_tokens: Longest answer in tokens.
+            name: Name of the model in keys.
+        """
+        vlm = cls.__new__(cls)  # `__init__` would load another one
+        vlm.path = vlm.name = name
+        vlm.max_tokens, vlm.concurrency, vlm.device = max_tokens, 16, device
+        vlm.generator, vlm._told, vlm._waiting = generator, True, []
+        return vlm
 
     @cached_property
     def key(self) -> str:

@@ -58,6 +58,12 @@ CALLS = {
     "search gone": (2, "--text"),
     "serve gone": (1, "gone"),
     "serve gone --host 0.0.0.0": (2, "--host 0.0.0.0"),
+    "answer gone.lance": (2, "--question"),
+    "answer gone.lance --question x": (2, "--vlm"),
+    "answer gone.lance --question x --out data --vlm embedrl.construction.LocalVLM --vlm.path embedrl:tiny": (
+        2,
+        "--out",
+    ),
     "data pages --root data": (1, "holds no local copy"),
     "data stats --mix good.yaml --limit 0": (2, "--limit 0"),
     "data stats --mix good.yaml --out x.txt": (2, "x.txt"),

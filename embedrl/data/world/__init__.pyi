@@ -6,4 +6,6 @@ from .source import WorldSource as WorldSource
 from .source import WorldTask as WorldTask
 from .source import WorldTasks as WorldTasks
 from .source import needs as needs
+from .stories import Story as Story
+from .stories import WorldStories as WorldStories
 from .views import Needs as Needs
