@@ -134,6 +134,7 @@ def test_a_lost_worker_changes_nothing(tmp_path, monkeypatch, capsys):
     ray = pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the workers
     backbone = QwenVLBackbone("embedrl:tiny")
     backbone.build()
     backbone.export(tmp_path / "model")
@@ -147,7 +148,19 @@ def test_a_lost_worker_changes_nothing(tmp_path, monkeypatch, capsys):
     Path("items.csv").write_text("\n".join(lines))
 
     def run(out, *words):
-        build = ["index", "build", "items.csv", "--out", out, "--embedder", "model", "--device", "cpu", "--batch", "2"]
+        build = [
+            "index",
+            "build",
+            str(tmp_path / "items.csv"),
+            "--out",
+            out,
+            "--embedder",
+            "model",
+            "--device",
+            "cpu",
+            "--batch",
+            "2",
+        ]
         code = cli.main([*build, *words])
         error = capsys.readouterr().err
         assert code == 0, error
