@@ -85,18 +85,6 @@ def row_bytes(dim: int, other: float) -> float:
     return 4 * dim + other + dim / 8 + 8
 
 
-def write_hours(items: float, commit: int, row: float, key: float) -> float:
-    """Hours that the one writer is at work: each row is written, and each commit compares keys with all before it.
-
-    Args:
-        items: Rows in the end.
-        commit: Rows of a commit.
-        row: Seconds to write one.
-        key: Seconds for each key of the table, in every commit.
-    """
-    return (items * row + items**2 / (2 * commit) * key) / 3600
-
-
 def measure(pictures: Path, embedder: str, largest: int) -> list[Row]:
     """Build an index of a folder of pictures, and write to tables of two sizes.
 
@@ -219,8 +207,8 @@ class Inputs:
     beside: float = 12_850.0
     commit: int = 65_536
     parts: int = 10
-    row: float = 67e-6
-    key: float = 180e-9
+    row: float = 72e-6
+    key: float = 270e-9
 
 
 def embedded(operations: Operations, given: Inputs) -> list[Row]:
@@ -250,6 +238,16 @@ def embedded(operations: Operations, given: Inputs) -> list[Row]:
     return rows
 
 
+def write_hours(items: float, given: Inputs) -> float:
+    """CPU hours of the one writer: each row is written, and each commit compares its keys with all before it.
+
+    Args:
+        items: Rows in the end.
+        given: Rates.
+    """
+    return (items * given.row + items**2 / (2 * given.commit) * given.key) / 3600
+
+
 def stored(operations: Operations, given: Inputs) -> list[Row]:
     """Storage, and the work of the one writer.
 
@@ -263,8 +261,8 @@ def stored(operations: Operations, given: Inputs) -> list[Row]:
             "items": f"{number:,}", "bytes a row": f"{size:,.0f}", "TB": f"{number * size / 1e12:,.2f}",
             "cost a month": f"{number * size / 1e9 * given.month:,.0f}",
             "commits": f"{math.ceil(number / given.commit):,}", "GB a commit": f"{given.commit * size / 1e9:.1f}",
-            "writer's CPU hours": f"{write_hours(number, given.commit, given.row, given.key):,.1f}",
-            f"of each of {given.parts}": f"{write_hours(number / given.parts, given.commit, given.row, given.key):,.1f}",
+            "writer's CPU hours": f"{write_hours(number, given):,.1f}",
+            f"of each of {given.parts}": f"{write_hours(number / given.parts, given):,.1f}",
         }
         for number in given.items
     ]  # fmt: skip
@@ -289,7 +287,14 @@ def main(
         out: Folder for what is measured, as JSON and Markdown; None only prints.
     """
     if measured_in is not None:
-        report("scale_measured", measure(measured_in, embedder, largest), out, "lancedb")
+        report(
+            "scale_measured",
+            measure(measured_in, embedder, largest),
+            out,
+            "lancedb",
+            embedder=embedder,
+            largest=largest,
+        )
         return
     operations = count(assume)
     print(operations)
