@@ -70,17 +70,18 @@ def build(
     names = {"embedder": embedder, **({"reasoner": reasoner, "style": style} if reasoner else {})}
     if ray is not None and engine != "ray":
         raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
-    columns = {"text_column": text_column, "image_column": image_column}
     if engine == "ray":
         ray_library()  # before models are loaded
         index = Index.create(out, *load_models(names, "cpu"), names)  # the actors compute
         done = add_on_ray(
-            index, source, names, ray or RayOptions(), **columns, on_bad=on_bad, max_bad=max_bad, batch=batch,
-            device=device,
+            index, source, names, ray or RayOptions(), text_column=text_column, image_column=image_column,
+            on_bad=on_bad, max_bad=max_bad, batch=batch, device=device,
         )  # fmt: skip
     else:
         index = Index.create(out, *load_models(names, device), names)
-        done = index.add(source, **columns, on_bad=on_bad, max_bad=max_bad, batch=batch)
+        done = index.add(
+            source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
+        )
     tell(f"{out}: {done}; {len(index):,} rows")
 
 
@@ -110,7 +111,7 @@ def add(
         batch: See `embedrl index build`.
         device: Where to compute; auto takes a GPU if there is one.
     """
-    opened = open_withload_models(index, embedder, reasoner, device, Index.open(index).store.header["reasoned"])
+    opened = open_with_models(index, embedder, reasoner, device, Index.open(index).store.header["reasoned"])
     done = opened.add(
         source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
     )
@@ -170,7 +171,7 @@ def verify(index: str, embedder: str | None = None, queries: int = 100, device: 
         raise DataError(f"{index} is not sound: see above; delete the rows and add their items again")
 
 
-def open_withload_models(
+def open_with_models(
     index: str, embedder: str | None, reasoner: str | None, device: Device, reason: bool, style: Style | None = None
 ) -> Index:
     """An index with the models that it was made with.
