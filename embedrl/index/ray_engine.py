@@ -23,7 +23,7 @@ from embedrl.index.add import BATCH, Added, bad_items, tidy
 from embedrl.index.ann import keep_fresh
 from embedrl.index.index import Index
 from embedrl.index.make import MadeRows, write_rows
-from embedrl.index.ray_stages import COLUMN, Embeds, Job, Parcel, Reasons, read_parcels, unpacked
+from embedrl.index.ray_stages import COLUMN, Embeds, RayJob, Parcel, Reasons, read_parcels, unpacked
 from embedrl.index.sources import read_source
 from embedrl.utils.progress_bar import progress_bar
 
@@ -41,7 +41,7 @@ class RayOptions:
         max_actors: Ray adds Embedders and Reasoners up to this many of each while there is room; 0: it adds none.
         reasoner_actors: Reasoners at once, if the index has one.
         cpus_per_actor: CPUs of each.
-        gpus_per_actor: GPUs of each; below 1, several share one.
+        gpus_per_actor: GPUs of each; below 1, several share one; 0: they compute on CPUs.
         commit: Rows that are written at once. Larger ones make fewer files; they are lost if this process is.
         retries: How often a batch is tried again after its worker was lost.
     """
@@ -127,7 +127,9 @@ def add_on_ray(
     source = str(Path(source).expanduser().absolute())
     listed = read_source(source, text_column, image_column)  # says what is wrong before anything starts
     seen = {name: _whole(value) for name, value in models.items() if name != "style"}
-    job = Job(index.store.uri, source, listed.name, models | seen, text_column, image_column, batch, device)
+    if device == "auto" and not options.gpus_per_actor:
+        device = "cpu"  # Ray hides no GPU from actors that have none, and all of them would take the first
+    job = RayJob(index.store.uri, source, listed.name, models | seen, text_column, image_column, batch, device)
     writer = _Writer(index, options.commit)
     with (
         _ray_running(ray, options, "reasoner" in models),
@@ -188,7 +190,7 @@ def _joined(parts: Sequence[MadeRows]) -> MadeRows:
     return MadeRows(table.take(kept), [metadata[i] for i in kept], [names[i] for i in kept])
 
 
-def _parcels(ray: Any, job: Job, options: RayOptions) -> Iterator[Parcel]:
+def _parcels(ray: Any, job: RayJob, options: RayOptions) -> Iterator[Parcel]:
     """What the actors made, as it comes."""
     actor = {
         "batch_size": 1,

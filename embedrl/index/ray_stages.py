@@ -28,7 +28,7 @@ COLUMN = "parcel"
 
 
 @dataclass(frozen=True)
-class Job:
+class RayJob:
     """What every worker knows.
 
     Attributes:
@@ -113,7 +113,7 @@ def unpacked(cell: Any) -> Parcel:
     return parcel
 
 
-def read_parcels(_: Any, job: Job) -> Iterator[pa.Table]:
+def read_parcels(_: Any, job: RayJob) -> Iterator[pa.Table]:
     """The items of the source, as parcels.
 
     Args:
@@ -130,7 +130,7 @@ def read_parcels(_: Any, job: Job) -> Iterator[pa.Table]:
 class _Stage:
     """An actor: a model, and a table to look up what is known. If the model cannot be loaded, every parcel says so."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RayJob) -> None:
         self.job = job
         self.bad: list[BadSample] = []
         self.maker: RowMaker | None = None

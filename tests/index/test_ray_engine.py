@@ -171,7 +171,7 @@ def test_a_lost_worker_changes_nothing(tmp_path, monkeypatch, capsys):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         killer.start()
-        said = run("ray.lance", "--engine", "ray", "--ray.commit", "2")
+        said = run("ray.lance", "--engine", "ray", "--ray.commit", "4")  # two batches
         killer.join(1)
         assert len(killer.killed) == 1
         assert killer.next, "nothing was left to do when the worker was killed"
