@@ -23,7 +23,7 @@ from embedrl.index.add import BATCH, Added, bad_items, tidy
 from embedrl.index.ann import keep_fresh
 from embedrl.index.index import Index
 from embedrl.index.make import MadeRows, write_rows
-from embedrl.index.ray_stages import COLUMN, Embeds, RayJob, Parcel, Reasons, read_parcels, unpacked
+from embedrl.index.ray_stages import COLUMN, Embeds, Parcel, RayJob, Reasons, read_parcels, unpacked
 from embedrl.index.sources import read_source
 from embedrl.utils.progress_bar import progress_bar
 
