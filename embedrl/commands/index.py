@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.errors import ConfigError, DataError
+from embedrl.index.add import BATCH
 from embedrl.index.ann import ANN_ROWS
-from embedrl.index.index import BATCH, Index
+from embedrl.index.index import Index
+from embedrl.index.models import load_models
+from embedrl.index.ray_engine import RayOptions, add_on_ray, ray_library
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, tell
 
-if TYPE_CHECKING:
-    from embedrl.api.embedder import Embedder
-    from embedrl.api.reasoner import Reasoner
-
 Device = Literal["auto", "cpu", "cuda"]
+Engine = Literal["local", "ray"]
 
 
 def build(
@@ -32,6 +32,8 @@ def build(
     max_bad: int = MAX_BAD,
     batch: int = BATCH,
     device: Device = "auto",
+    engine: Engine = "local",
+    ray: RayOptions | None = None,
 ) -> None:
     """Embed a folder or a table of items into an index that `embedrl search` reads.
 
@@ -53,6 +55,9 @@ def build(
         max_bad: The most bad items that `skip` leaves out.
         batch: Items that are opened, embedded and written at once.
         device: Where to compute; auto takes a GPU if there is one.
+        engine: `local`: in this process; `ray`: in actors of Ray, on one machine or many, which must see the source,
+            the models and the index under the same names.
+        ray: How `ray` computes.
 
     Raises:
         ConfigError: If a flag is wrong, or another model made the index that is there.
@@ -63,11 +68,20 @@ def build(
     if embedder is None:
         raise ConfigError("--embedder is missing: name the model that embeds, such as a run's folder")
     names = {"embedder": embedder, **({"reasoner": reasoner, "style": style} if reasoner else {})}
-    model, writer = _models(names, device)
-    index = Index.create(out, model, writer, names)
-    done = index.add(
-        source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
-    )
+    if ray is not None and engine != "ray":
+        raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
+    if engine == "ray":
+        ray_library()  # before models are loaded
+        index = Index.create(out, *load_models(names, "cpu"), names)  # the actors compute
+        done = add_on_ray(
+            index, source, names, ray or RayOptions(), text_column=text_column, image_column=image_column,
+            on_bad=on_bad, max_bad=max_bad, batch=batch, device=device,
+        )  # fmt: skip
+    else:
+        index = Index.create(out, *load_models(names, device), names)
+        done = index.add(
+            source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
+        )
     tell(f"{out}: {done}; {len(index):,} rows")
 
 
@@ -151,7 +165,7 @@ def verify(index: str, embedder: str | None = None, queries: int = 100, device: 
         DataError: If something is wrong with it.
     """
     opened = Index.open(index)
-    report = opened.verify(queries, None if embedder is None else _models({"embedder": embedder}, device)[0])
+    report = opened.verify(queries, None if embedder is None else load_models({"embedder": embedder}, device)[0])
     sys.stdout.write(escaped(f"{report}\n"))
     if not report.ok:
         raise DataError(f"{index} is not sound: see above; delete the rows and add their items again")
@@ -181,15 +195,4 @@ def open_with_models(
             raise ConfigError(f"--{name} is missing: {index} does not say where its model lies")
     if not reason:
         names.pop("reasoner", None)
-    return Index.open(index, *_models(names, device))
-
-
-def _models(names: dict[str, str], device: Device) -> tuple[Embedder, Reasoner | None]:
-    from embedrl.api.embedder import Embedder
-    from embedrl.api.reasoner import Reasoner
-
-    writer = None
-    if "reasoner" in names:
-        style: Style = "brief" if names.get("style") == "brief" else "full"
-        writer = Reasoner.from_pretrained(names["reasoner"], device=device, style=style)
-    return Embedder.from_pretrained(names["embedder"], device=device), writer
+    return Index.open(index, *load_models(names, device))

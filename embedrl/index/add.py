@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-
-from embedrl.api.items import to_side
-from embedrl.data.on_bad import OnBad
-from embedrl.data.opened import open_side
-from embedrl.errors import DataError, NonFiniteError
-from embedrl.index.columns import metadata_arrays
-from embedrl.index.rows import evidence_of_tcot, files_of, relative, stored_item, thumbnail
+from embedrl.data.on_bad import FILE, OnBad, OnBadMode
+from embedrl.errors import ConfigError, DataError
+from embedrl.index.make import RowMaker, write_rows
 from embedrl.index.sources import ItemSource, SourceItem
-from embedrl.index.store import Store
-from embedrl.tcot.store import content_hash
-from embedrl.types import Side
+from embedrl.index.store import Store, is_remote
 from embedrl.utils.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
+
+BATCH = 64
+"""Items that are opened, embedded and written at once: what a kill costs at most."""
+
+KEEP = timedelta(hours=1)
+"""Versions of a table that are younger stay, for readers may still read them."""
+
+_SMALL_FILES = 256  # with this many, and as many rows in small files as in large ones, files are joined
 
 
 @dataclass
@@ -48,31 +48,16 @@ class Added:
     skipped: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def skip(self, cause: str) -> None:
+        """Count a bad item."""
+        self.skipped[cause] = self.skipped.get(cause, 0) + 1
+
     def __str__(self) -> str:
         bad = ", ".join(f"{cause} {count}" for cause, count in self.skipped.items())
         return (
             f"{self.added:,} added, {self.embedded:,} embedded, {self.known:,} known already, "
             f"{sum(self.skipped.values()):,} skipped{f' ({bad})' if bad else ''} in {self.seconds:.1f} s"
         )
-
-
-@dataclass
-class _Item:
-    """An item on its way.
-
-    Attributes:
-        row: Where it comes from.
-        side: What it is.
-        key: Its content.
-        stored: The same as names of files.
-        small: Its thumbnail.
-    """
-
-    row: SourceItem
-    side: Side
-    key: str
-    stored: dict[str, Any]
-    small: bytes | None = None
 
 
 class Adder:
@@ -103,121 +88,55 @@ class Adder:
             NonFiniteError: If a vector is NaN or infinite.
             StorageError: If the disk refuses.
         """
+
+        def skip(error: DataError, row: SourceItem) -> None:
+            self.done.skip(self.bad.skip(error, source.name, row.name).cause)
+
         started = time.monotonic()
+        maker = RowMaker(self.store, self.embedder, self.reasoner, source.name, skip, self.bad.mode)
         rows = iter(source.rows)
         with progress_bar("index", source.total or 0, False if source.total is None else progress) as advance:
             while taken := list(islice(rows, self.batch)):
-                self._add(taken, source.name)
+                items, known = maker.new(taken)
+                self.done.known += known
+                made = maker.embed(maker.reason(maker.open(items)))
+                if made is not None:
+                    self.done.embedded += made.table.num_rows
+                    self.done.added += write_rows(self.store, made)
                 self.done.seconds = time.monotonic() - started
                 advance(len(taken))
                 yield self.done
 
-    def _add(self, rows: list[SourceItem], source: str) -> None:
-        items = self._new(rows, source)
-        fresh = {item.key: item for item in items}
-        arrays, fields = metadata_arrays(
-            [item.row.metadata for item in fresh.values()],
-            self.store.schema,
-            [f"{source}/{item.row.name}" for item in fresh.values()],
-        )
-        opened = [item for item in fresh.values() if self._open(item, source)]
-        opened = self._reason(opened, source)
-        opened, vectors = self._embed(opened, source)
-        if not opened:
-            return
-        place = {key: i for i, key in enumerate(fresh)}
-        taken = pa.array([place[item.key] for item in opened])
-        self.store.add_columns(fields)
-        self.done.embedded += len(opened)
-        values = self._values(opened, vectors) | {name: array.take(taken) for name, array in arrays.items()}
-        self.done.added += self.store.insert(lambda schema: _table(values, schema, len(opened)))
 
-    def _new(self, rows: list[SourceItem], source: str) -> list[_Item]:
-        """The good items whose content is new, each content once."""
-        items: dict[str, _Item] = {}
-        good = 0
-        for row in rows:
-            try:
-                if isinstance(row.item, DataError):
-                    raise row.item
-                side = to_side(row.item, getattr(self.embedder, "num_frames", 8))
-                key = content_hash(side)
-            except DataError as error:
-                self._skip(error, source, row)
-                continue
-            good += 1
-            items.setdefault(key, _Item(row, side, key, stored_item(side)))
-        known = self.store.known(list(items))
-        self.done.known += good - len(items) + len(known)
-        return [item for key, item in items.items() if key not in known]
+def bad_items(store: Store, on_bad: OnBadMode, max_bad: int, batch: int) -> OnBad:
+    """What an add does about bad items, once its options are known to be right.
 
-    def _open(self, item: _Item, source: str) -> bool:
-        try:
-            item.side = open_side(item.side, f"{source}/{item.row.name}")
-            item.small = thumbnail(item.side)
-        except DataError as error:
-            self._skip(error, source, item.row)
-            return False
-        return True
+    Args:
+        store: The table; `skipped.jsonl` lies in its folder.
+        on_bad: `raise` or `skip`.
+        max_bad: The most bad items that `skip` leaves out.
+        batch: Items that are embedded at once.
 
-    def _reason(self, items: list[_Item], source: str) -> list[_Item]:
-        """Have the Reasoner write what T-CoTs are missing."""
-        bare = [item for item in items if not item.side.tcot.strip()]
-        if self.reasoner is None or not bare:
-            return items
-        names = [f"{source}/{item.row.name}" for item in bare]
-        written = self.reasoner.write([item.side for item in bare], role="target", names=names, on_bad=self.bad.mode)
-        left = {item.key: item for item in items}
-        for item, reply in zip(bare, written, strict=True):
-            if isinstance(reply, str):
-                item.side = item.side.with_tcot(reply)
-            else:
-                self._skip(DataError(reply.message, reply.cause), source, left.pop(item.key).row)
-        return list(left.values())
-
-    def _embed(self, items: list[_Item], source: str) -> tuple[list[_Item], np.ndarray[Any, np.dtype[np.float32]]]:
-        if not items:
-            return [], np.zeros((0, self.store.dim), np.float32)
-        encoded = self.embedder.encode(
-            [item.side for item in items], role="target", reason=False, on_bad="skip", progress=False
-        )
-        for position, message in encoded.bad.items():
-            self._skip(DataError(message), source, items[position].row)
-        vectors = np.ascontiguousarray(encoded.vectors.numpy(), np.float32)
-        kept = [items[position] for position in encoded.kept]
-        for item, vector in zip(kept, vectors, strict=True):
-            if not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1) > 1e-3:
-                raise NonFiniteError(f"{source}/{item.row.name}: its vector is not of length 1: the model is broken")
-        return kept, vectors
-
-    def _skip(self, error: DataError, source: str, row: SourceItem) -> None:
-        bad = self.bad.skip(error, source, row.name)
-        self.done.skipped[bad.cause] = self.done.skipped.get(bad.cause, 0) + 1
-
-    def _values(self, items: list[_Item], vectors: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
-        """The columns that every index has."""
-        files = [files_of(item.stored) for item in items]
-        now = datetime.now(UTC)
-        return {
-            "key": [item.key for item in items],
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.store.dim),
-            "text": [item.side.text for item in items],
-            "modality": [str(item.side.modality) for item in items],
-            "path": [item.row.name for item in items],
-            "item": [json.dumps(item.stored, ensure_ascii=False) for item in items],
-            "files": files,
-            "relative_files": [relative(names, self.store.uri) for names in files],
-            "tcot": [item.side.tcot for item in items],
-            "evidence": [json.dumps(evidence_of_tcot(item.side)) for item in items],
-            "thumbnail": [item.small for item in items],
-            "added_at": [now] * len(items),
-        }
+    Raises:
+        ConfigError: If an option is wrong.
+    """
+    if batch < 1:
+        raise ConfigError(f"--batch {batch}: give 1 or more")
+    if on_bad not in ("raise", "skip"):
+        raise ConfigError(f"--on_bad {on_bad!r}: give raise or skip")
+    bad = OnBad(on_bad, max_bad, "--")
+    if not is_remote(store.uri):
+        bad.keep(Path(store.uri, FILE), first=False)
+    return bad
 
 
-def _table(values: Mapping[str, Any], schema: pa.Schema, rows: int) -> pa.Table:
-    """Rows in a table's columns; what they do not say is empty."""
-    columns = []
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        column = values.get(name, pa.nulls(rows, kind))
-        columns.append(column if isinstance(column, pa.Array) else pa.array(column, kind))
-    return pa.Table.from_arrays(columns, schema=schema)
+def tidy(store: Store, rows_at_once: int = BATCH) -> None:
+    """Join small files before there are too many, seldom enough that rows are not copied over and over.
+
+    Args:
+        store: The table.
+        rows_at_once: Rows of a write.
+    """
+    _, small = store.fragments()
+    if small >= _SMALL_FILES and small * rows_at_once * 2 >= store.count():
+        store.optimize(KEEP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrl.api.items import to_side
-from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
+from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.errors import ConfigError, DataError
-from embedrl.index.add import Added, Adder
+from embedrl.index.add import BATCH, KEEP, Added, Adder, bad_items, tidy
 from embedrl.index.ann import ANN_ROWS, is_indexed, keep_fresh
 from embedrl.index.filters import equals_any
 from embedrl.index.header import check_format, make_header, wrong_model
@@ -28,12 +27,6 @@ from embedrl.utils.console import one_line
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
-
-BATCH = 64
-"""Items that are opened, embedded and written at once: what a kill costs at most."""
-
-_SMALL_FILES = 256  # with this many, and as many rows in small files as in large ones, files are joined
-_KEEP = timedelta(hours=1)  # versions that readers may still read
 
 
 class Index:
@@ -152,19 +145,13 @@ class Index:
             TooManyBadError: If more than `max_bad` items are bad.
         """
         embedder = self._model("add")
-        if batch < 1:
-            raise ConfigError(f"--batch {batch}: give 1 or more")
-        if on_bad not in ("raise", "skip"):
-            raise ConfigError(f"--on_bad {on_bad!r}: give raise or skip")
+        bad = bad_items(self.store, on_bad, max_bad, batch)
         if self.store.header["reasoned"] and self.reasoner is None:
             raise ConfigError(f"{self.store.uri} holds T-CoTs of a Reasoner: open it with one to add to it")
         writer = self.reasoner if self.store.header["reasoned"] else None
-        bad = OnBad(on_bad, max_bad, "--")
-        if not is_remote(self.store.uri):
-            bad.keep(Path(self.store.uri, FILE), first=False)
         adder = Adder(self.store, embedder, writer, bad, batch)
         for _ in adder.add(read_source(source, text_column, image_column), progress):
-            self._tidy()
+            tidy(self.store)
         keep_fresh(self.store)
         return adder.done
 
@@ -276,7 +263,7 @@ class Index:
         """
         if ann_rows < 256:
             raise ConfigError(f"--ann_rows {ann_rows}: give 256 or more, for its centres are drawn from the rows")
-        self.store.optimize(_KEEP)
+        self.store.optimize(KEEP)
         keep_fresh(self.store, ann_rows)
 
     def verify(self, queries: int = 100, embedder: Embedder | None = None) -> Verified:
@@ -298,9 +285,3 @@ class Index:
         if self.embedder is None:
             raise ConfigError(f"{what}: the index was opened without a model: Index.open(path, embedder)")
         return self.embedder
-
-    def _tidy(self) -> None:
-        """Join small files before there are too many, seldom enough that rows are not copied over and over."""
-        _, small = self.store.fragments()
-        if small >= _SMALL_FILES and small * BATCH * 2 >= len(self):
-            self.store.optimize(_KEEP)

@@ -1,0 +1,37 @@
+"""The models of an index, loaded by the names that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from embedrl.api.embedder import Embedder
+    from embedrl.api.reasoner import Reasoner
+    from embedrl.tcot.prompts import Style
+
+
+def load_models(names: Mapping[str, str], device: str) -> tuple[Embedder, Reasoner | None]:
+    """The Embedder, and the Reasoner if there is one.
+
+    Args:
+        names: `embedder`, `reasoner`, `style`; see `Index.create`.
+        device: Where to compute.
+    """
+    from embedrl.api.embedder import Embedder
+
+    reasoner = load_reasoner(names, device) if "reasoner" in names else None
+    return Embedder.from_pretrained(names["embedder"], device=device), reasoner
+
+
+def load_reasoner(names: Mapping[str, str], device: str) -> Reasoner:
+    """The Reasoner.
+
+    Args:
+        names: `reasoner`, `style`.
+        device: Where to compute.
+    """
+    from embedrl.api.reasoner import Reasoner
+
+    style: Style = "brief" if names.get("style") == "brief" else "full"
+    return Reasoner.from_pretrained(names["reasoner"], device=device, style=style)
