@@ -16,6 +16,7 @@ from embedrl.service.options import ServiceLimits
 from embedrl.service.requests import ItemBody, SearchBody, to_sides
 from embedrl.tcot.parser import parse
 from embedrl.types import Side
+from embedrl.visualization.evidence import draw_panel
 
 Compute = Callable[[str, str, list[Any]], Coroutine[Any, Any, list[Any]]]
 
@@ -75,7 +76,7 @@ def _query(side: Side) -> dict[str, Any]:
     if not side.tcot.strip():
         return {"tcot": "", "answer": "", "picture": None}
     thought = Thought(side)
-    return {"tcot": side.tcot, "answer": thought.answer, "picture": as_data_url(thought.show())}
+    return {"tcot": side.tcot, "answer": thought.answer, "picture": as_data_url(draw_panel(side, 560, 320))}
 
 
 def _hit(rank: int, hit: Hit) -> dict[str, Any]:
