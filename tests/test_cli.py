@@ -129,6 +129,7 @@ ABBREVIATED = {
     "index verify": (["index", "verify", "x", "--querie", "1"], "--querie", "--queries"),
     "search": (["search", "x", "--tex", "x"], "--tex", "--text"),
     "serve": (["serve", "x", "--por", "1"], "--por", "--port"),
+    "answer": (["answer", "x", "--questio", "x"], "--questio", "--question"),
     "data import": (["data", "import", "x", "--ou", "x"], "--ou", "--out"),
     "init": (["init", "x", "--ou", "x"], "--ou", "--out"),
     "data pages": (["data", "pages", "--roo", "x"], "--roo", "--root"),
