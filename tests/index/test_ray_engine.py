@@ -15,8 +15,10 @@ from PIL import Image
 from embedrl import Index, QwenVLBackbone, cli
 from embedrl.errors import ConfigError
 from embedrl.index import ray_engine
+from embedrl.index.make import write_rows
+from embedrl.index.models import load_models
 from embedrl.index.ray_engine import RayOptions
-from embedrl.index.ray_stages import COLUMN, Parcel, packed, unpacked
+from embedrl.index.ray_stages import COLUMN, Embeds, Parcel, RayJob, Reasons, packed, read_parcels, unpacked
 from embedrl.index.sources import SourceItem
 
 pytest.importorskip("lancedb")
@@ -82,6 +84,33 @@ def test_pictures_in_memory_go_as_their_files():
     assert np.array_equal(np.asarray(whole.item["images"][0]), np.asarray(picture))
     with pytest.raises(OSError, match="truncated"):
         broken.item.load()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_reasoners_and_embedders_as_the_local_engine(tmp_path):
+    for name, color in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (64, 48), color).save(tmp_path / f"{name}.png")
+    (tmp_path / "torn.png").write_bytes(b"x")
+    names = {"reasoner": "embedrl:tiny", "style": "brief"}
+    backbone = QwenVLBackbone("embedrl:tiny")
+    backbone.build()
+    backbone.export(tmp_path / "model")
+    names["embedder"] = str(tmp_path / "model")
+    embedder, reasoner = load_models(names, "cpu")
+    local, other = (Index.create(tmp_path / f"{name}.lance", embedder, reasoner, names) for name in "ab")
+    done = local.add(tmp_path)
+    job = RayJob(other.store.uri, str(tmp_path), "items", names, None, None, 3, "cpu")
+    (block,) = read_parcels(None, job)
+    reasons = Reasons(job)
+    parcel = unpacked(Embeds(job)(reasons(block))[COLUMN][0])
+    assert parcel.error is None
+    assert [bad.cause for bad in parcel.bad] == [*done.skipped] == ["broken_picture"]
+    assert write_rows(other.store, parcel.made) == 2
+    for one, two in zip(rows(local.store.uri), rows(other.store.uri), strict=True):
+        np.testing.assert_allclose(one.pop("vector"), two.pop("vector"), atol=1e-5)
+        assert one == two
+        assert one["tcot"]
 
 
 def actors():
