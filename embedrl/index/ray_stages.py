@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +9,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
-from PIL import Image
-from PIL.ImageFile import ImageFile
 
-from embedrl.data.images import FORMATS
 from embedrl.data.on_bad import BadSample
 from embedrl.errors import DataError, EmbedRLError
 from embedrl.index.index import Index
@@ -75,31 +71,13 @@ class Parcel:
     error: EmbedRLError | None = None
 
 
-class _Packing(pickle.Pickler):
-    """Pictures whose files are in memory go as files, not as pixels, and are decoded where they are used."""
-
-    def reducer_override(self, value: Any) -> Any:
-        file = getattr(value, "fp", None) if isinstance(value, ImageFile) else None
-        if isinstance(file, io.BytesIO) and not file.closed:
-            return _opened, (file.getvalue(),)
-        return NotImplemented
-
-
-def _opened(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=FORMATS)
-
-
 def packed(parcels: Sequence[Parcel]) -> pa.Table:
     """Parcels as a block of Ray.
 
     Args:
         parcels: The parcels.
     """
-    contents = []
-    for parcel in parcels:
-        content = io.BytesIO()
-        _Packing(content, pickle.HIGHEST_PROTOCOL).dump(parcel)
-        contents.append(content.getvalue())
+    contents = [pickle.dumps(parcel, pickle.HIGHEST_PROTOCOL) for parcel in parcels]
     return pa.table({COLUMN: pa.array(contents, pa.large_binary())})
 
 
