@@ -1,6 +1,5 @@
 """Adding over many machines: options, what goes between workers, and a local Ray that loses a worker on the way."""
 
-import io
 import os
 import signal
 import sys
@@ -18,8 +17,7 @@ from embedrl.index import ray_engine
 from embedrl.index.make import write_rows
 from embedrl.index.models import load_models
 from embedrl.index.ray_engine import RayOptions
-from embedrl.index.ray_stages import COLUMN, Embeds, Parcel, RayJob, Reasons, packed, read_parcels, unpacked
-from embedrl.index.sources import SourceItem
+from embedrl.index.ray_stages import COLUMN, Embeds, RayJob, Reasons, read_parcels, unpacked
 
 pytest.importorskip("lancedb")
 
@@ -71,19 +69,6 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1, error
-
-
-def test_pictures_in_memory_go_as_their_files():
-    content = io.BytesIO()
-    Image.effect_noise((200, 200), 80).save(content, "JPEG")
-    picture = Image.open(io.BytesIO(content.getvalue()))
-    torn = Image.open(io.BytesIO(content.getvalue()[:2000]))
-    block = packed([Parcel(2, [SourceItem("a", {"images": [picture]}, {"year": 1}), SourceItem("b", torn)])])
-    assert block.nbytes < len(content.getvalue()) + 4000 < 200 * 200
-    whole, broken = unpacked(block[COLUMN][0]).rows
-    assert np.array_equal(np.asarray(whole.item["images"][0]), np.asarray(picture))
-    with pytest.raises(OSError, match="truncated"):
-        broken.item.load()
 
 
 @pytest.mark.slow
