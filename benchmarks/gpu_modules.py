@@ -40,6 +40,7 @@ from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.planning import rows as planned
 from embedrl.planning.flops import Flops
+from embedrl.planning.pictures import PictureReader, PlannedPicture
 from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.combine import RewardRow
@@ -69,6 +70,7 @@ class Bench:
         self.side, self.prompt, self.reply, self.group = side, 64 if small else 512, 4 if small else 256, 8
         self.pairs, self.micro_batch, self.steps = (2, 4, 1) if small else (64, 16, 7)
         gpu = torch.cuda.is_available()
+        self.bytes = 2 if gpu else 4
         self.trainer = {"accelerator": "gpu" if gpu else "cpu", "precision": "bf16-mixed" if gpu else "32-true"}
         self.options = {
             "path": str(path), "lora": LoRAOptions(r=8 if small else 64, dropout=0.0),
@@ -90,8 +92,7 @@ class Bench:
         batch = ContrastiveCollator(backbone.preprocessor(), self.micro_batch)(examples)
         module = EmbedderModule(backbone, InfoNCE(), Optimizer, schedule="constant", warmup_steps=0)
         found = self._run(module, batch)
-        mix = as_rows(batch.micro_batches)
-        flops = Flops.of(backbone)
+        flops, mix = self._planned(QwenVLBackbone(**self.options), batch.micro_batches)
         return self._row("EmbedderModule", found, planned.tokens(mix), flops.forward(mix) + flops.backward(mix))
 
     def reasoner(self) -> Row:
@@ -105,9 +106,9 @@ class Bench:
         ]
         batch = LessonCollator(generator.preprocessor(), max(self.micro_batch // 2, 1), True, "noise")(lessons)
         found = self._run(ReasonerModule(generator, Optimizer, "constant"), batch)
-        mix, flops = as_rows(batch.micro_batches), Flops.of(generator)
+        flops, mix = self._planned(QwenVLReasoner(**self.options), batch.micro_batches)
         learned = float(sum((inputs["labels"] >= 0).sum() for inputs in batch.micro_batches))
-        head = flops.head.forward(learned) + flops.head.backward(learned)
+        head = learned * (flops.head.forward + flops.head.backward)
         return self._row("ReasonerModule", found, planned.tokens(mix), flops.forward(mix) + flops.backward(mix) + head)
 
     def egrl(self) -> Row:
@@ -121,18 +122,29 @@ class Bench:
             style="brief", rollout=RolloutOptions(max_new_tokens=self.reply, stop=()),
         )  # fmt: skip
         found = self._run(module, PairBatch(pairs, "noise"))
-        flops, prompts = Flops.of(generator), 2 * len(pairs)
-        patches = (self.side // generator.core.config.vision_config.patch_size) ** 2
-        picture = planned.TokenRow(0, (patches,))
-        tokens = self.prompt + self.group * self.reply
+        prompts, replies = 2 * len(pairs), self.group * self.reply
+        flops, picture = self._planned(QwenVLReasoner(**self.options), [])[0], self._picture()
         # A reply sees the prompt and itself.
-        blocks = [(self.prompt, 1 - self.group), (self.prompt + self.reply, self.group)]
-        replies = self.group * self.reply
-        once = flops.forward([(picture, 1)]) + flops.text.forward(tokens, blocks) + flops.head.forward(replies)
-        back = flops.backward([(picture, 1)]) + flops.text.backward(tokens, blocks) + flops.head.backward(replies)
-        written = flops.forward([(planned.TokenRow(self.prompt, (patches,)), 1)])
+        seen = self.group * (self.prompt + self.reply) ** 2 - (self.group - 1) * self.prompt**2
+        text = flops.text.linear * (self.prompt + replies) + flops.text.square * seen + flops.head * replies
+        once, back = picture.cost.forward + text.forward, picture.cost.backward + text.backward
+        written = flops.forward([(planned.TokenRow(self.prompt, (picture,)), 1)])
         written += self.group * flops.written(self.prompt, self.reply)
         return self._row("EGRLModule", found, prompts * replies, prompts * (2 * once + back + written))
+
+    def _planned(
+        self, model: QwenVLBackbone | QwenVLReasoner, micro_batches: Sequence[ModelInputs]
+    ) -> tuple[Flops, planned.Mix]:
+        """What a model takes for each token, and micro-batches as `embedrl plan` counts them."""
+        model.build_on_meta()
+        self.reader = PictureReader(model, self.bytes)
+        lengths = [int(n) for inputs in micro_batches for n in inputs["attention_mask"].sum(1)]
+        pictures = sum(len(inputs["image_grid_thw"]) for inputs in micro_batches if "image_grid_thw" in inputs)
+        shown = [(planned.TokenRow(0, (self._picture(),)), float(pictures))] if pictures else []
+        return Flops.of(model, self.bytes), [*((planned.TokenRow(length), 1.0) for length in lengths), *shown]
+
+    def _picture(self) -> PlannedPicture:
+        return self.reader.read("image", (self.side, self.side))
 
     def _run(self, module: LightningModule, batch: T) -> tuple[float, float]:
         """Median seconds of a step, and the most GiB that were allocated."""
@@ -154,14 +166,6 @@ class Bench:
             "MFU": f"{flops / took / most:.1%}" if most else "",
             "peak GiB": peak or "",
         }
-
-
-def as_rows(micro_batches: Sequence[ModelInputs]) -> list[tuple[planned.TokenRow, float]]:
-    """Texts and pictures of micro-batches as `embedrl plan` counts them."""
-    lengths = [int(n) for inputs in micro_batches for n in inputs["attention_mask"].sum(1)]
-    grids = [grid for inputs in micro_batches if "image_grid_thw" in inputs for grid in inputs["image_grid_thw"]]
-    pictures = planned.TokenRow(0, tuple(int(grid.prod()) for grid in grids))
-    return [*((planned.TokenRow(length), 1.0) for length in lengths), (pictures, 1.0)]
 
 
 def device_peak() -> float | None:
