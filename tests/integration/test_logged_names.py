@@ -30,6 +30,7 @@ NOT_HERE = {
     "reward/process/failed/<cause>": "questions without an answer",
     "train/loss_<part>": "a loss of parts",
     "train/in_order": "graded labels",
+    "val/before/<task>/<metric>": "a reranker in training",
     "train/teacher_agreement": "a teacher's scores",
     "val/<task>/<metric>_dim<length>": "a Matryoshka loss",
     "val/<metric>_dim<length>": "a Matryoshka loss",
