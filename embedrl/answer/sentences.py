@@ -47,7 +47,7 @@ def cited(text: str) -> list[int]:
 def as_markdown(text: str) -> str:
     r"""Text of a model or an item for a Markdown page: links, pictures, HTML and code in it are shown, not done.
 
-    >>> print(as_markdown("![x](http://a/b.png) <b>bold</b>"))
-    !\[x\](http://a/b.png) \<b\>bold\</b\>
+    >>> print(as_markdown("[x](y) <b>bold</b>"))
+    \[x\](y) \<b\>bold\</b\>
     """
     return _MARKS.sub(lambda match: f"\\{match[0]}", text)

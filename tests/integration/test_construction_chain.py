@@ -143,7 +143,10 @@ def test_a_small_chain_killed_on_the_way(tmp_path, monkeypatch, capsys):
 def reasoner(tmp_path, monkeypatch, capsys):
     """The shipped base after a hundred steps on the generic annotator's T-CoTs: most follow the template then."""
     sources = [world(family, 20_000, teacher="annotator", seed=1)["source"] for family in FAMILIES]
-    lessons = {"class_path": "embedrl.data.TCoTLessons", "init_args": {"style": "brief", "sources": sources}}
+    lessons = {
+        "class_path": "embedrl.data.TCoTLessons",
+        "init_args": {"style": "brief", "sources": sources, "on_bad_tcot": "lenient"},
+    }
     ship = {"class_path": "embedrl.training.ExportModel", "init_args": {"out": "reasoner"}}
     overlay = {
         "trainer": {"max_steps": 100, "limit_val_batches": 0, "enable_progress_bar": False, "callbacks": [ship]},

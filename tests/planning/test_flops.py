@@ -38,7 +38,8 @@ def test_a_row_of_any_family_has_the_operations_that_torch_counts(name):
     planned, _ = build_on_meta(VLMBackbone(path, **options))
     picture = PictureReader(planned, 4).read("image", (96, 96))
     cost = Flops.of(planned).text(inputs["input_ids"].shape[1]) + picture.cost
-    near = 1e-3 if name == "qwen3_5" else 1e-6  # linear attention has a first block, which costs a little less
+    # Linear attention has a first block, which costs a little less; keys that layers share have one gradient more.
+    near = {"qwen3_5": 1e-3, "gemma4": 2e-3}.get(name, 1e-6)
     assert cost.forward == pytest.approx(forward, rel=near)
     assert cost.forward + cost.backward == pytest.approx(counted.get_total_flops(), rel=near)
     plain = read([chat(40)])["input_ids"].shape[1] - read([_without(40)])["input_ids"].shape[1]

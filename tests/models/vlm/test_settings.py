@@ -77,7 +77,7 @@ def test_every_command_reads_a_familys_folder(name, tmp_path, monkeypatch, capsy
     card = (tmp_path / "model/README.md").read_text()
     assert "library_name: sentence-transformers" in card
     assert f"trained with embedrl from `embedrl:tiny/{name}`" in card
-    assert 'embedrl.VLMBackbone("model")' in card
+    assert 'embedrl.Embedder.from_pretrained("model")' in card
     assert "QwenVL" not in card
     capsys.readouterr()
     reason = ["reason", "--text", "a red star", "--max_new_tokens", "4", "--checkpoint"]
