@@ -132,8 +132,11 @@ def decode_picture(content: bytes, what: str, cure: str, max_pixels: int = MAX_P
     """
     _silence_libtiff()
     with unreadable(f"cannot decode {what}", cure, PictureError):
-        with _without_pillow_limit():
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        try:
+            with _without_pillow_limit():
+                image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError:  # it names an object of Python
+            raise PictureError(f"cannot decode {what} (none of {', '.join(FORMATS)}, or broken): {cure}") from None
         with image:
             check_size(*image.size, what, max_pixels, "shrink it")
             if isinstance(image, JpegImageFile) and scans(content) > MAX_SCANS:

@@ -152,7 +152,7 @@ def decode_picture(encoded: str, limits: ServiceLimits, where: str) -> ImageSour
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: a picture that is not base64 ({error})") from error
-    return picture_of_bytes(content, f"{where}: the picture", limits.max_pixels)
+    return picture_of_bytes(content, f"the picture of {where}", limits.max_pixels)
 
 
 def shortened(row: NDArray[np.float32], dim: int | None) -> NDArray[np.float32]:

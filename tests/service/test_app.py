@@ -122,7 +122,12 @@ BAD = {  # route, body, status, words of the answer
     "a file's address": ("/search", {"image": "file:///etc/passwd"}, 400, "an address; nothing is fetched"),
     "an address": ("/search", {"image": "http://127.0.0.1:1/x.png"}, 400, "an address; nothing is fetched"),
     "data, not base64": ("/search", {"image": "data:image/png,abc"}, 400, "not base64"),
-    "no picture": ("/search", {"image": base64.b64encode(b"GIF89a?").decode()}, 400, "cannot be decoded"),
+    "no picture": (
+        "/search",
+        {"image": base64.b64encode(b"GIF89a?").decode()},
+        400,
+        "cannot decode the picture of query (none of",
+    ),
     "a large picture": (
         "/search",
         {"image": base64_of(Image.new("1", (1000, 201)))},
