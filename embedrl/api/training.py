@@ -177,7 +177,7 @@ def _tasks(validation: Any, out: Path, num_frames: int) -> list[dict[str, Any]]:
 def _read_yaml(file: Path) -> list[dict[str, Any]]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{file}: cannot be read ({error}): give pairs, or a folder with a mix.yaml") from error
     if not isinstance(content, list):
         raise DataError(f"{file}: no list of data sets: give what `embedrl data` or `embedrl annotate` wrote")

@@ -288,7 +288,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     check_yaml(path)
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) and all(isinstance(key, str) for key in content) else {}
 

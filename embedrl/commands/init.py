@@ -102,7 +102,7 @@ def _resolved(path: Path, above: tuple[Path, ...]) -> Any:
         raise DataError(f"{path} names itself: leave that out")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return _with_parts(content, path, (*above, path))
 

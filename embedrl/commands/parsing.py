@@ -167,7 +167,7 @@ def broken_yaml(words: Sequence[str]) -> str | None:
         check_yaml(path)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
             return f"{path}: not valid YAML: {' '.join(str(error).split())}"
         left += [path.parent / text for text in _texts(content)]
     return None

@@ -57,3 +57,11 @@ def test_the_limit(tmp_path):
         check_yaml(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text(LISTS.split("a5:")[0])
     check_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("words", [["fit"], ["annotate"]])
+def test_a_date_that_is_none_is_one_line(words, tmp_path, capsys):
+    path = tmp_path / "dated.yaml"
+    path.write_text("x: 2026-99-99\n")
+    assert main([*words, "--config", str(path)]) == 2
+    assert capsys.readouterr().err == f"embedrl: error: {path}: not valid YAML: month must be in 1..12\n"
