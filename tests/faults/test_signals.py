@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
-from ports import free_port
+from ports import launching
 from processes import command, launch, start
 from small_sources import world
 
@@ -130,7 +130,7 @@ def test_a_signal_to_a_process_that_lightning_started_stops_both(tmp_path):
     more = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
     command_line = [sys.executable, "-m", "embedrl", *words(tmp_path, *more)]
     with (tmp_path / "log").open("w") as log:
-        environment = os.environ | {"MASTER_PORT": str(free_port())}
+        environment = launching()
         first = subprocess.Popen(command_line, stdout=log, stderr=log, env=environment)
     try:
         deadline = time.monotonic() + PATIENCE

@@ -29,3 +29,16 @@ def free_port() -> int:
         _HELD.append(lock)
         return port
     raise RuntimeError(f"no free port from {FIRST} to {LAST}")
+
+
+_LEFT = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR")
+
+
+def launching() -> dict[str, str]:
+    """The environment of a command that starts processes itself, with a port of their own.
+
+    Lightning leaves its ranks behind where it ran with ddp in this process: the new command would take itself for one
+    of several, and wait for the others.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in _LEFT}
+    return kept | {"MASTER_PORT": str(free_port())}

@@ -1,7 +1,6 @@
 """A sample that only one of two processes meets is broken: both end, soon, each with its one line; or both go on."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import pytest
 import yaml
 from egrl_small import CONFIGS
 from PIL import Image
-from ports import free_port
+from ports import launching
 from processes import PATIENCE, launch
 
 import embedrl
@@ -124,7 +123,7 @@ def test_processes_that_lightning_starts_end_as_well(tmp_path):
     recipe = "embedder/qwen3_vl_2b"
     started = subprocess.run(
         [sys.executable, "-m", "embedrl", *words(recipe, tmp_path, {"on_bad": "raise"})],
-        env=os.environ | {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"},
+        env=launching() | {"OMP_NUM_THREADS": "1"},
         cwd=tmp_path, capture_output=True, text=True, timeout=SOON,
     )  # fmt: skip
     assert started.returncode == 1, started.stderr

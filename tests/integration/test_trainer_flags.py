@@ -3,7 +3,6 @@
 import copy
 import csv
 import json
-import os
 import pickle
 import re
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
-from ports import free_port
+from ports import free_port, launching
 from tiny_runs import TRAININGS, fit, write
 
 from embedrl.commands.fit import TrainingCLI, start
@@ -245,7 +244,6 @@ def test_csv_curves_are_the_curves(tmp_path):
 def test_two_processes_that_lightning_starts(tmp_path):
     words = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.limit_val_batches", "0"]
     command = [sys.executable, "-m", "embedrl", "fit", "--config", str(write("Reasoner", tmp_path)), *words]
-    environment = os.environ | {"MASTER_PORT": str(free_port())}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=launching(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Done: 2 steps", done.stdout)
