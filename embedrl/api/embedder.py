@@ -32,6 +32,7 @@ from embedrl.training.exporting import check_new, write_export
 from embedrl.training.trained_model import load_embedder, locate
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.progress_bar import progress_bar
+from embedrl.utils.ranges import check_least
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +66,7 @@ class Embedder:
         render: RenderOptions = LENIENT,
         num_frames: int = NUM_FRAMES,
     ) -> None:
-        for name, value in (("micro_batch_size", micro_batch_size), ("num_frames", num_frames)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}: give 1 or more")
+        check_least(1, {"micro_batch_size": micro_batch_size, "num_frames": num_frames})
         self.device, self.reasoner, self.render, self.num_frames = choose_device(device), reasoner, render, num_frames
         self.backbone = FrozenEmbedder(backbone, render).build(self.device)
         preprocessor = backbone.preprocessor()

@@ -21,6 +21,7 @@ from embedrl.tcot.prompts import Style
 from embedrl.training.trained_model import load_reasoner
 from embedrl.types import Modality, Role, Side
 from embedrl.utils.progress_bar import progress_bar
+from embedrl.utils.ranges import check_least
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +51,7 @@ class Reasoner:
         max_new_tokens: int = 512,
         num_frames: int = NUM_FRAMES,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("num_frames", num_frames)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}: give 1 or more")
+        check_least(1, {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "num_frames": num_frames})
         if style not in ("full", "brief"):
             raise ConfigError(f"style {style!r}: give full or brief")
         self.device, self.style, self.num_frames = choose_device(device), style, num_frames
