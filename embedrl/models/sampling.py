@@ -180,8 +180,8 @@ def draw(
 def replies_a_row(n: int, prompt: int, steps: int) -> int:
     """How many replies share a row of the cache: all of a prompt, or one.
 
-    Every step copies the cache, which holds the prompt once a row; and every reply is compared with all tokens of its row,
-    whatever the mask says. So they are apart where replies may be far longer than their prompt.
+    Every step copies the cache, which holds the prompt once a row; and every reply is compared with all tokens of its
+    row, whatever the mask says. So they are apart where replies may be far longer than their prompt.
 
     Args:
         n: Replies per prompt.
@@ -218,7 +218,7 @@ class _Rows:
         return cls(numbers, row, slot, replies % together + SHARED + 1)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of the replies `[replies]` as new tokens of the rows `[rows, most of a row]`, 0 where there is none."""
+        """Values of the replies `[replies]` as new tokens of the rows `[rows, most of a row]`, 0 elsewhere."""
         grid = values.new_zeros(len(self.numbers), int(self.slot.max()) + 1)
         grid[self.row, self.slot] = values
         return grid

@@ -169,9 +169,10 @@ def test_a_prompt_is_read_once_a_group_and_rows_that_ended_cost_nothing(base):
     assert shapes[0] == prompts["input_ids"].shape
     # Pictures and frames go through the tower once each.
     assert sum(pixels) == len(prompts["pixel_values"]) + len(prompts["pixel_values_videos"])
-    lengths = [len(sample.tokens) for group in found for sample in group]
-    assert sum(rows for rows, _ in shapes[1:]) == sum(lengths) - len(lengths)
-    assert all(width == 1 for _, width in shapes[1:])
+    going = [[sum(len(s.tokens) > step + 1 for s in group) for group in found] for step in range(15)]
+    # A row for each prompt that has replies to go on with, as wide as the most that one has.
+    assert shapes[1:] == [(sum(map(bool, row)), max(row)) for row in going if any(row)]
+    assert len(set(shapes[1:])) > 2  # replies and rows left at different steps
 
 
 @torch.no_grad()
