@@ -22,3 +22,19 @@ def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
     # Padding sees padding, so that no row of the softmax is empty.
     seen = ((key == SHARED) | (key == query)).tril()
     return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def query_mask(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows of `block_mask` for new tokens behind a cache.
+
+    Args:
+        queries: Segments of the new tokens, `[rows, new]`.
+        keys: Segments of all tokens of the row, the new ones last, `[rows, width]`; no two new ones share a segment.
+        dtype: That of the attention scores.
+
+    Returns:
+        `[rows, 1, new, width]`: 0 where a place is seen, else the lowest number.
+    """
+    key = keys[:, None, None, :]
+    seen = (key == SHARED) | (key == queries[:, None, :, None])
+    return torch.zeros(seen.shape, dtype=dtype, device=keys.device).masked_fill(~seen, torch.finfo(dtype).min)

@@ -101,6 +101,10 @@ class PolicyGenerator(Generator):
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
 
     @abstractmethod
+    def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
+        """The hidden states of tokens, given by their places in the flattened batch: `[tokens, dim]`."""
+
+    @abstractmethod
     def cache_vision_features(self, seen: list[Any]) -> AbstractContextManager[None]:
         """While open, a frozen vision tower reuses the features in `seen` of the same pictures."""
 
@@ -135,11 +139,10 @@ class PolicyGenerator(Generator):
 
     def loss(self, inputs: ModelInputs) -> Tensor:
         """Mean cross-entropy over the tokens of the replies; the LM head runs on those tokens alone."""
-        labels = inputs["labels"][:, 1:]
-        hidden = self.hidden_states(inputs)[:, :-1]
-        kept = labels != IGNORE
-        logits = self.logits(hidden[kept])
-        return functional.cross_entropy(logits.float(), labels[kept])
+        following = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORE).flatten()
+        kept = (following != IGNORE).nonzero()[:, 0]
+        logits = self.logits(self.hidden_at(inputs, kept))
+        return functional.cross_entropy(logits.float(), following[kept])
 
     @torch.no_grad()
     def generate(
@@ -192,7 +195,7 @@ class PolicyGenerator(Generator):
         """
         network, labels = self.network, inputs["labels"]
         kept = labels != IGNORE
-        hidden = self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][kept]]
+        hidden = self.hidden_at(inputs, inputs["sources"][kept])
         token_values = token_logprobs(
             self.logits,
             hidden,

@@ -11,7 +11,11 @@ from transformers.generation import TopPLogitsWarper
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.errors import ConfigError
+from embedrl.models.attention_mask import SHARED, query_mask
 from embedrl.tcot.schema import STOP
+
+MOST_WRITTEN = 8
+"""Replies share a row if they can be this much longer than their prompt, all together (measured on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,9 @@ def draw(
     options: SamplingOptions,
     suppressed: Tensor,
     ends: Callable[[Tensor], Tensor],
+    blocks: bool = False,
 ) -> Draws:
-    """Draw n replies per prompt. A row that has ended leaves the batch and the cache.
+    """Draw n replies per prompt. A reply that has ended is read no more; its row leaves when all replies in it have.
 
     Row i of a group draws by its own uniform numbers, one per token, so what it writes depends neither on the other
     prompts nor on when other rows end.
@@ -117,6 +122,7 @@ def draw(
         options: How to draw.
         suppressed: Ids of the tokens that must not be written, `[k]`.
         ends: Called with the replies so far, `[rows, steps]`; returns which of them end with their last token.
+        blocks: Whether replies may share a row, behind one copy of their prompt, kept apart by a mask of blocks.
     """
     device, groups, steps = prompts["input_ids"].device, len(prompts["input_ids"]), options.max_new_tokens
     uniform = torch.cat(
@@ -129,35 +135,93 @@ def draw(
 
     out = core(**prompts, use_cache=True)
     hidden, cache = out.last_hidden_state[:, -1].repeat_interleave(n, 0), out.past_key_values  # type: ignore[attr-defined]
-    cache.batch_repeat_interleave(n)
-    mask = prompts["attention_mask"].repeat_interleave(n, 0)
+    together = replies_a_row(n, prompts["input_ids"].shape[1], steps) if blocks else 1
+    cache.batch_repeat_interleave(n // together)
+    segments = (prompts["attention_mask"] * SHARED).repeat_interleave(n // together, 0)
     position = prompts["position_ids"].amax((0, 2)).repeat_interleave(n) + 1
-    rows = torch.arange(groups * n, device=device)
+    replies = torch.arange(groups * n, device=device)
+    rows = _Rows.of(replies, together)
     for step in range(steps):
         logits = distribution(head(hidden), suppressed, options)
-        token = choose(logits, uniform[rows, step], options)
-        tokens[rows, step] = token
-        logprobs[rows, step] = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
-        ended = ends(tokens[rows, : step + 1])
-        finished[rows[ended]] = True
-        lengths[rows[ended]] = step + 1
+        token = choose(logits, uniform[replies, step], options)
+        tokens[replies, step] = token
+        logprobs[replies, step] = logits.log_softmax(-1).gather(1, token[:, None])[:, 0]
+        ended = ends(tokens[replies, : step + 1])
+        finished[replies[ended]] = True
+        lengths[replies[ended]] = step + 1
         if step + 1 == steps or bool(ended.all()):
             break
         if bool(ended.any()):
             kept = (~ended).nonzero()[:, 0]
-            rows, token, position, mask = rows[kept], token[kept], position[kept], mask[kept]
-            cache.batch_select_indices(kept)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            replies, token, position = replies[kept], token[kept], position[kept]
+            left, rows = rows.numbers, _Rows.of(replies, together)
+            if len(rows.numbers) < len(left):
+                index = torch.isin(left, rows.numbers).nonzero()[:, 0]
+                segments = segments[index]
+                cache.batch_select_indices(index)
+        written = rows.spread(rows.segments)
+        segments = torch.cat([segments, written], dim=1)
+        if together == 1:
+            mask = (segments > 0).to(prompts["attention_mask"].dtype)
+        else:
+            mask = query_mask(written, segments, hidden.dtype)
         out = core(
-            input_ids=token[:, None],
+            input_ids=rows.spread(token),
             attention_mask=mask,
-            position_ids=position.expand(3, -1)[..., None],
+            position_ids=rows.spread(position).expand(3, -1, -1),
             past_key_values=cache,
             use_cache=True,
         )
-        hidden = out.last_hidden_state[:, -1]  # type: ignore[attr-defined]
+        hidden = out.last_hidden_state[rows.row, rows.slot]  # type: ignore[attr-defined]
         position = position + 1
     return Draws(tokens, logprobs, lengths, finished)
+
+
+def replies_a_row(n: int, prompt: int, steps: int) -> int:
+    """How many replies share a row of the cache: all of a prompt, or one.
+
+    Every step copies the cache, which holds the prompt once a row; and every reply is compared with all tokens of its
+    row, whatever the mask says. So they are apart where replies may be far longer than their prompt.
+
+    Args:
+        n: Replies per prompt.
+        prompt: Tokens of the prompt.
+        steps: Tokens of the longest reply.
+
+    >>> replies_a_row(8, 512, 128), replies_a_row(8, 64, 512)
+    (8, 1)
+    """
+    return n if n * steps <= MOST_WRITTEN * prompt else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the replies that go on stand in the rows of the cache.
+
+    Attributes:
+        numbers: Which rows are left, `[rows]`.
+        row: Each reply's row among those, `[replies]`.
+        slot: Its place among the new tokens of that row, `[replies]`.
+        segments: Its segment in the mask of blocks, `[replies]`.
+    """
+
+    numbers: Tensor
+    row: Tensor
+    slot: Tensor
+    segments: Tensor
+
+    @classmethod
+    def of(cls, replies: Tensor, together: int) -> _Rows:
+        """Sort replies, given in order, into rows of so many."""
+        numbers, row, counts = (replies // together).unique_consecutive(return_inverse=True, return_counts=True)
+        slot = torch.arange(len(replies), device=replies.device) - (counts.cumsum(0) - counts)[row]
+        return cls(numbers, row, slot, replies % together + SHARED + 1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the replies `[replies]` as new tokens of the rows `[rows, most of a row]`, 0 elsewhere."""
+        grid = values.new_zeros(len(self.numbers), int(self.slot.max()) + 1)
+        grid[self.row, self.slot] = values
+        return grid
 
 
 def distribution(logits: Tensor, suppressed: Tensor, options: SamplingOptions) -> Tensor:

@@ -45,6 +45,19 @@ def test_greedy_replies_are_token_for_token_those_of_generate(kind, model, base)
         assert not all(group[0].truncated for group in found)
 
 
+def test_replies_do_not_depend_on_how_many_share_a_row(base, monkeypatch):
+    options = {"n": 4, "max_new_tokens": 24, "max_sequences": 64}
+    drawn = []
+    for together in (1, 2, 4):
+        monkeypatch.setattr("embedrl.models.sampling.replies_a_row", lambda n, prompt, steps, count=together: count)
+        drawn.append([sample for group in rollout(base, **options) for sample in group])
+    assert len({len(sample.tokens) for sample in drawn[0]}) > 2  # replies end at different steps
+    for other in drawn[1:]:
+        assert [sample.tokens for sample in other] == [sample.tokens for sample in drawn[0]]
+        for ours, alone in zip(other, drawn[0], strict=True):
+            assert ours.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.0, 0.5), (0.7, 1.0), (1.0, 1.0), (1.0, 0.8)])
 @torch.no_grad()
 def test_log_probs_equal_a_teacher_forced_pass_of_transformers(base, temperature, top_p):
@@ -156,9 +169,10 @@ def test_a_prompt_is_read_once_a_group_and_rows_that_ended_cost_nothing(base):
     assert shapes[0] == prompts["input_ids"].shape
     # Pictures and frames go through the tower once each.
     assert sum(pixels) == len(prompts["pixel_values"]) + len(prompts["pixel_values_videos"])
-    lengths = [len(sample.tokens) for group in found for sample in group]
-    assert sum(rows for rows, _ in shapes[1:]) == sum(lengths) - len(lengths)
-    assert all(width == 1 for _, width in shapes[1:])
+    going = [[sum(len(s.tokens) > step + 1 for s in group) for group in found] for step in range(15)]
+    # A row for each prompt that has replies to go on with, as wide as the most that one has.
+    assert shapes[1:] == [(sum(map(bool, row)), max(row)) for row in going if any(row)]
+    assert len(set(shapes[1:])) > 2  # replies and rows left at different steps
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ from embedrl.models.attention_mask import block_mask
 from embedrl.models.backbone import ModelInputs
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.export import BUDGETS, budget_options, load_budgets
+from embedrl.models.qwen_vl.last_layer import ReadPlaces, only_at
 from embedrl.models.qwen_vl.loading import NETWORKS, load_config, load_processor
+from embedrl.models.qwen_vl.patch_embedding import make_linear
 from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor, attention_balance
 from embedrl.models.vlm.base import EmbedsAtToken, VisionLanguageModel
 from embedrl.models.vlm.families import VLMFamily, family_of
@@ -76,6 +78,11 @@ class QwenVL(VisionLanguageModel):
         """See `VisionLanguageModel.reading_options`."""
         return budget_options(self._chosen())
 
+    def adopt(self, network: Any) -> None:
+        """See `VisionLanguageModel.adopt`."""
+        make_linear(network)
+        super().adopt(network)
+
     def _adapted(self, network: Any, lora: LoRAOptions) -> None:
         """The patterns are this family's own."""
 
@@ -97,7 +104,11 @@ class QwenVL(VisionLanguageModel):
             ConfigError: If several texts share a row and the attention implementation takes no mask of blocks.
         """
         tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
-        if "segments" in inputs:
+        if "segments" not in inputs:
+            if bool(inputs["attention_mask"][:, 0].all()):
+                # Padded behind, if at all: no token sees what comes after it, and attention is fastest without a mask.
+                del tensors["attention_mask"]
+        else:
             if not self.takes_blocks:
                 raise ConfigError(
                     f"attn_implementation={self.attn_implementation} cannot keep texts in one row apart: "
@@ -108,6 +119,19 @@ class QwenVL(VisionLanguageModel):
                 dtype = torch.get_autocast_dtype(kind)
             tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
         return tensors
+
+    def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
+        """See `VisionLanguageModel.hidden_at`; the last layer computes these tokens alone."""
+        layers = self.core.get_decoder().layers
+        if (
+            not self.takes_blocks
+            or not len(tokens)
+            or len(layers) <= len(self.core.config.vision_config.deepstack_visual_indexes)
+        ):
+            return super().hidden_at(inputs, tokens)
+        places = ReadPlaces.of(tokens, *inputs["input_ids"].shape)
+        with only_at(layers[-1], places):
+            return self.hidden_states(inputs).flatten(0, 1)[places.order]
 
     def _chosen(self) -> dict[str, PixelBudget]:
         """The budgets that were chosen, by this model's options or by the folder that it was loaded from."""

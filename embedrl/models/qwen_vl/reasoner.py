@@ -39,5 +39,5 @@ class QwenVLReasoner(QwenVL, PolicyGenerator):
             return last if stop is None else last | stop(tokens, None)
 
         head, suppressed = self.network.get_output_embeddings(), torch.tensor(self.suppressed, device=device)
-        drawn = draw(self.core, head, inputs, seeds, n, options, suppressed, ends)
+        drawn = draw(self.core, head, inputs, seeds, n, options, suppressed, ends, self.takes_blocks)
         return grouped(drawn, n, partial(self.reply_texts, inputs=inputs))

@@ -24,7 +24,7 @@ from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.networks import NetworkReader
-from embedrl.models.pooling import pool_at_token
+from embedrl.models.pooling import last_places
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
 from embedrl.models.vlm.families import VLMFamily, linear_layers
@@ -180,6 +180,10 @@ class VisionLanguageModel(Loadable):
             hidden = hidden + 0 * sum(p.float().sum() for p in trained)
         return hidden
 
+    def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
+        """The hidden states of tokens, given by their places in the flattened batch: `[tokens, dim]`."""
+        return self.hidden_states(inputs).flatten(0, 1)[tokens]
+
     @abstractmethod
     def _tensors(self, inputs: ModelInputs) -> dict[str, Tensor]:
         """What the network takes of the inputs."""
@@ -242,12 +246,8 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
             ConfigError: If several chats share a row and the attention implementation takes no mask of blocks.
             DataError: If a row holds no `<emb>`.
         """
-        hidden = self.hidden_states(inputs)
-        if "sources" in inputs:  # where in the flattened rows each chat's token lies
-            vectors = hidden.flatten(0, 1)[inputs["sources"]]
-        else:
-            vectors = pool_at_token(hidden, inputs["input_ids"], self.emb_token_id)
-        return functional.normalize(vectors.float(), dim=-1)
+        tokens = inputs["sources"] if "sources" in inputs else last_places(inputs["input_ids"], self.emb_token_id)
+        return functional.normalize(self.hidden_at(inputs, tokens).float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
         """See `VisionLanguageModel.export`; merged weights come with the files that sentence-transformers needs.
