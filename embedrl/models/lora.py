@@ -19,7 +19,7 @@ SCOPES: dict[str, str] = {
 }
 """Part of a model → pattern of the modules in it that are adapted in a Qwen3-VL.
 
-Other families find theirs by structure (`embedrl.models.vlm.families.linear_layers`). The paper's is `language`; no
+Other families find theirs by structure (`embedrl.models.vlm.parts.linear_layers`). The paper's is `language`; no
 part holds the LM head."""
 _OTHER_NAMES = {"merger": ("projector",), "all-linear": ("language", "vision", "projector")}
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.checkpoint_files import DTYPES
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
@@ -45,10 +46,15 @@ def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, lis
     if isinstance(model, TwoTowerBackbone):
         model.build_on_meta()
         return model, []
+    if isinstance(model, LateInteraction):
+        _, notes = build_on_meta(model.backbone, shapes)
+        model.head = None  # its options may have changed since the last plan
+        model.build_on_meta()
+        return model, notes
     if not isinstance(model, VisionLanguageModel):
         raise ConfigError(
             f"{type(model).__name__}: `embedrl plan` knows vision-language models (QwenVLBackbone, QwenVLReasoner, "
-            "VLMBackbone, VLMReasoner), OpenClipBackbone and TwoTowerBackbone"
+            "VLMBackbone, VLMReasoner), LateInteraction, OpenClipBackbone and TwoTowerBackbone"
         )
     if is_local(model.path):  # with its tokenizer, so it is known whether `<emb>` needs a row more
         model.net = None  # its options may have changed since the last plan

@@ -24,7 +24,7 @@ from embedrl.models.two_towers.loading import TINY, empty_network, load_config, 
 from embedrl.models.two_towers.preprocess import IMAGE_PREFIX, TEXT_PREFIX, TwoTowerPreprocessor
 from embedrl.models.two_towers.towers import frozen_parts, linear_layers
 from embedrl.models.vision_cache import cache_vision_features
-from embedrl.models.vlm.families import VLMFamily
+from embedrl.models.vlm.family import VLMFamily
 from embedrl.models.vlm.settings import PictureSettings, load_settings
 from embedrl.utils.public_names import public_path
 

@@ -27,7 +27,8 @@ from embedrl.models.networks import NetworkReader
 from embedrl.models.pooling import pool_at_token
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
-from embedrl.models.vlm.families import VLMFamily, linear_layers
+from embedrl.models.vlm.family import VLMFamily
+from embedrl.models.vlm.parts import linear_layers
 from embedrl.utils.public_names import public_path
 
 
@@ -250,13 +251,13 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
         return functional.normalize(vectors.float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """See `VisionLanguageModel.export`; merged weights come with the files that sentence-transformers needs.
+        """See `VisionLanguageModel.export`; merged weights come with sentence-transformers' files where it can.
 
         An adapter comes with the row of `<emb>` if its base has none.
         """
         super().export(out, merge)
         if not merge and self.emb_new:  # a Reasoner, which servers load, never reads `<emb>`
             add_token_row(out, self.network, self.emb_token_id)
-        if merge:
+        if merge and self.differences.ends_at_emb:
             tokenizer, video = self.processor.tokenizer, self.differences.reads_video
             write_layout(out, self.core.config.text_config.hidden_size, tokenizer, video)

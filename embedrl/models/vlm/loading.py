@@ -16,7 +16,8 @@ from embedrl.errors import CheckpointError, unreadable
 from embedrl.models.adapters import adapter_base
 from embedrl.models.checkpoint_files import check_adapter_token, checkpoint_place, config_identity, unread
 from embedrl.models.networks import NetworkReader
-from embedrl.models.vlm.families import VLMFamily, family_of
+from embedrl.models.vlm.families import family_of
+from embedrl.models.vlm.family import VLMFamily
 
 TINY = "embedrl:tiny/"
 CURE = (

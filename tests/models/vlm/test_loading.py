@@ -53,10 +53,6 @@ BROKEN = {
         lambda f: edit(f / "config.json", model_type="mllama"),
         "'mllama' cannot be used: it reads pictures beside the text",
     ),
-    "pictures alone": (
-        lambda f: edit(f / "config.json", model_type="paligemma"),
-        "'paligemma' cannot be used: its processor reads no text without a picture",
-    ),
     "no template": (
         lambda f: (f / "chat_template.jinja").unlink(),
         "the processor has no chat template: write one to chat_template.jinja",
@@ -87,7 +83,7 @@ def test_broken_checkpoints_are_named_in_one_line(folder, case):
 
 
 def test_tiny_models_that_do_not_exist_are_named():
-    with pytest.raises(CheckpointError, match=r"embedrl:tiny/nothing does not exist: choose one of gemma3, "):
+    with pytest.raises(CheckpointError, match=r"embedrl:tiny/nothing does not exist: choose one of .*gemma3, "):
         VLMBackbone("embedrl:tiny/nothing").build()
     with pytest.raises(CheckpointError, match="embedrl:world is no shipped checkpoint"):
         VLMBackbone("embedrl:world").build()

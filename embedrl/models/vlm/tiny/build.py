@@ -12,10 +12,12 @@ from transformers import AutoModelForImageTextToText
 
 from embedrl.errors import CheckpointError
 from embedrl.models.qwen_vl.tiny import MARKUP, build_tokenizer, world_words
-from embedrl.models.vlm.tiny import fixed_towers, gemma, mixtures, patch_grids, tables
+from embedrl.models.vlm.tiny import fixed_towers, gemma, mixtures, patch_grids, slices, tables
 from embedrl.models.vlm.tiny.recipe import TinyFamily
 
-FAMILIES = patch_grids.FAMILIES | fixed_towers.FAMILIES | gemma.FAMILIES | mixtures.FAMILIES | tables.FAMILIES
+FAMILIES: dict[str, TinyFamily] = {}
+for _module in (patch_grids, fixed_towers, gemma, mixtures, tables, slices):
+    FAMILIES |= _module.FAMILIES
 """Model type → how to build its tiny model."""
 
 

@@ -1,4 +1,4 @@
-"""Gemma 3 and Gemma 4."""
+"""Gemma 3, Gemma 4 and PaliGemma."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from transformers import (
     Gemma4ImageProcessor,
     Gemma4Processor,
     Gemma4VideoProcessor,
+    PaliGemmaConfig,
+    PaliGemmaProcessor,
+    SiglipImageProcessor,
 )
 
+from embedrl.models.vlm.layouts import PaliGemma
 from embedrl.models.vlm.tiny.recipe import (
     GREY,
+    PATCH,
+    SIDE,
     SIGLIP,
     SQUARE,
     TinyFamily,
@@ -99,6 +105,22 @@ def _gemma4_config(tokenizer: Any) -> Any:
     )
 
 
+def _paligemma_processor(tokenizer: Any, template: str) -> Any:
+    images = SiglipImageProcessor(size=SQUARE, image_seq_length=(SIDE // PATCH) ** 2, **GREY)
+    return PaliGemmaProcessor(images, tokenizer, chat_template=template)
+
+
+def _paligemma_config(tokenizer: Any) -> Any:
+    return PaliGemmaConfig(
+        text_config=text_config(tokenizer, "gemma", head_dim=16),
+        vision_config=tower_config("siglip_vision_model", vision_use_head=False),
+        projection_dim=64,
+        hidden_size=64,
+        tie_word_embeddings=True,
+        **ids(tokenizer, image_token_index="<image>"),
+    )
+
+
 FAMILIES = {
     "gemma3": TinyFamily(
         (
@@ -124,6 +146,18 @@ FAMILIES = {
             **{"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"},
             **{"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
         },
+    ),
+    "paligemma": TinyFamily(
+        (
+            *("<pad>", "<eos>", "<bos>", "<image>"),
+            *(f"<loc{place:04}>" for place in range(1024)),
+            *(f"<seg{code:03}>" for code in range(128)),
+        ),
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        PaliGemma.template,
+        _paligemma_processor,
+        _paligemma_config,
+        {"image_token": "<image>"},
     ),
 }
 """Model type → how to build its tiny model."""
