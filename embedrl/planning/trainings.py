@@ -8,6 +8,7 @@ from typing import Any
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.packing import LOGITS
 from embedrl.models.vlm.base import VisionLanguageModel
+from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.planning.build import build_on_meta, read_setup
 from embedrl.planning.flops import Flops
 from embedrl.planning.memory import FLOAT32, Setup, kept, training_bytes, whole, working
@@ -81,7 +82,7 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
     projection = None
     if isinstance(model, LateInteraction):
         model, projection = model.backbone, model.head
-    if not isinstance(model, VisionLanguageModel):
+    if not isinstance(model, VisionLanguageModel) or isinstance(model, EncoderBackbone):
         plan.notes.append("no activations and operations: only those of vision-language models are counted")
         plan.peaks["between steps"] = sum(plan.memory.values())
         return plan

@@ -12,7 +12,7 @@ from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.base import EmbedsAtToken, VisionLanguageModel
 from embedrl.models.vlm.families import family_of
 from embedrl.models.vlm.family import VLMFamily
-from embedrl.models.vlm.loading import NETWORKS, load_config, load_processor
+from embedrl.models.vlm.loading import NETWORKS, load_processor
 from embedrl.models.vlm.preprocess import VLMPreprocessor
 from embedrl.models.vlm.rows import TOKENS, picture_inputs
 from embedrl.models.vlm.settings import PictureSettings, load_settings, stored_family
@@ -72,7 +72,7 @@ class AnyVLM(VisionLanguageModel):
         if self.family is not None:
             return self.family
         stored = self.stored.family
-        return stored_family(self.path, stored) if stored else family_of(load_config(self.path).model_type)
+        return stored_family(self.path, stored) if stored else family_of(self.networks.config(self.path).model_type)
 
     @property
     def settings(self) -> PictureSettings:
@@ -90,7 +90,7 @@ class AnyVLM(VisionLanguageModel):
 
     def read_processor(self) -> Any:
         """See `VisionLanguageModel.read_processor`."""
-        processor = load_processor(self.path, self.family)
+        processor = load_processor(self.path, self.networks.config, self.family)
         self.settings.write_into(processor, self.differences)
         return processor
 

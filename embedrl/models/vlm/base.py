@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+from transformers import AutoModelForImageTextToText
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import ConfigError
@@ -140,7 +141,7 @@ class VisionLanguageModel(Loadable):
             ConfigError: If the LoRA scope matches nothing, or the family lacks something that was asked for.
         """
         core = network.base_model
-        if core is network:
+        if core is network and self.networks.cls is AutoModelForImageTextToText:
             raise ConfigError(f"{self.path}: a {type(network).__name__} has no part without its LM head to embed with")
         if self.lora is not None:
             adapted = add_lora(network, self.lora, self._adapted(network, self.lora))
@@ -167,7 +168,7 @@ class VisionLanguageModel(Loadable):
         """The names of the layers that LoRA adapts; None: those that `embedrl.models.lora.SCOPES` describes."""
         core = network.base_model
         prefix = next(name for name, module in network.named_modules() if module is core)
-        return [f"{prefix}.{name}" for name in linear_layers(core, self.differences, lora)]
+        return [f"{prefix}.{name}".lstrip(".") for name in linear_layers(core, self.differences, lora)]
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""

@@ -11,7 +11,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.family import VLMFamily
-from embedrl.models.vlm.layouts import MiniCPM, Molmo2, PaliGemma
+from embedrl.models.vlm.layouts import EmbeddingGemma, MiniCPM, Molmo2, PaliGemma
 
 
 class PatchGrids(VLMFamily):
@@ -142,6 +142,7 @@ FAMILIES: dict[str, VLMFamily] = {
     "paligemma": PaliGemma(),
     **dict.fromkeys(("minicpmv4_6", "minicpmv4_7"), MiniCPM()),
     "molmo2": Molmo2(),
+    "embedding_gemma2": EmbeddingGemma(),
     "gemma4": Gemma4(),
     "lfm2_vl": Lfm2(),
     **dict.fromkeys(("mllama", "evolla", "idefics", "blip", "git", "pix2struct", "udop", "florence2"), Refused()),

@@ -95,3 +95,17 @@ class PaliGemma(VLMFamily):
         tokenizer = processor.tokenizer
         made = tokenizer([f"{tokenizer.bos_token}{text}\n"], add_special_tokens=False, return_tensors="pt")
         return {**made, "token_type_ids": torch.zeros_like(made["input_ids"])}
+
+
+class EmbeddingGemma(VLMFamily):
+    """EmbeddingGemma 2 reads what stands in a chat, without turns; the token that closes it has no meaning there."""
+
+    reads_video = True
+    ends_at_emb = False
+    template = (
+        "{%- for message in messages -%}{%- if message.role != 'assistant' -%}"
+        "{%- if message.content is string -%}{{- message.content -}}"
+        "{%- else -%}{%- for part in message.content -%}"
+        "{{- {'image': '<|image|>', 'video': '<|video|>'}[part.type] if part.type != 'text' else part.text -}}"
+        "{%- endfor -%}{%- endif -%}{%- endif -%}{%- endfor -%}"
+    )

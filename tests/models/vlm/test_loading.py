@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from embedrl.errors import CheckpointError
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.vlm.backbone import VLMBackbone
-from embedrl.models.vlm.loading import load_config
+from embedrl.models.vlm.loading import load_config, load_processor
 from embedrl.models.vlm.tiny import gemma, patch_grids, recipe
 from embedrl.models.vlm.tiny.build import build_processor, write
 
@@ -80,6 +80,12 @@ def test_broken_checkpoints_are_named_in_one_line(folder, case):
         VLMBackbone(str(folder)).build()
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(folder))
+
+
+def test_a_family_with_a_template_needs_none_of_the_checkpoint(tmp_path):
+    write("paligemma", tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    assert load_processor(str(tmp_path)).chat_template == load_processor("embedrl:tiny/paligemma").chat_template
 
 
 def test_tiny_models_that_do_not_exist_are_named():
