@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.packing import LOGITS
 from embedrl.models.vlm.base import VisionLanguageModel
@@ -79,7 +81,7 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
     plan = Plan(setup.devices, notes=notes + more)
     plan.add_model("backbone" if isinstance(module, EmbedderModule) else "generator", model)
     plan.memory = training_bytes(model, setup, module.optimizer)
-    projection = None
+    projection: nn.Linear | None = None
     if isinstance(model, LateInteraction):
         model, projection = model.backbone, model.head
     if not isinstance(model, VisionLanguageModel) or isinstance(model, EncoderBackbone):

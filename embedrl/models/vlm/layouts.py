@@ -20,7 +20,7 @@ class MiniCPM(VLMFamily):
     def taken_apart(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `VLMFamily.taken_apart`: a picture as wide as all patches becomes `[patches, colours, side, side]`."""
         pixels = {
-            name: value[0].unflatten(-1, (-1, value.shape[2])).permute(2, 0, 1, 3)
+            name: value[0].reshape(*value.shape[1:3], -1, value.shape[2]).permute(2, 0, 1, 3)
             for name, value in inputs.items()
             if name.startswith("pixel_values")
         }
