@@ -83,7 +83,7 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
     plan.memory = training_bytes(model, setup, module.optimizer)
     projection: nn.Linear | None = None
     if isinstance(model, LateInteraction):
-        model, projection = model.backbone, model.head
+        projection, model = model.head, model.backbone
     if not isinstance(model, VisionLanguageModel) or isinstance(model, EncoderBackbone):
         plan.notes.append("no activations and operations: only those of vision-language models are counted")
         plan.peaks["between steps"] = sum(plan.memory.values())
