@@ -47,7 +47,9 @@ class VLMFamily:
             images: Its pictures.
             options: What else the processor takes.
         """
-        made: Mapping[str, Any] = processor(text=[text], images=list(images) or None, return_tensors="pt", **options)
+        # A list in a list: some processors read several pictures of one chat otherwise than one picture alone.
+        nested = [list(images)] if images else None
+        made: Mapping[str, Any] = processor(text=[text], images=nested, return_tensors="pt", **options)
         return made
 
     def taken_apart(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class PaliGemma(VLMFamily):
     def read(self, processor: Any, text: str, images: Sequence[Image], options: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `VLMFamily.read`."""
         if images:
-            made = processor(text=[text], images=list(images), return_tensors="pt", **options)
+            made = processor(text=[text], images=[list(images)], return_tensors="pt", **options)
             return {name: value for name, value in made.items() if name != "labels"}
         tokenizer = processor.tokenizer
         made = tokenizer([f"{tokenizer.bos_token}{text}\n"], add_special_tokens=False, return_tensors="pt")
