@@ -29,6 +29,7 @@ from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .models.qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .models.two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .models.vlm.backbone import VLMBackbone as VLMBackbone
+from .models.vlm.encoder import EncoderBackbone as EncoderBackbone
 from .models.vlm.reasoner import VLMReasoner as VLMReasoner
 from .rl.module import EGRLModule as EGRLModule
 from .training.embedder import EmbedderModule as EmbedderModule

@@ -37,7 +37,10 @@ TRIED = {
         ("embedrl.LateInteraction", "embedrl.losses.MaxSimInfoNCE"),
         "tests/integration/test_late_interaction.py::test_the_figures_of_training_are_those_of_eval",
     ),
-    "embedrl.TwoTowerBackbone": "tests/integration/test_two_towers.py::test_a_family_trains_resumes_and_is_exported",
+    **dict.fromkeys(
+        ("embedrl.TwoTowerBackbone", "embedrl.EncoderBackbone"),
+        "tests/integration/test_two_towers.py::test_a_family_trains_resumes_and_is_exported",
+    ),
     "embedrl.metrics.HitRate": "tests/test_docs.py::test_extending_snippets_train_together",
     "embedrl.distributed.FSDP2Strategy": "tests/integration/test_recipes.py::"
     "test_a_recipe_trains_two_steps_shrunk_under_fsdp2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -25,6 +26,8 @@ from embedrl.tcot.schema import ParseResult
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.ragged import cat_rows
 
+_log = logging.getLogger(__name__)
+
 LENIENT = RenderOptions(on_bad_tcot="lenient", on_missing_tcot="raw")
 """How to render a Reasoner's T-CoTs: leniently, with the parts that can be read."""
 
@@ -37,7 +40,7 @@ class FrozenEmbedder:
         render: What it reads of a side and its T-CoT; always leniently, as a Reasoner writes the T-CoTs.
         micro_batch_size: Sides that go through it at once.
         shared_prefix: Compute a side that comes with several T-CoTs once, with its pictures; the vectors do not depend
-            on it. Has no effect on a backbone that cannot (`Backbone.shares_prefix`).
+            on it. A backbone that cannot (`Backbone.shares_prefix`) reads it anew for each, which the log says once.
 
     Raises:
         ConfigError: If the backbone gives one vector a token (`LateInteraction`).
@@ -52,7 +55,7 @@ class FrozenEmbedder:
     ) -> None:
         check_single(backbone, "FrozenEmbedder")
         self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
-        self.shared_prefix = shared_prefix
+        self.shared_prefix, self._told = shared_prefix, False
 
     def build(self, device: torch.device) -> Backbone:
         """Load the weights, freeze them, move them."""
@@ -109,12 +112,27 @@ class FrozenEmbedder:
         else:
             count = -(-len(chats) // self.micro_batch_size)
             batches, order = micro_batches(chats, names, preprocessor, count)
+            self._tell(len(unique) - len(opened))
         vectors = encode(backbone, batches, order, device)
         vectors = vectors[torch.tensor([rows[content] for content in contents], device=device)]
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
         if bad:
             raise NonFiniteError(f"{where[bad[0]]}: the frozen Embedder's vector is NaN or infinite")
         return vectors
+
+    def _tell(self, copies: int) -> None:
+        """Say once that sides which come with several T-CoTs are read anew for each.
+
+        Args:
+            copies: How many times a side is read that was read before.
+        """
+        if self.shared_prefix and copies and not self._told:
+            self._told = True
+            _log.warning(
+                "embedder.shared_prefix: a %s cannot keep texts in one row apart, so a side is read again with its "
+                "pictures for each of its T-CoTs; false gives the same",
+                type(self.backbone).__name__,
+            )
 
     @torch.no_grad()
     def score(

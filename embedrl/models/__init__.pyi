@@ -12,5 +12,6 @@ from .token_pooling import pool_tokens as pool_tokens
 from .two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .two_towers.fusion import FusionWeights as FusionWeights
 from .vlm.backbone import VLMBackbone as VLMBackbone
-from .vlm.families import VLMFamily as VLMFamily
+from .vlm.encoder import EncoderBackbone as EncoderBackbone
+from .vlm.family import VLMFamily as VLMFamily
 from .vlm.reasoner import VLMReasoner as VLMReasoner

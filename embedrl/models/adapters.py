@@ -1,7 +1,8 @@
-"""Reading LoRA adapters in peft's layout: the base model with the adapter merged into it."""
+"""LoRA adapters in peft's layout: the base model with an adapter merged into it, and what is written of a model."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from embedrl.errors import CheckpointError, listed, unreadable
+from embedrl.errors import CheckpointError, ConfigError, listed, unreadable
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _TOKENS = "trainable_token_indices"
@@ -94,6 +95,23 @@ def merge_adapter(network: Any, path: str) -> Any:
     if hasattr(merged, "peft_config"):
         del merged.peft_config  # or the next adapter would count as a second one
     return merged
+
+
+def to_export(network: Any, merge: bool) -> Any:
+    """What an exported folder holds of a network.
+
+    Args:
+        network: The network, which may be a `PeftModel`.
+        merge: True: all weights, in a copy with LoRA folded in; False: the adapter alone.
+
+    Raises:
+        ConfigError: If the adapter alone is asked for and there is none.
+    """
+    if isinstance(network, PeftModel):
+        return copy.deepcopy(network).merge_and_unload() if merge else network
+    if not merge:
+        raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
+    return network
 
 
 def check_tensors(path: str, expected: dict[str, torch.Tensor], saved: dict[str, torch.Tensor]) -> None:

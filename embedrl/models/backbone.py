@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,6 +21,8 @@ class Backbone(Loadable):
     forward_methods: tuple[str, ...] = ("encode",)
     multi_vector: bool = False
     """Whether a side has a vector for each token: `encode` returns `[batch, tokens, dim]` (`LateInteraction`)."""
+    trained_dims: Sequence[int] = ()
+    """The shorter lengths of vectors that its training asks for (`embedrl.losses.Matryoshka`), where that is known."""
 
     @property
     def shares_prefix(self) -> bool:

@@ -143,7 +143,8 @@ def prepare_emb_row(network: Any, tokenizer: Any, emb_id: int, added: bool) -> N
         for module in {
             id(m.weight): m for m in (network.get_input_embeddings(), network.get_output_embeddings())
         }.values():
-            module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
+            if emb_id < len(module.weight):  # Molmo 2 reads more tokens than it writes
+                module.weight[emb_id] = module.weight[:words].float().mean(0).to(module.weight.dtype)
 
 
 def check_adapter_token(path: str, tokenizer: Any) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
+from typing import Any
 
 from torch import nn
+
+from embedrl.errors import ConfigError
 
 
 @contextmanager
@@ -61,3 +64,15 @@ class _Flags:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for module, training in zip(self._modules, self._before, strict=True):
             module.training = training
+
+
+def checkpoint_layers(network: Any) -> None:
+    """Recompute each layer of a model of transformers in the backward pass, with dropout as in the forward pass.
+
+    Raises:
+        ConfigError: If the model cannot.
+    """
+    try:
+        network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": as_in_forward(network)})
+    except ValueError as error:
+        raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error

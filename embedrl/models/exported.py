@@ -101,14 +101,16 @@ def _load_late(checkpoint: str, dtype: Literal["float32", "bfloat16", "auto"]) -
 
 
 def matryoshka_dims(backbone: Backbone) -> list[int]:
-    """The shorter lengths of vectors that a model's folder names; empty if it names none.
+    """The shorter lengths of vectors that a model was trained for; empty if neither it nor its folder names any.
 
     Args:
-        backbone: The model, built from a folder or anything else.
+        backbone: The model, built from a folder, a training checkpoint or anything else.
 
     Raises:
         CheckpointError: If the folder's configuration is broken.
     """
+    if backbone.trained_dims:
+        return list(backbone.trained_dims)
     place = getattr(backbone, "path", None) or getattr(backbone, "model", None)
     folder = Path(place.removeprefix(FOLDER)).expanduser() if isinstance(place, str) else Path()
     for file in (folder / "config.json", folder / OPEN_CLIP):

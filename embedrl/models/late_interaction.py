@@ -190,4 +190,4 @@ class LateInteraction(Backbone):
         """
         assert self.head is not None
         self.backbone.export(out, merge)
-        write_late(out, self.head.weight, self._options(), merge)
+        write_late(out, self.head.weight, self._options(), merge and self.backbone.differences.ends_at_emb)

@@ -50,14 +50,14 @@ def read_head(path: str) -> Tensor:
         return load_file(file)[_WEIGHT]
 
 
-def write_late(out: Path, head: Tensor, options: dict[str, Any], merge: bool) -> None:
+def write_late(out: Path, head: Tensor, options: dict[str, Any], layout: bool) -> None:
     """Add the files to a folder that holds the exported backbone.
 
     Args:
         out: The folder.
         head: The projection, `[dim, hidden size]`.
         options: `dim`, `budget` and `pooling`.
-        merge: Whether the folder holds a whole model, which sentence-transformers loads, rather than an adapter.
+        layout: Whether the folder has sentence-transformers' layout of one vector a side, to be changed.
     """
     (out / HEAD).mkdir(exist_ok=True)
     save_file({_WEIGHT: head.detach().cpu().contiguous()}, out / HEAD / "model.safetensors", {"format": "pt"})
@@ -72,7 +72,7 @@ def write_late(out: Path, head: Tensor, options: dict[str, Any], merge: bool) ->
             "module_output_name": "token_embeddings",
         },
     }
-    if merge:
+    if layout:
         shutil.rmtree(out / "1_Pooling")  # the layout of one vector a side
         package = "sentence_transformers"
         kinds = {

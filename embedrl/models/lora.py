@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from embedrl.errors import ConfigError
+from embedrl.models.adapters import adapter_base
 
 SCOPES: dict[str, str] = {
     "language": r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
@@ -19,7 +21,7 @@ SCOPES: dict[str, str] = {
 }
 """Part of a model → pattern of the modules in it that are adapted in a Qwen3-VL.
 
-Other families find theirs by structure (`embedrl.models.vlm.families.linear_layers`). The paper's is `language`; no
+Other families find theirs by structure (`embedrl.models.vlm.parts.linear_layers`). The paper's is `language`; no
 part holds the LM head."""
 _OTHER_NAMES = {"merger": ("projector",), "all-linear": ("language", "vision", "projector")}
 
@@ -84,3 +86,21 @@ def add_lora(model: nn.Module, options: LoRAOptions, targets: Sequence[str] | No
         bias="none",
     )
     return get_peft_model(model, config)
+
+
+def add_lora_on(path: str, network: Any, options: LoRAOptions, targets: Sequence[str] | None = None) -> PeftModel:
+    """As `add_lora`, to a network of a checkpoint, which exported adapters name as their base.
+
+    Args:
+        path: The checkpoint.
+        network: The network that was loaded from it.
+        options: The options.
+        targets: As of `add_lora`.
+
+    Raises:
+        ConfigError: If the scope matches no linear layer.
+    """
+    adapted = add_lora(network, options, targets)
+    if adapter_base(path) or not network.name_or_path:
+        adapted.peft_config["default"].base_model_name_or_path = path
+    return adapted

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoModel, AutoModelForImageTextToText, GenerationConfig
 
 from embedrl.errors import CheckpointError, unreadable
 from embedrl.models.adapters import adapter_base, merge_adapter
@@ -85,7 +85,8 @@ class NetworkReader:
         network = self.tiny(path, config, attn_implementation)
         if network is not None:
             return network.to(dtype)
-        network = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+        made: Any = AutoModel if self.cls is AutoModel else AutoModelForImageTextToText
+        network = made.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
         # A checkpoint without the file has what its config.json says, which the model was made with.
         with suppress(OSError):
             network.generation_config = GenerationConfig.from_pretrained(self.place(path))

@@ -84,8 +84,9 @@ class PolicyGenerator(Generator):
         words = tokenizer.get_vocab()
         marks = {words.get(word) for word in placeholders(self.processor)}
         marks |= {value for name, value in config.to_dict().items() if _VISUAL.fullmatch(name)}
-        rows = self.network.get_input_embeddings().weight.shape[0]
-        return sorted({i for i in marks if isinstance(i, int) and i < len(tokenizer)} | {*range(len(tokenizer), rows)})
+        rows = self.network.get_output_embeddings().weight.shape[0]  # Molmo 2 reads more tokens than it writes
+        unused = range(min(len(tokenizer), rows), rows)
+        return sorted({i for i in marks if isinstance(i, int) and i < min(len(tokenizer), rows)} | {*unused})
 
     @property
     def ends(self) -> list[int]:

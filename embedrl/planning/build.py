@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.models.checkpoint_files import DTYPES
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVL
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.models.vlm.backbone import AnyVLM
 from embedrl.models.vlm.base import VisionLanguageModel
+from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.models.vlm.families import family_of
 from embedrl.models.vlm.settings import PictureSettings
 from embedrl.planning.memory import Setup
@@ -45,10 +47,15 @@ def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, lis
     if isinstance(model, TwoTowerBackbone):
         model.build_on_meta()
         return model, []
+    if isinstance(model, LateInteraction):
+        _, notes = build_on_meta(model.backbone, shapes)
+        model.head = None  # its options may have changed since the last plan
+        model.build_on_meta()
+        return model, notes
     if not isinstance(model, VisionLanguageModel):
         raise ConfigError(
             f"{type(model).__name__}: `embedrl plan` knows vision-language models (QwenVLBackbone, QwenVLReasoner, "
-            "VLMBackbone, VLMReasoner), OpenClipBackbone and TwoTowerBackbone"
+            "VLMBackbone, VLMReasoner), LateInteraction, EncoderBackbone, OpenClipBackbone and TwoTowerBackbone"
         )
     if is_local(model.path):  # with its tokenizer, so it is known whether `<emb>` needs a row more
         model.net = None  # its options may have changed since the last plan
@@ -65,7 +72,8 @@ def build_on_meta(model: nn.Module, shapes: str | None = None) -> tuple[Any, lis
     # By default it is sdpa wherever a part can: Gemma 4's audio tower cannot, and refuses it if it is asked for.
     attention = None if model.attn_implementation == "sdpa" else model.attn_implementation
     with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
+        made: Any = AutoModel if isinstance(model, EncoderBackbone) else AutoModelForImageTextToText
+        network = made.from_config(config, attn_implementation=attention)
         network.to(getattr(config, "dtype", None) or torch.bfloat16 if isinstance(dtype, str) else dtype)
         model.adopt(network)
     return model, [note] if note else []

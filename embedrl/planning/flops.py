@@ -68,12 +68,13 @@ class Flops:
     cache: float
 
     @classmethod
-    def of(cls, model: Any, compute: int = 4) -> Flops:
+    def of(cls, model: Any, compute: int = 4, projection: nn.Linear | None = None) -> Flops:
         """Count a model.
 
         Args:
             model: A vision-language backbone or Reasoner, built on the meta device.
             compute: Bytes of a number in the forward pass.
+            projection: A layer that every token goes through behind the decoder (`LateInteraction`).
         """
         decoder = model.core.get_decoder()
         carries = any(p.requires_grad for p in model.parameters())
@@ -89,12 +90,13 @@ class Flops:
                 curves.setdefault(index, []).append(_layer_cost(decoder.layers[index], calls[index], dtype, carries))
         layers = {index: Curve.through(costs) for index, costs in curves.items()}
         whole = [sum((costs[i] * kinds[index] for index, costs in curves.items()), rests[i]) for i in (0, 1)]
-        hidden = torch.empty(1, 1, head.in_features, device="meta", dtype=head.weight.dtype, requires_grad=carries)
-        cost, _ = trace(lambda: head(hidden), head)
+        text = Curve.through(whole)
+        if projection is not None:
+            text = replace(text, linear=text.linear + _token_cost(projection, carries))
         return cls(
-            Curve.through(whole),
+            text,
             lambda tokens: max(curve(tokens).saved for curve in layers.values()),
-            cost,
+            _token_cost(head, carries),
             _cache_bytes(decoder, kinds, dtype),
         )
 
@@ -162,6 +164,13 @@ def _record(decoder: Any, length: int, use_cache: bool = False) -> tuple[Cost, l
     finally:
         decoder.layers = layers
     return Cost(cost.forward, cost.backward), [recorder.call for recorder in recorders]
+
+
+def _token_cost(layer: nn.Linear, carries: bool) -> Cost:
+    """The cost of a linear layer for one token."""
+    kind = {"device": "meta", "dtype": layer.weight.dtype, "requires_grad": carries}
+    hidden = torch.empty(1, 1, layer.in_features, **kind)  # type: ignore[call-overload]
+    return trace(lambda: layer(hidden), layer)[0]
 
 
 def _layer_cost(layer: nn.Module, call: Any, dtype: torch.dtype, carries: bool) -> Cost:

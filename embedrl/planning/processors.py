@@ -42,7 +42,8 @@ def read_inputs(model: Any, kind: str, images: Sequence[Image.Image]) -> tuple[d
             read([[{"role": "user", "content": [*parts, {"type": "text", "text": "a"}]}, _EMB]])
             for parts in ([part], [])
         )
-        return with_it, with_it["input_ids"].shape[1] - without["input_ids"].shape[1]
+        tokens = with_it["input_ids"].shape[1] - without["input_ids"].shape[1]
+        return model.differences.put_together(with_it), tokens
     processors = bare_processors(model)
     videos = processors.video_processor
     if kind == "video" and videos is not None:

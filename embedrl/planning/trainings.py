@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.packing import LOGITS
 from embedrl.models.vlm.base import VisionLanguageModel
+from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.planning.build import build_on_meta, read_setup
 from embedrl.planning.flops import Flops
 from embedrl.planning.memory import FLOAT32, Setup, kept, training_bytes, whole, working
@@ -77,17 +81,20 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
     plan = Plan(setup.devices, notes=notes + more)
     plan.add_model("backbone" if isinstance(module, EmbedderModule) else "generator", model)
     plan.memory = training_bytes(model, setup, module.optimizer)
-    if not isinstance(model, VisionLanguageModel):
+    projection: nn.Linear | None = None
+    if isinstance(model, LateInteraction):
+        projection, model = model.head, model.backbone
+    if not isinstance(model, VisionLanguageModel) or isinstance(model, EncoderBackbone):
         plan.notes.append("no activations and operations: only those of vision-language models are counted")
         plan.peaks["between steps"] = sum(plan.memory.values())
         return plan
-    sides, flops = Sides(model, setup.compute, assume), Flops.of(model, setup.compute)
+    sides, flops = Sides(model, setup.compute, assume), Flops.of(model, setup.compute, projection)
     if isinstance(module, EGRLModule):
         _egrl(plan, module, data, sides, flops, setup, shapes)
     elif isinstance(module, ReasonerModule):
         _reasoner(plan, module, data, trainer, sides, flops, setup)
     else:
-        _embedder(plan, module, data, trainer, sides, flops, setup)
+        _embedder(plan, module, model, data, trainer, sides, flops, setup)
     return plan
 
 
@@ -99,8 +106,10 @@ def _times(mix: Mix, count: float) -> Mix:
     return [(row, number * count) for row, number in mix]
 
 
-def _embedder(plan: Plan, module: Any, data: Any, trainer: Any, sides: Sides, flops: Flops, setup: Any) -> None:
-    model, render = module.backbone, data.render
+def _embedder(
+    plan: Plan, module: Any, model: Any, data: Any, trainer: Any, sides: Sides, flops: Flops, setup: Any
+) -> None:
+    render = data.render
     full = render.tcot == "full"
     pair = sides.pair(sides.assume.tcot if full else 0, full and render.cues == "on")
     batch = _times(pair, data.batch_size * (2 + data.max_negatives) / 2)

@@ -67,6 +67,7 @@ class EmbedderModule(TrainingModule):
         if metrics is not None:
             check_metrics(metrics, "model.metrics")
         self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
+        backbone.trained_dims = loss.dims  # a checkpoint names them, as an exported folder does
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
         self._bad_sides: list[BadSample] = []

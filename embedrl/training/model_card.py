@@ -18,6 +18,7 @@ from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.models.vlm.base import VisionLanguageModel
+from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
@@ -205,9 +206,10 @@ pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
     if isinstance(model, LateInteraction):
-        return "embedrl" if (out / ADAPTER).is_file() else "multi-vector"
+        return "multi-vector" if (out / "modules.json").is_file() else "embedrl"
     if (out / ADAPTER).is_file():
-        return "peft" if isinstance(model, VisionLanguageModel) else "embedrl"
+        whole = isinstance(model, VisionLanguageModel) and not isinstance(model, EncoderBackbone)
+        return "peft" if whole else "embedrl"
     if isinstance(model, OpenClipBackbone):
         return "open_clip"
     if isinstance(model, TwoTowerBackbone):

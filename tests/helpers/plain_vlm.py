@@ -17,7 +17,7 @@ CHATS = [
     [user(image(2), image(3, (144, 60)), text("\n<thinking>"), image(4, (40, 40)), text("</thinking>")), EMB],
     [user(video(5, frames=4), image(6)), EMB],
 ]
-MIXTURES = ("qwen3_vl_moe", "qwen3_5_moe")
+MIXTURES = ("qwen3_vl_moe", "qwen3_5_moe", "ernie4_5_vl_moe", "kimi_k25")
 """Their experts are fused into one tensor: LoRA takes the attention alone."""
 QUICK = "qwen2_5_vl"
 """The family of the default tests."""
@@ -54,13 +54,17 @@ def plain_vectors(folder, chats, reads_video):
         lengths = [len(part["video"]) for part in content if part["type"] == "video"]
         metadata = [{"total_num_frames": n, "fps": 2.0, "frames_indices": list(range(n))} for n in lengths]
         options = {"videos_kwargs": {"do_sample_frames": False, "video_metadata": metadata}} if lengths else {}
-        inputs = processor.apply_chat_template(
-            [chat[0] | {"content": content}, *chat[1:]],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs=options,
-        )
+        chat = [chat[0] | {"content": content}, *chat[1:]]
+        if model.config.model_type == "paligemma" and not any(part["type"] == "image" for part in content):
+            # Its processor takes no text alone: bos, the prompt, a newline, as after a picture; all of it is prefix.
+            text = f"<bos>{processor.apply_chat_template(chat)}\n"
+            inputs = processor.tokenizer(text, return_tensors="pt", add_special_tokens=False)
+            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        else:
+            inputs = processor.apply_chat_template(
+                chat, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=options
+            )
+            inputs.pop("labels", None)
         hidden = model.model(**inputs).last_hidden_state[0]
         last = (inputs["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids("<emb>")).nonzero()[-1, 0]
         vectors.append(functional.normalize(hidden[last], dim=0))

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from embedrl.cli import main
+from embedrl.models.exported import matryoshka_dims
 from embedrl.training.checkpoints import config_form
 from embedrl.training.trained_model import load_module
 
@@ -61,6 +62,7 @@ def test_a_loss_trains_and_is_rebuilt(loss, tmp_path, capsys):
     arguments = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
     module = load_module(checkpoint)
     assert config_form(module.loss) == arguments["loss"]
+    assert matryoshka_dims(module.trained_model) == list(module.loss.dims)
     assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "model")]) == 0
     exported = json.loads((tmp_path / "model/config.json").read_text())
     assert exported.get("matryoshka_dimensions", []) == list(module.loss.dims)

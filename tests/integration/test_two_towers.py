@@ -1,4 +1,4 @@
-"""Two-tower models of transformers train, resume, are exported and loaded again, through the command line."""
+"""Two-tower models and encoders train, resume, are exported and loaded again, through the command line."""
 
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from embedrl.cli import main
 from embedrl.commands.export import load_module
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
 from embedrl.models.two_towers.tiny import FAMILIES
+from embedrl.models.vlm.encoder import EncoderBackbone
 
 CHATS = [[user(image(0), text("the red star")), EMB], [user(text("a text")), EMB], [user(video(1, frames=4)), EMB]]
 STEADY = {
@@ -30,8 +31,11 @@ print(type(backbone).__name__)
 """
 
 
+KINDS = {**dict.fromkeys(FAMILIES, TwoTowerBackbone), "embedding_gemma2": EncoderBackbone}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_family_trains_resumes_and_is_exported(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     part = CONFIGS / f"parts/backbone/{name}_tiny.yaml"
@@ -50,11 +54,13 @@ def test_a_family_trains_resumes_and_is_exported(name, tmp_path, monkeypatch, ca
     parts = fit("parts", "--ckpt_path", "last")
     assert logged(parts, "train/loss") == losses
     trained, resumed = (load_module(run / "checkpoints/last.ckpt").backbone.eval() for run in (whole, parts))
-    start = TwoTowerBackbone(f"embedrl:tiny/{name}")
+    kind = KINDS[name]
+    start = kind(f"embedrl:tiny/{name}")
     start.build()
     before = dict(start.named_parameters())
     changed = {n.split(".")[1] for n, p in trained.named_parameters() if not torch.equal(p, before[n])}
-    assert {"text_model", "vision_model"} <= changed
+    towers = {"text_model", "vision_model"} if kind is TwoTowerBackbone else {"language_model", "vision_tower"}
+    assert towers <= changed
     with torch.no_grad():
         expected = trained(trained.preprocessor()(CHATS))
         assert torch.equal(resumed(resumed.preprocessor()(CHATS)), expected)
@@ -65,7 +71,7 @@ def test_a_family_trains_resumes_and_is_exported(name, tmp_path, monkeypatch, ca
     fresh = [sys.executable, "-c", RELOAD, str(out), str(tmp_path / "expected.pt")]
     done = subprocess.run(fresh, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "TwoTowerBackbone"
+    assert done.stdout.split()[-1] == kind.__name__
 
 
 @pytest.mark.slow

@@ -71,6 +71,10 @@ def test_sentence_transformers_loads_an_export(name, tmp_path):
     backbone = VLMBackbone(f"embedrl:tiny/{name}")
     backbone.build()
     backbone.export(tmp_path)
+    if not backbone.differences.ends_at_emb:
+        assert name == "paligemma"
+        assert not (tmp_path / "modules.json").exists()
+        return
     model = SentenceTransformer(str(tmp_path), device="cpu")
     chats = [CHATS[0], CHATS[1], CHATS[3]]
     found = model.encode([[{**m, "content": list(m["content"])} for m in chat] for chat in chats])

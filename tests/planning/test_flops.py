@@ -14,7 +14,8 @@ from embedrl.planning.pictures import COLOUR, PictureReader
 EMB = {"role": "assistant", "content": [{"type": "text", "text": "<emb>"}]}
 NAMES = (
     *("idefics3", "gemma3", "gemma4", "glm4v", "internvl", "lfm2_vl"),
-    *("llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_5"),
+    *("llava_onevision", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_5", "minicpmv4_6", "molmo2", "paligemma"),
+    *("ernie4_5_vl_moe", "qwen3_vl_moe"),
 )
 
 

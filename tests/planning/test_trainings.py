@@ -7,16 +7,20 @@ import pytest
 import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from PIL import Image
+from recipes import CONFIGS
 from timm.optim import Muon
 from torch.utils.flop_counter import FlopCounterMode
 
+from embedrl.commands.plan import plan
 from embedrl.errors import CheckpointError, ConfigError
 from embedrl.losses.info_nce import InfoNCE
+from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.models.vlm.backbone import VLMBackbone
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.planning.build import build_on_meta
 from embedrl.planning.flops import Flops
@@ -148,6 +152,43 @@ def test_operations_are_those_that_torch_counts(name, checkpointed):
         built(inputs)[:, 0].sum().backward()
     needed = flops.forward(mix) + flops.backward(mix) + (flops.again(mix) if checkpointed else 0)
     assert needed == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("vlm", [QwenVLBackbone, partial(VLMBackbone, "embedrl:tiny/idefics3")])
+def test_late_interaction_adds_its_projection_to_each_token(vlm):
+    make = partial(vlm, "embedrl:tiny") if vlm is QwenVLBackbone else vlm
+    built, planned = (LateInteraction(make(train_vision=True), dim=24, budget=None) for _ in range(2))
+    built.build()
+    build_on_meta(planned)
+    facts = [{n: (p.shape, p.dtype, p.requires_grad) for n, p in m.named_parameters()} for m in (built, planned)]
+    assert facts[0] == facts[1]
+    assert all(p.is_meta for p in planned.parameters())
+    inputs = batch(built)
+    with FlopCounterMode(display=False) as counted:
+        vectors = built(inputs)
+        forward = counted.get_total_flops()
+        vectors.sum().backward()
+    rows, length = inputs["input_ids"].shape
+    picture = PictureReader(planned.backbone, 4).read("image", (96, 96))
+    flops, mix = Flops.of(planned.backbone, 4, planned.head), [(TokenRow(length, (picture,)), float(rows))]
+    assert flops.forward(mix) == pytest.approx(forward, rel=1e-6)
+    assert flops.forward(mix) + flops.backward(mix) == pytest.approx(counted.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_recipe_of_late_interaction_is_planned():
+    words = ["--config", str(CONFIGS / "quickstart/embedder.yaml")]
+    plain, _ = plan([*words, "--model.backbone", str(CONFIGS / "parts/backbone/tiny.yaml")])
+    parts = [f"--model.{name}={CONFIGS / f'parts/{name}/late_interaction.yaml'}" for name in ("backbone", "loss")]
+    late, _ = plan([*words, *parts])
+    width, dim = 128, 64
+    assert late.models["backbone"][0] == plain.models["backbone"][0] + width * dim
+    assert late.tokens == plain.tokens
+    # As many tokens go through the projection as through the decoder.
+    more = 2 * width * dim * sum(late.tokens.values())
+    assert late.flops["forward"] == pytest.approx(plain.flops["forward"] + more)
+    assert late.flops["backward"] == pytest.approx(plain.flops["backward"] + 2 * more)
+    assert late.memory["activations kept"] > plain.memory["activations kept"]
 
 
 def test_operations_of_the_head_and_of_writing():

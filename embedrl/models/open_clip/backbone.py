@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embedrl.errors import CheckpointError, ConfigError
+from embedrl.models.adapters import to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.export_options import write_options
 from embedrl.models.feature_cache import FeatureCache
@@ -213,15 +213,12 @@ class OpenClipBackbone(Backbone):
         Raises:
             ConfigError: If the adapter alone is asked for and there is none.
         """
-        net = self.net
+        clip = to_export(self.net if isinstance(self.net, PeftModel) else self.clip, merge)
         out.mkdir(parents=True, exist_ok=True)
         if not merge:
-            if not isinstance(net, PeftModel):
-                raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
-            net.save_pretrained(str(out))
+            clip.save_pretrained(str(out))
             write_options(out, public_path(type(self)), self.reading_options())
             return
-        clip = copy.deepcopy(net).merge_and_unload() if isinstance(net, PeftModel) else self.clip
         config = read_config(self.model, self.pretrained)
         tokenizer = make_tokenizer(config)
         if isinstance(tokenizer, HFTokenizer):

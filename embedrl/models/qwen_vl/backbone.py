@@ -17,7 +17,8 @@ from embedrl.models.qwen_vl.loading import NETWORKS, load_config, load_processor
 from embedrl.models.qwen_vl.patch_embedding import make_linear
 from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor, attention_balance
 from embedrl.models.vlm.base import EmbedsAtToken, VisionLanguageModel
-from embedrl.models.vlm.families import VLMFamily, family_of
+from embedrl.models.vlm.families import family_of
+from embedrl.models.vlm.family import VLMFamily
 
 
 class QwenVL(VisionLanguageModel):

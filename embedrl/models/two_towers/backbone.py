@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,18 +12,18 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_base
+from embedrl.models.adapters import to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES
-from embedrl.models.dropout import as_in_forward
+from embedrl.models.dropout import checkpoint_layers
 from embedrl.models.export_options import write_options
-from embedrl.models.lora import LoRAOptions, add_lora
+from embedrl.models.lora import LoRAOptions, add_lora_on
 from embedrl.models.two_towers.fusion import FusionWeights, fuse, settle, stored_fusion
 from embedrl.models.two_towers.loading import TINY, empty_network, load_config, load_network, load_processor
 from embedrl.models.two_towers.preprocess import IMAGE_PREFIX, TEXT_PREFIX, TwoTowerPreprocessor
 from embedrl.models.two_towers.towers import frozen_parts, linear_layers
 from embedrl.models.vision_cache import cache_vision_features
-from embedrl.models.vlm.families import VLMFamily
+from embedrl.models.vlm.family import VLMFamily
 from embedrl.models.vlm.settings import PictureSettings, load_settings
 from embedrl.utils.public_names import public_path
 
@@ -119,17 +118,9 @@ class TwoTowerBackbone(Backbone):
             frozen_parts(network, self.trainable)
             self.net = network
         else:
-            adapted = add_lora(network, self.lora, linear_layers(network, self.lora))
-            if adapter_base(self.path) or not network.name_or_path:
-                # The base that an exported adapter names.
-                adapted.peft_config["default"].base_model_name_or_path = self.path
-            self.net = adapted
+            self.net = add_lora_on(self.path, network, self.lora, linear_layers(network, self.lora))
         if self.gradient_checkpointing:
-            options = {"use_reentrant": False, "context_fn": as_in_forward(network)}
-            try:
-                network.gradient_checkpointing_enable(options)
-            except ValueError as error:
-                raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error
+            checkpoint_layers(network)
         self.train()
 
     def train(self, mode: bool = True) -> TwoTowerBackbone:
@@ -188,12 +179,7 @@ class TwoTowerBackbone(Backbone):
         Raises:
             ConfigError: If the adapter alone is asked for and there is none.
         """
-        network: Any = self.net
-        if isinstance(network, PeftModel) and merge:
-            network = copy.deepcopy(network).merge_and_unload()
-        elif not isinstance(network, PeftModel) and not merge:
-            raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
-        network.save_pretrained(out)
+        to_export(self.net, merge).save_pretrained(out)
         self.preprocessor().processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 

@@ -10,8 +10,9 @@ from embedrl.models.backbone import ModelInputs
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.vlm.base import EmbedsAtToken, VisionLanguageModel
-from embedrl.models.vlm.families import VLMFamily, family_of
-from embedrl.models.vlm.loading import NETWORKS, load_config, load_processor
+from embedrl.models.vlm.families import family_of
+from embedrl.models.vlm.family import VLMFamily
+from embedrl.models.vlm.loading import NETWORKS, load_processor
 from embedrl.models.vlm.preprocess import VLMPreprocessor
 from embedrl.models.vlm.rows import TOKENS, picture_inputs
 from embedrl.models.vlm.settings import PictureSettings, load_settings, stored_family
@@ -71,7 +72,7 @@ class AnyVLM(VisionLanguageModel):
         if self.family is not None:
             return self.family
         stored = self.stored.family
-        return stored_family(self.path, stored) if stored else family_of(load_config(self.path).model_type)
+        return stored_family(self.path, stored) if stored else family_of(self.networks.config(self.path).model_type)
 
     @property
     def settings(self) -> PictureSettings:
@@ -89,7 +90,7 @@ class AnyVLM(VisionLanguageModel):
 
     def read_processor(self) -> Any:
         """See `VisionLanguageModel.read_processor`."""
-        processor = load_processor(self.path, self.family)
+        processor = load_processor(self.path, self.networks.config, self.family)
         self.settings.write_into(processor, self.differences)
         return processor
 
@@ -107,11 +108,13 @@ class AnyVLM(VisionLanguageModel):
         """What the network takes of the inputs, pixels in its own dtype."""
         dtype = self.network.get_input_embeddings().weight.dtype
         names = [name for name in (*TOKENS, *picture_inputs(inputs)) if name in inputs]
-        return {
-            # Not what positions are made of, such as the seconds of a grid.
-            name: inputs[name].to(dtype) if name.startswith("pixel_values") else inputs[name]
-            for name in names
-        }
+        return self.preprocessor().family.put_together(
+            {
+                # Not what positions are made of, such as the seconds of a grid.
+                name: inputs[name].to(dtype) if name.startswith("pixel_values") else inputs[name]
+                for name in names
+            }
+        )
 
 
 class VLMBackbone(AnyVLM, EmbedsAtToken):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,21 +12,23 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
+from transformers import AutoModel
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_base, adapter_tokens, add_token_row
+from embedrl.models.adapters import adapter_tokens, add_token_row, to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
-from embedrl.models.dropout import as_in_forward
+from embedrl.models.dropout import checkpoint_layers
 from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
-from embedrl.models.lora import LoRAOptions, add_lora
+from embedrl.models.lora import LoRAOptions, add_lora_on
 from embedrl.models.networks import NetworkReader
 from embedrl.models.pooling import last_places
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
-from embedrl.models.vlm.families import VLMFamily, linear_layers
+from embedrl.models.vlm.family import VLMFamily
+from embedrl.models.vlm.parts import linear_layers
 from embedrl.utils.public_names import public_path
 
 
@@ -139,25 +140,17 @@ class VisionLanguageModel(Loadable):
             ConfigError: If the LoRA scope matches nothing, or the family lacks something that was asked for.
         """
         core = network.base_model
-        if core is network:
+        if core is network and self.networks.cls is not AutoModel:
             raise ConfigError(f"{self.path}: a {type(network).__name__} has no part without its LM head to embed with")
         if self.lora is not None:
-            adapted = add_lora(network, self.lora, self._adapted(network, self.lora))
-            if adapter_base(self.path) or not network.name_or_path:
-                # The base that an exported adapter names.
-                adapted.peft_config["default"].base_model_name_or_path = self.path
-            self.net = adapted
+            self.net = add_lora_on(self.path, network, self.lora, self._adapted(network, self.lora))
         else:
             network.requires_grad_(True)
             for module in self._outside_decoder(core):
                 module.requires_grad_(self.train_vision)
             self.net = network
         if self.gradient_checkpointing:
-            options = {"use_reentrant": False, "context_fn": as_in_forward(network)}
-            try:
-                network.gradient_checkpointing_enable(options)
-            except ValueError as error:
-                raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error
+            checkpoint_layers(network)
             # Frozen embeddings would otherwise cut the graph before the first checkpointed layer.
             need_input_gradients(network)
         self.net.train()
@@ -166,7 +159,7 @@ class VisionLanguageModel(Loadable):
         """The names of the layers that LoRA adapts; None: those that `embedrl.models.lora.SCOPES` describes."""
         core = network.base_model
         prefix = next(name for name, module in network.named_modules() if module is core)
-        return [f"{prefix}.{name}" for name in linear_layers(core, self.differences, lora)]
+        return [f"{prefix}.{name}".lstrip(".") for name in linear_layers(core, self.differences, lora)]
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
@@ -213,12 +206,7 @@ class VisionLanguageModel(Loadable):
         Raises:
             ConfigError: If the adapter alone is asked for and there is none.
         """
-        network = self.network
-        if isinstance(network, PeftModel) and merge:
-            network = copy.deepcopy(network).merge_and_unload()
-        elif not isinstance(network, PeftModel) and not merge:
-            raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
-        network.save_pretrained(out)
+        to_export(self.network, merge).save_pretrained(out)
         self.processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 
@@ -250,13 +238,13 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
         return functional.normalize(self.hidden_at(inputs, tokens).float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
-        """See `VisionLanguageModel.export`; merged weights come with the files that sentence-transformers needs.
+        """See `VisionLanguageModel.export`; merged weights come with sentence-transformers' files where it can.
 
         An adapter comes with the row of `<emb>` if its base has none.
         """
         super().export(out, merge)
         if not merge and self.emb_new:  # a Reasoner, which servers load, never reads `<emb>`
             add_token_row(out, self.network, self.emb_token_id)
-        if merge:
+        if merge and self.differences.ends_at_emb:
             tokenizer, video = self.processor.tokenizer, self.differences.reads_video
             write_layout(out, self.core.config.text_config.hidden_size, tokenizer, video)

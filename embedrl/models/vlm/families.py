@@ -2,93 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.models.ovis2.image_processing_ovis2 import get_min_tile_covering_grid
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from embedrl.errors import ConfigError
-from embedrl.models.lora import SCOPES, LoRAOptions
 from embedrl.models.qwen_vl.preprocess import PixelBudget
-from embedrl.models.vlm.boxes import Coordinates
-
-
-class VLMFamily:
-    """The common path; a subclass says what is different in its family.
-
-    Attributes:
-        reads_video: Whether a video goes to its video processor; otherwise its frames are read as pictures.
-        pictures_by_row: Whether `pixel_values` has a row for each chat, filled up with empty pictures.
-        boxes: How it writes boxes.
-        template: A chat template for checkpoints that have none.
-        image_mark: The token at which the model reads pictures, where its processor names another one for texts.
-        projector: Pattern of the modules inside the vision tower that map its features to the language model.
-        refused: Why it cannot be used; empty if it can.
-    """
-
-    reads_video: ClassVar[bool] = False
-    pictures_by_row: ClassVar[bool] = False
-    boxes: ClassVar[Coordinates] = "thousand"
-    template: ClassVar[str] = ""
-    image_mark: ClassVar[str] = ""
-    projector: ClassVar[str] = r"(.*\.)?(merger|deepstack_merger_list)(\..*)?"
-    refused: ClassVar[str] = ""
-
-    def set_pixels(self, processor: Any, budget: PixelBudget) -> None:
-        """Write the budget of a picture into the processor.
-
-        Raises:
-            ConfigError: If the processor has no such notion.
-        """
-        name = type(processor.image_processor).__name__
-        raise ConfigError(
-            f"backbone.image_pixels: a {name} has no budget of pixels: leave it null, "
-            "and set its own options with backbone.image_settings"
-        )
-
-    def vision_tower(self, core: Any) -> nn.Module | None:
-        """The vision tower, None if there is none to be found.
-
-        Args:
-            core: The model without its LM head.
-        """
-        tower = core.get_encoder(modality="image")
-        return tower if isinstance(tower, nn.Module) and tower is not core else None
-
-    def grow(self, network: Any, row: int) -> None:
-        """Called when the base has no row of a new token: give it to other tables than the embedding and the head."""
-
-    def picture_tokens(self, processor: Any, size: tuple[int, int]) -> int:
-        """About how many tokens a picture has.
-
-        Args:
-            processor: The processor.
-            size: Width and height of the picture.
-
-        Raises:
-            ValueError: If it cannot be read.
-        """
-        count = getattr(processor, "_get_num_multimodal_tokens", None)
-        return 256 if count is None else int(count(image_sizes=[size[::-1]])["num_image_tokens"][0])
-
-    def picture_size(self, processor: Any, size: tuple[int, int]) -> tuple[float, float]:
-        """Width and height at which a picture enters the model, for `boxes: pixels`.
-
-        Args:
-            processor: The processor.
-            size: Width and height of the picture.
-
-        Raises:
-            ValueError: If it cannot be read.
-        """
-        return size
+from embedrl.models.vlm.family import VLMFamily
+from embedrl.models.vlm.layouts import EmbeddingGemma, MiniCPM, Molmo2, PaliGemma
 
 
 class PatchGrids(VLMFamily):
-    """Pictures of any size and videos, cut into a grid of patches: the Qwen line."""
+    """Pictures of any size and videos, cut into a grid of patches: the Qwen line, ERNIE 4.5."""
 
     reads_video = True
 
@@ -203,20 +130,19 @@ class Refused(VLMFamily):
     refused = "it reads pictures beside the text, not in it"
 
 
-class PicturesAlone(VLMFamily):
-    """PaliGemma's processor reads no text without a picture, so that a side of text alone has no vector."""
-
-    refused = "its processor reads no text without a picture"
-
-
 FAMILIES: dict[str, VLMFamily] = {
-    **dict.fromkeys(("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), PatchGrids()),
+    **dict.fromkeys(
+        ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "ernie4_5_vl_moe"), PatchGrids()
+    ),
     "qwen2_5_vl": PixelCoordinates(),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), Glm()),
     **dict.fromkeys(("smolvlm", "idefics2", "idefics3"), PicturesByRow()),
     "internvl": InternVL(),
     "ovis2": Ovis2(),
-    "paligemma": PicturesAlone(),
+    "paligemma": PaliGemma(),
+    **dict.fromkeys(("minicpmv4_6", "minicpmv4_7"), MiniCPM()),
+    "molmo2": Molmo2(),
+    "embedding_gemma2": EmbeddingGemma(),
     "gemma4": Gemma4(),
     "lfm2_vl": Lfm2(),
     **dict.fromkeys(("mllama", "evolla", "idefics", "blip", "git", "pix2struct", "udop", "florence2"), Refused()),
@@ -227,50 +153,3 @@ FAMILIES: dict[str, VLMFamily] = {
 def family_of(model_type: str) -> VLMFamily:
     """The family of a model type; the common path if it has no class of its own."""
     return FAMILIES.get(model_type, VLMFamily())
-
-
-def linear_layers(core: Any, family: VLMFamily, options: LoRAOptions) -> list[str]:
-    """The names of the linear layers that LoRA adapts; the projector is what lies outside of decoder and towers.
-
-    Args:
-        core: The model without its LM head.
-        family: Its family.
-        options: The options, with their scope.
-
-    Returns:
-        Names inside `core`.
-
-    Raises:
-        ConfigError: If a part that the scope names has no linear layer, or holds experts whose weights are fused into
-            one tensor.
-    """
-    decoder = core.get_decoder()
-    places = {"language": decoder, "vision": family.vision_tower(core), "audio": core.get_encoder(modality="audio")}
-    inside = {
-        part: {id(module) for module in place.modules()}
-        for part, place in places.items()
-        if isinstance(place, nn.Module) and place is not core
-    }
-    layers: dict[str, list[str]] = {part: [] for part in (*SCOPES, "audio")}
-    for name, module in core.named_modules():
-        if isinstance(module, nn.Linear):
-            part = next((part for part, modules in inside.items() if id(module) in modules), "projector")
-            if part == "vision" and re.fullmatch(family.projector, name):
-                part = "projector"
-            layers[part].append(name)
-            if part == "language" and re.search(r"att(n|ention)", name):
-                layers["language-attention"].append(name)
-    if "language" in options.parts and (fused := _fused_experts(decoder)):
-        raise ConfigError(
-            f"lora.scope language: the experts of {type(core).__name__} are fused into one tensor ({fused}), which has "
-            "no adapter: use language-attention"
-        )
-    for part in options.scope.split("+"):
-        if not layers.get({"merger": "projector"}.get(part, part), ["all-linear"]):
-            raise ConfigError(f"lora.scope: {type(core).__name__} has no linear layer in its part {part!r}")
-    return list(dict.fromkeys(name for part in options.parts for name in layers[part]))
-
-
-def _fused_experts(decoder: nn.Module) -> str:
-    """The first parameter that holds the weights of several experts, empty if none does."""
-    return next((name for name, p in decoder.named_parameters() if p.ndim == 3 and "expert" in name), "")

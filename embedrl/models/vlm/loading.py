@@ -5,20 +5,24 @@ A folder with a LoRA adapter in peft's layout counts as its base with the adapte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from embedrl.errors import CheckpointError, unreadable
 from embedrl.models.adapters import adapter_base
 from embedrl.models.checkpoint_files import check_adapter_token, checkpoint_place, config_identity, unread
 from embedrl.models.networks import NetworkReader
-from embedrl.models.vlm.families import VLMFamily, family_of
+from embedrl.models.vlm.families import family_of
+from embedrl.models.vlm.family import VLMFamily
 
 TINY = "embedrl:tiny/"
+ENCODERS = ("embedding_gemma2",)
+"""The model types of encoders that read texts and pictures in one row."""
 CURE = (
     "give a folder with the checkpoint of a vision-language model or a LoRA adapter, a Hub name, "
     "or embedrl:tiny/FAMILY, such as embedrl:tiny/qwen2_5_vl"
@@ -63,21 +67,43 @@ def _load_config(path: str, file: str, written: int) -> Any:
     return config
 
 
-def load_processor(path: str, family: VLMFamily | None = None) -> Any:
+def load_encoder_config(path: str) -> Any:
+    """The configuration of a checkpoint of an encoder that reads texts and pictures in one row.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is of no such encoder.
+    """
+    if base := adapter_base(path):
+        return load_encoder_config(base)
+    if path.startswith(TINY):
+        config = _tiny().build_config(path.removeprefix(TINY))
+    else:
+        with unreadable(unread(path, "config.json"), CURE, CheckpointError):
+            config = AutoConfig.from_pretrained(_place(path))
+    if config.model_type not in ENCODERS:
+        raise CheckpointError(
+            f"{path}: model_type {config.model_type!r} is no encoder of texts and pictures ({', '.join(ENCODERS)}): a "
+            "vision-language model goes to embedrl.VLMBackbone, two towers go to embedrl.TwoTowerBackbone"
+        )
+    return config
+
+
+def load_processor(path: str, load: Callable[[str], Any] = load_config, family: VLMFamily | None = None) -> Any:
     """The processor of a checkpoint; an adapter's is its base's.
 
     Args:
         path: The checkpoint.
+        load: Reads the configuration of a checkpoint.
         family: Its family; None: as its configuration says.
 
     Raises:
         CheckpointError: If it cannot be read, reads no pictures, has no chat template, or is another family's.
     """
     if base := adapter_base(path):
-        processor = load_processor(base, family)
+        processor = load_processor(base, load, family)
         check_adapter_token(path, processor.tokenizer)
         return processor
-    config = load_config(path)
+    config = load(path)
     if path.startswith(TINY):
         return _tiny().build_processor(path.removeprefix(TINY))
     with unreadable(unread(path, "the processor"), CURE, CheckpointError):
@@ -138,3 +164,4 @@ def _tiny_network(path: str, config: Any, attn_implementation: str) -> Any:
 
 
 NETWORKS = NetworkReader(AutoModelForImageTextToText, load_config, _place, _tiny_network, CURE)
+ENCODER_NETWORKS = NetworkReader(AutoModel, load_encoder_config, _place, _tiny_network, CURE)

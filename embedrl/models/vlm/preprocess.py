@@ -17,13 +17,13 @@ from embedrl.errors import ConfigError, DataError, ThinPictureError, TooLongErro
 from embedrl.models.packing import IGNORE
 from embedrl.models.vlm.boxes import to_family, to_thousand
 from embedrl.models.vlm.chats import as_pictures, end_of_turn, excerpt, parts, placeholders, same_size, with_boxes
-from embedrl.models.vlm.families import VLMFamily
+from embedrl.models.vlm.family import VLMFamily
 from embedrl.models.vlm.rows import COUNTS, PICTURE_SIZE, TOKENS, append, picture_inputs
 from embedrl.types import Chat, Lesson
 from embedrl.utils.reserved_words import escape_message, own_words
 
 _THIN = 20
-"""A picture that cannot be processed counts as too thin if one side is more than this many times the other."""
+"""A picture that cannot be processed counts as too thin if one side is more than this many times the other, or 1."""
 
 
 class VLMPreprocessor:
@@ -77,7 +77,9 @@ class VLMPreprocessor:
             self.as_written(lesson.reply, row) + self.end_of_turn for lesson, row in zip(lessons, prompts, strict=True)
         ]
         tokens = self.processor.tokenizer(replies, add_special_tokens=False)["input_ids"]
-        inputs = self._join([append(row, ids) for row, ids in zip(prompts, tokens, strict=True)], "right")
+        inputs = self._join(
+            [append(row, ids, self.family.reply_type) for row, ids in zip(prompts, tokens, strict=True)], "right"
+        )
         inputs["labels"] = torch.full_like(inputs["input_ids"], IGNORE)
         for number, (row, ids) in enumerate(zip(prompts, tokens, strict=True)):
             start = row["input_ids"].shape[1]
@@ -193,17 +195,17 @@ class VLMPreprocessor:
                 ],
             }
         try:
-            made = self.processor(text=[text], images=[images] if images else None, return_tensors="pt", **options)
+            made = self.family.read(self.processor, text, images, options)
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
             # How thin is too thin is each processor's own affair, and so is what it raises.
-            thin = any(max(size) > _THIN * min(size) for size in sizes)
+            thin = any(min(size) == 1 or max(size) > _THIN * min(size) for size in sizes)
             raise DataError(
                 f"the chat {excerpt(text)} cannot be processed: {said(error)}; its pictures have "
                 f"{', '.join(f'{width}x{height}' for width, height in sizes) or 'no'} pixels: leave it out",
                 "thin_picture" if thin else "",
             ) from error
         self._check_length(made["input_ids"].shape[1], chat)
-        row = {name: v if isinstance(v, Tensor) else torch.tensor(v) for name, v in made.items()}
+        row = self.family.taken_apart({n: v if isinstance(v, Tensor) else torch.tensor(v) for n, v in made.items()})
         if prompt and self.family.boxes != "thousand":
             row[PICTURE_SIZE] = torch.tensor([size or (0.0, 0.0)])
         return row

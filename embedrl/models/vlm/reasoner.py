@@ -52,6 +52,8 @@ class VLMReasoner(AnyVLM, PolicyGenerator):
             # The last token of a reply is predicted, but is no input: no token follows it.
             packed["input_ids"][row, length : length + len(reply) - 1] = torch.tensor(reply[:-1])
             packed["attention_mask"][row, length : length + len(reply) - 1] = 1
+            if "token_type_ids" in packed:
+                packed["token_type_ids"][row, length : length + len(reply) - 1] = self.preprocessor().family.reply_type
         width = length + longest - 1
         steps = torch.arange(longest).minimum((labels != IGNORE).sum(1, keepdim=True) - 1)
         sources = torch.arange(rows)[:, None] * width + length - 1 + steps

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from embedrl.data.inputs import ModelInputs
 
-TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids")
 """The inputs that have a value for each token."""
 COUNTS, PICTURE_SIZE = "picture_counts", "picture_size"
 """Inputs that the network does not take: how many entries of the inputs of pictures belong to each chat,
@@ -21,9 +21,16 @@ def picture_inputs(inputs: ModelInputs) -> list[str]:
     return [name for name in inputs if name not in (*TOKENS, COUNTS, PICTURE_SIZE, "labels", "sources")]
 
 
-def append(row: ModelInputs, ids: Sequence[int]) -> ModelInputs:
-    """A row with tokens of text behind it."""
-    more = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+def append(row: ModelInputs, ids: Sequence[int], reply_type: int = 0) -> ModelInputs:
+    """A row with the tokens of a reply behind it.
+
+    Args:
+        row: The row of a prompt.
+        ids: The tokens.
+        reply_type: Their `token_type_ids`.
+    """
+    ones = torch.ones(1, len(ids))
+    more = {"input_ids": torch.tensor([ids]), "attention_mask": ones, "token_type_ids": reply_type * ones}
 
     def longer(name: str) -> Tensor:
         added = more.get(name, torch.zeros(1, len(ids)))

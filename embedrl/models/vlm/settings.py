@@ -12,7 +12,8 @@ from embedrl.models.adapters import adapter_base
 from embedrl.models.checkpoint_files import checkpoint_place
 from embedrl.models.export_options import OPTIONS_FILE, read_options
 from embedrl.models.qwen_vl.preprocess import PixelBudget
-from embedrl.models.vlm.families import FAMILIES, VLMFamily
+from embedrl.models.vlm.families import FAMILIES
+from embedrl.models.vlm.family import VLMFamily
 from embedrl.models.vlm.loading import CURE, TINY
 from embedrl.utils.public_names import public_path
 

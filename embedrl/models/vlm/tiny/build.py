@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from tokenizers import AddedToken
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from embedrl.errors import CheckpointError
 from embedrl.models.qwen_vl.tiny import MARKUP, build_tokenizer, world_words
-from embedrl.models.vlm.tiny import fixed_towers, gemma, mixtures, patch_grids, tables
+from embedrl.models.vlm.tiny import fixed_towers, gemma, mixtures, patch_grids, slices, tables
 from embedrl.models.vlm.tiny.recipe import TinyFamily
 
-FAMILIES = patch_grids.FAMILIES | fixed_towers.FAMILIES | gemma.FAMILIES | mixtures.FAMILIES | tables.FAMILIES
+FAMILIES: dict[str, TinyFamily] = {}
+for _module in (patch_grids, fixed_towers, gemma, mixtures, tables, slices):
+    FAMILIES |= _module.FAMILIES
 """Model type → how to build its tiny model."""
 
 
@@ -52,15 +54,15 @@ def build_model(config: Any, attn_implementation: str = "sdpa", seed: int = 0) -
     """The model with random weights; the same seed gives the same weights and leaves the global RNG alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(
-            config, dtype=torch.float32, attn_implementation=attn_implementation
-        )
+        cls: Any = AutoModel if config.model_type in gemma.ENCODERS else AutoModelForImageTextToText
+        model = cls.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation)
         for parameter in model.parameters():
             # Some families start with a projector of zeros, through which no picture is seen.
             if parameter.ndim == 2 and not parameter.is_meta and not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
-    model.generation_config.eos_token_id = config.text_config.eos_token_id
-    model.generation_config.pad_token_id = 0
+    if model.can_generate():
+        model.generation_config.eos_token_id = config.text_config.eos_token_id
+        model.generation_config.pad_token_id = 0
     return model.eval()
 
 
@@ -72,6 +74,8 @@ def write(name: str, folder: Path, seed: int = 0) -> Path:
 
 
 def _family(name: str) -> TinyFamily:
+    if name in gemma.ENCODERS:
+        return gemma.ENCODERS[name]
     if name not in FAMILIES:
         raise CheckpointError(f"embedrl:tiny/{name} does not exist: choose one of {', '.join(sorted(FAMILIES))}")
     return FAMILIES[name]

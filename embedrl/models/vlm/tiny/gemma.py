@@ -1,10 +1,13 @@
-"""Gemma 3 and Gemma 4."""
+"""Gemma 3, Gemma 4, PaliGemma and EmbeddingGemma 2."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from transformers import (
+    EmbeddingGemma2Config,
+    EmbeddingGemma2Processor,
+    EmbeddingGemma2VideoProcessor,
     Gemma3Config,
     Gemma3ImageProcessor,
     Gemma3Processor,
@@ -13,10 +16,16 @@ from transformers import (
     Gemma4ImageProcessor,
     Gemma4Processor,
     Gemma4VideoProcessor,
+    PaliGemmaConfig,
+    PaliGemmaProcessor,
+    SiglipImageProcessor,
 )
 
+from embedrl.models.vlm.layouts import EmbeddingGemma, PaliGemma
 from embedrl.models.vlm.tiny.recipe import (
     GREY,
+    PATCH,
+    SIDE,
     SIGLIP,
     SQUARE,
     TinyFamily,
@@ -49,14 +58,38 @@ def _gemma3_config(tokenizer: Any) -> Any:
     )
 
 
+# 70 tokens a picture are the fewest that the processors of Gemma 4 know.
+PATCHES: dict[str, Any] = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 3}
+VISION = SIGLIP | {
+    **{"model_type": "gemma4_vision", "patch_size": 4, "head_dim": 12, "num_key_value_heads": 4},
+    "position_embedding_size": 256,
+}
+MARKS = ("<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio>", "<audio|>", "<|audio|>")
+MARK_ROLES = {
+    **{"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"},
+    **{"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
+}
+
+
+def _mark_ids(tokenizer: Any) -> dict[str, int]:
+    return ids(
+        tokenizer,
+        image_token_id="<|image|>",
+        video_token_id="<|video|>",
+        audio_token_id="<|audio|>",
+        boi_token_id="<|image>",
+        eoi_token_id="<image|>",
+        boa_token_id="<|audio>",
+        eoa_token_index="<audio|>",
+    )
+
+
 def _gemma4_processor(tokenizer: Any, template: str) -> Any:
-    # 70 tokens a picture are the fewest that its processor knows.
-    patches = {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 3}
     return Gemma4Processor(
         Gemma4AudioFeatureExtractor(),
-        Gemma4ImageProcessor(**patches),
+        Gemma4ImageProcessor(**PATCHES),
         tokenizer,
-        Gemma4VideoProcessor(do_sample_frames=False, **patches),
+        Gemma4VideoProcessor(do_sample_frames=False, **PATCHES),
         chat_template=template,
         image_seq_length=70,
     )
@@ -79,23 +112,57 @@ def _gemma4_config(tokenizer: Any) -> Any:
     )
     return Gemma4Config(
         text_config=text | {"pad_token_id": ids(tokenizer, pad="<pad>")["pad"]},
-        vision_config=SIGLIP
-        | {
-            **{"model_type": "gemma4_vision", "patch_size": 4, "head_dim": 12, "num_key_value_heads": 4},
-            "position_embedding_size": 256,
-        },
+        vision_config=VISION,
         audio_config=None,
         tie_word_embeddings=True,
-        **ids(
-            tokenizer,
-            image_token_id="<|image|>",
-            video_token_id="<|video|>",
-            audio_token_id="<|audio|>",
-            boi_token_id="<|image>",
-            eoi_token_id="<image|>",
-            boa_token_id="<|audio>",
-            eoa_token_index="<audio|>",
-        ),
+        **_mark_ids(tokenizer),
+    )
+
+
+def _encoder_processor(tokenizer: Any, template: str) -> Any:
+    return EmbeddingGemma2Processor(
+        Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessor(**PATCHES),
+        tokenizer,
+        EmbeddingGemma2VideoProcessor(do_sample_frames=False, **PATCHES),
+        chat_template=template,
+        image_seq_length=70,
+    )
+
+
+def _encoder_config(tokenizer: Any) -> Any:
+    text = text_config(
+        tokenizer,
+        "embedding_gemma2_text",
+        head_dim=16,
+        global_head_dim=16,
+        num_global_key_value_heads=1,
+        hidden_size_per_layer_input=8,
+        embedding_dim=32,
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=64,
+    )
+    return EmbeddingGemma2Config(
+        text_config=text | {"pad_token_id": ids(tokenizer, pad="<pad>")["pad"]},
+        vision_config=VISION,
+        audio_config=None,
+        **_mark_ids(tokenizer),
+    )
+
+
+def _paligemma_processor(tokenizer: Any, template: str) -> Any:
+    images = SiglipImageProcessor(size=SQUARE, image_seq_length=(SIDE // PATCH) ** 2, **GREY)
+    return PaliGemmaProcessor(images, tokenizer, chat_template=template)
+
+
+def _paligemma_config(tokenizer: Any) -> Any:
+    return PaliGemmaConfig(
+        text_config=text_config(tokenizer, "gemma", head_dim=16),
+        vision_config=tower_config("siglip_vision_model", vision_use_head=False),
+        projection_dim=64,
+        hidden_size=64,
+        tie_word_embeddings=True,
+        **ids(tokenizer, image_token_index="<image>"),
     )
 
 
@@ -112,18 +179,35 @@ FAMILIES = {
         {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
     ),
     "gemma4": TinyFamily(
-        (
-            *("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>", "<|video|>"),
-            *("<|audio>", "<audio|>", "<|audio|>"),
-        ),
+        ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", *MARKS),
         {"bos_token": "<bos>", "eos_token": "<turn|>", "pad_token": "<pad>"},
         chat_template("<|turn>ROLE\n", "<turn|>\n", "<|image|>", "<|video|>", begin="<bos>", assistant="model"),
         _gemma4_processor,
         _gemma4_config,
-        {
-            **{"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"},
-            **{"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"},
-        },
+        MARK_ROLES,
+    ),
+    "paligemma": TinyFamily(
+        (
+            *("<pad>", "<eos>", "<bos>", "<image>"),
+            *(f"<loc{place:04}>" for place in range(1024)),
+            *(f"<seg{code:03}>" for code in range(128)),
+        ),
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        PaliGemma.template,
+        _paligemma_processor,
+        _paligemma_config,
+        {"image_token": "<image>"},
     ),
 }
 """Model type → how to build its tiny model."""
+ENCODERS = {
+    "embedding_gemma2": TinyFamily(
+        ("<pad>", "<eos>", "<bos>", *MARKS),
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        EmbeddingGemma.template,
+        _encoder_processor,
+        _encoder_config,
+        MARK_ROLES,
+    ),
+}
+"""The same of encoders."""

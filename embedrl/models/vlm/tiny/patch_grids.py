@@ -28,6 +28,10 @@ PIXELS = {"shortest_edge": 32 * 32, "longest_edge": 56 * 56}
 FRAMES = {"shortest_edge": 32 * 32, "longest_edge": 16 * 32 * 32}
 GRID: dict[str, Any] = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2} | GREY
 TURNS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VISION = {
+    **{"depth": 2, "hidden_size": 48, "intermediate_size": 96, "num_heads": 4, "patch_size": PATCH},
+    **{"out_hidden_size": 64, "num_position_embeddings": 36},
+}
 QWEN = (*TURNS, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_ROLES = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 QWEN_TEMPLATE = chat_template(
@@ -64,6 +68,18 @@ def qwen_text(tokenizer: Any, sections: list[int], **more: Any) -> dict[str, Any
     """The configuration of a text model with positions of three axes, in sections of these widths."""
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     return TEXT | {"vocab_size": vocabulary_size(tokenizer), "rope_parameters": rope} | more
+
+
+def qwen3_5_text(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    """The configuration of a text model of linear and full attention."""
+    linear = {
+        **{"linear_key_head_dim": 16, "linear_value_head_dim": 16},
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        "layer_types": ["linear_attention", "full_attention"],
+    }
+    text = qwen_text(tokenizer, [2, 1, 1], head_dim=32, **linear, **more)
+    text["rope_parameters"] |= {"mrope_interleaved": True, "partial_rotary_factor": 0.25}
+    return text
 
 
 def _qwen2_processor(tokenizer: Any, template: str) -> Any:
@@ -115,22 +131,8 @@ def _qwen2_5_config(tokenizer: Any) -> Any:
 
 
 def _qwen3_5_config(tokenizer: Any) -> Any:
-    vision = {
-        **{"depth": 2, "hidden_size": 48, "intermediate_size": 96, "num_heads": 4, "patch_size": PATCH},
-        **{"out_hidden_size": 64, "num_position_embeddings": 36},
-    }
-    text = qwen_text(
-        tokenizer,
-        [2, 1, 1],
-        head_dim=32,
-        linear_key_head_dim=16,
-        linear_value_head_dim=16,
-        linear_num_key_heads=2,
-        linear_num_value_heads=4,
-        layer_types=["linear_attention", "full_attention"],
-    )
-    text["rope_parameters"] |= {"mrope_interleaved": True, "partial_rotary_factor": 0.25}
-    return Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True, **qwen_ids(tokenizer))
+    text = qwen3_5_text(tokenizer)
+    return Qwen3_5Config(text_config=text, vision_config=VISION, tie_word_embeddings=True, **qwen_ids(tokenizer))
 
 
 def _glm_config(tokenizer: Any) -> Any:
