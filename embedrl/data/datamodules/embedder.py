@@ -130,16 +130,25 @@ class EmbedderDataModule(BaseDataModule):
             world_size=trainer.world_size,
             names=labels,
         )
-        pairs = PairDataset([row.source for row in self.mix], self.render, self.seed, self.max_negatives, labels)
+        sources, (queries, targets) = [row.source for row in self.mix], self.side_options()
+        pairs = PairDataset(sources, queries, self.seed, self.max_negatives, labels, targets)
         rows = CheckedRows(pairs, self.on_bad)
         sides = self.batch_size // trainer.world_size * (2 + self.max_negatives)
         collator = ContrastiveCollator(
-            self._preprocessor(),
+            self.train_preprocessor(),
             self.micro_batch_size,
             # Negatives are ragged: ranks agree on the count that the fullest batch needs.
             -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
         )
         return self._make_train_loader(rows, sampler, CheckedCollator(rows, collator, collator.check))
+
+    def side_options(self) -> tuple[RenderOptions, RenderOptions]:
+        """How the queries and the targets of training are rendered."""
+        return self.render, self.render
+
+    def train_preprocessor(self) -> Preprocessor:
+        """The preprocessor of training."""
+        return self._preprocessor()
 
     def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
         """All sides of the validation tasks; no loader if there are none."""

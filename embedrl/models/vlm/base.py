@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_base, adapter_tokens, add_token_row
+from embedrl.models.adapters import adapter_base, adapter_tokens, add_token_rows
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import as_in_forward
@@ -256,7 +256,7 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
         """
         super().export(out, merge)
         if not merge and self.emb_new:  # a Reasoner, which servers load, never reads `<emb>`
-            add_token_row(out, self.network, self.emb_token_id)
+            add_token_rows(out, self.network, [self.emb_token_id])
         if merge:
             tokenizer, video = self.processor.tokenizer, self.differences.reads_video
             write_layout(out, self.core.config.text_config.hidden_size, tokenizer, video)

@@ -1,0 +1,92 @@
+"""One model that reasons and embeds, in training: contrastive losses on two vectors, cross-entropy on the reasoning."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from embedrl.data.collate import ContrastiveBatch
+from embedrl.data.inputs import ModelInputs
+from embedrl.distributed.collectives import gather_rows
+from embedrl.errors import ConfigError
+from embedrl.losses.unified import VECTORS, LossRow, UnifiedBatch, check_losses, total_loss
+from embedrl.metrics.retrieval import RankingMetric
+from embedrl.models.packing import IGNORE
+from embedrl.models.unified.model import UnifiedModel
+from embedrl.training.embedder import VectorModule, gather_labels
+
+
+class UnifiedEmbedderModule(VectorModule):
+    """Trains one vision-language model to reason about a side and to embed it, with and without its reasoning.
+
+    One forward pass gives the vector at `<disc_emb>`, the vector at `<gen_emb>` and the likelihood of the reasoning;
+    `losses` says what counts. Gradient caching covers all of them: each side's outputs are cached and pushed through
+    again, so that clipping, accumulation and resuming work as in `EmbedderModule`. Use it with
+    `embedrl.UnifiedDataModule`. Validation scores the mode that the data module's `render` says.
+
+    Args:
+        backbone: The model and its options, such as `embedrl.QwenVLUnified`; its weights load when a run starts.
+        losses: The parts of the loss with their weights.
+        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        gradient_cache: Read every micro-batch twice, so that memory does not grow with the batch.
+        seed: Seed of dropout; None: the run's (`seed_everything`).
+        metrics: What validation and test log of every task; None: hit@1, hit@5, hit@10 and ndcg@5.
+
+    Raises:
+        ConfigError: If the losses do not fit the model.
+
+    Source: UME-R1 (arXiv 2511.00405): all four parts, weights 1; RGE (arXiv 2511.16150): `gen`, and the query's
+    reasoning.
+    """
+
+    def __init__(
+        self,
+        backbone: UnifiedModel,
+        losses: list[LossRow],
+        optimizer: OptimizerCallable,
+        schedule: str = "cosine",
+        warmup_steps: int = 10,
+        gradient_cache: bool = True,
+        seed: int | None = None,
+        metrics: list[RankingMetric] | None = None,
+    ) -> None:
+        super().__init__(locals())
+        if not isinstance(backbone, UnifiedModel):
+            raise ConfigError(
+                f"model.backbone is a {type(backbone).__name__}, which does not reason: take embedrl.QwenVLUnified or "
+                "embedrl.VLMUnified"
+            )
+        self.losses = losses
+        self.prepare(backbone, gradient_cache, metrics)
+
+    def setup(self, stage: str) -> None:
+        """Check the losses against the model's layout.
+
+        Raises:
+            ConfigError: If they do not fit.
+        """
+        super().setup(stage)
+        check_losses(self.losses, self.vectors)
+
+    @property
+    def vectors(self) -> list[str]:
+        """The names of the model's vectors, in the order of its outputs."""
+        layout = self.backbone.arrangement
+        return [name for name, there in zip(VECTORS, (layout.disc, layout.gen), strict=True) if there]
+
+    def learn(self, inputs: ModelInputs) -> Tensor:
+        """Both vectors, the reasoning's negative log-likelihood, and its tokens, `[rows, vectors · dim + 2]`."""
+        tokens = (inputs["labels"] != IGNORE).sum(1)
+        outputs = self.backbone.outputs(self.to_device(inputs))
+        return torch.cat([outputs, tokens.to(outputs)[:, None]], dim=1)
+
+    def contrast(self, outputs: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses on what all ranks made of the batch."""
+        kind, labels = gather_labels(batch, self.global_rank, outputs.device)
+        everyone = gather_rows(outputs)
+        columns = everyone[:, :-2].chunk(len(self.vectors), dim=1)
+        named = dict(zip(self.vectors, columns, strict=True))
+        return total_loss(self.losses, UnifiedBatch(named, everyone[:, -2], everyone[:, -1].detach(), kind, labels))
