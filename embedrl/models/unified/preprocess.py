@@ -102,12 +102,9 @@ class UnifiedPreprocessor:
                 )
             return _extended(row, [gen]), (start, reply), True
         reply = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if one.cut:
-            if not reply:
-                raise DataError(f"the side {self._excerpt(one)}: its reasoning was cut off before it began")
-        elif self.layout.gen:
+        if self.layout.gen and not one.cut:
             reply.append(gen)
-        else:
+        elif not one.cut:
             reply += tokenizer(self.inner.end_of_turn, add_special_tokens=False)["input_ids"]
         return _extended(row, reply), (row["input_ids"].shape[1], reply), self.layout.gen
 
