@@ -61,3 +61,15 @@ class _Flags:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for module, training in zip(self._modules, self._before, strict=True):
             module.training = training
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Temporarily put a module into `eval` mode: no dropout, no gradient checkpointing."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -21,9 +21,9 @@ from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
 from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult
+from embedrl.models.dropout import evaluating
 from embedrl.models.generator import Generator
 from embedrl.models.unified.model import UnifiedModel
-from embedrl.rl.rollout import evaluating
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import Chat, RetrievalTask, Side
 from embedrl.utils.reserved_words import GEN_TOKEN

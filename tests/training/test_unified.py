@@ -11,7 +11,9 @@ from unified_runs import BACKBONE, chats, info_nce, reasoning, recipe
 
 import embedrl
 from embedrl.cli import main
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, render
+from embedrl.data.world import WorldSource
+from embedrl.models.sampling import SampledReply
 from embedrl.training.trained_model import load_embedder, load_module, load_reasoner
 
 CURVES = ("train/loss", "train/loss_disc", "train/loss_gen", "train/loss_reasoning_query", "train/grad_norm")
@@ -144,14 +146,46 @@ def test_two_processes_equal_one(strategy, tmp_path):
     check_same(saved(one), saved(tmp_path / "two/runs/version_0"), atol=1e-5, rtol=0)
 
 
-def test_the_losses_of_rge_need_no_reasoning_of_the_target(tmp_path):
-    path = recipe(
-        tmp_path,
-        {"limit_val_batches": 0, "max_steps": 1},
-        {"losses": [info_nce("gen"), reasoning("query")]},
-        {"reasoned": ["query"]},
-        {"layout": {"disc": False, "request": ""}},
-    )
-    run = fit(path)
-    assert set(logged(run, "train/tokens_query")) == {0}
-    assert not logged(run, "train/loss_disc")
+RGE = {
+    "data": {"reasoned": ["query"], "render": {"cues": "printed"}},
+    "backbone": {"layout": {"disc": False, "request": ""}, "lora": BACKBONE["init_args"]["lora"] | {"dropout": 0.0}},
+}
+
+
+def test_rge_takes_vectors_behind_given_or_own_rationales(tmp_path):
+    """The cross-entropy of the first step is that of the given ones either way; the vectors are not."""
+    losses = {}
+    for whose in ("given", "self"):
+        model = {"losses": [info_nce("gen"), reasoning("query")], "rationale_for_contrast": whose, "max_new_tokens": 3}
+        run = fit(recipe(tmp_path / whose, {"max_steps": 1, "limit_val_batches": 1}, model, **RGE))
+        losses[whose] = [min(logged(run, f"train/loss_{part}")[0]) for part in ("reasoning_query", "gen")]
+        assert load_module(run / "checkpoints/last.ckpt").rationale_for_contrast == whose
+    assert losses["given"][0] == pytest.approx(losses["self"][0], abs=1e-6)
+    assert abs(losses["given"][1] - losses["self"][1]) > 1e-5
+
+
+def test_vectors_behind_own_rationales_are_those_behind_what_was_written(run):
+    """Against the side read anew with what the model wrote, whether it ended or was cut off."""
+    model = load_module(run / "checkpoints/last.ckpt").backbone
+    sides = [pair.query for pair in (WorldSource(family="vqa", teacher="perfect")[i] for i in range(3))]
+    raw = [render(side, RenderOptions(tcot="none")) for side in sides]
+    prompts = model.preprocessor().prompts(raw)
+    gen = model.token_ids[1]
+    star = tuple(model.processor.tokenizer("red star", add_special_tokens=False)["input_ids"])
+    replies = [SampledReply(tokens, (), "", False) for tokens in ((*star, gen), star, (gen,))]
+    chats = []
+    for side, text, cut in zip(sides, ("red star", "red star", ""), (False, True, False), strict=True):
+        [chat, _] = render(side, RenderOptions(tcot="none"))
+        chats.append(
+            [chat | {"content": [*chat["content"], {"type": "text", "text": text, "reasoning": True, "cut": cut}]}]
+        )
+    with torch.no_grad():
+        vectors = model.reply_vectors(model.pack_replies(prompts, replies))
+        torch.testing.assert_close(vectors, model.encode(model.preprocessor()(chats)), atol=1e-5, rtol=0)
+
+
+def test_evidence_of_a_reasoning_that_is_not_used_is_refused(tmp_path, capsys):
+    changes = RGE | {"data": {"reasoned": ["query"]}}
+    model = {"losses": [info_nce("gen")], "rationale_for_contrast": "self"}
+    assert main(["fit", "--config", str(recipe(tmp_path, {}, model, **changes))]) != 0
+    assert "set data.render.cues: printed" in capsys.readouterr().err

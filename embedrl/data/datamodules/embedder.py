@@ -146,6 +146,10 @@ class EmbedderDataModule(BaseDataModule):
         """How the queries and the targets of training are rendered."""
         return self.render, self.render
 
+    def scoring_options(self) -> RenderOptions:
+        """How the sides of tasks are rendered."""
+        return self.render
+
     def train_preprocessor(self) -> Preprocessor:
         """The preprocessor of training."""
         return self._preprocessor()
@@ -167,7 +171,9 @@ class EmbedderDataModule(BaseDataModule):
         if not self.tasks:
             return []
         rank, size = trainer.global_rank, trainer.world_size
-        dataset = EncodeDataset(self.tasks, self.render, self.encode_batch_size, rank, size, on_bad=self.on_bad)
+        dataset = EncodeDataset(
+            self.tasks, self.scoring_options(), self.encode_batch_size, rank, size, on_bad=self.on_bad
+        )
         count = -(-dataset.largest // self.micro_batch_size)
         collator = EncodeCollator(self._preprocessor(), self.micro_batch_size, count, self.on_bad)
         return [self._make_scoring_loader(dataset, collator, batch_size=None)]

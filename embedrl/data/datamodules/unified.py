@@ -75,6 +75,24 @@ class UnifiedDataModule(EmbedderDataModule):
             raise ConfigError(f"data.reasoned is {list(reasoned)}: give query, target or both")
         self.reasoned = list(reasoned)
 
+    def setup(self, stage: str) -> None:
+        """Collect the stage's tasks, their sides without the reasoning that is not read.
+
+        Raises:
+            ConfigError: As `EmbedderDataModule.setup`.
+        """
+        super().setup(stage)
+        for field, role in (("queries", "query"), ("candidates", "target")):
+            if role not in self.reasoned:
+                self.tasks = [
+                    replace(task, **{field: [side.with_tcot("") for side in getattr(task, field)]})
+                    for task in self.tasks
+                ]
+
+    def scoring_options(self) -> RenderOptions:
+        """How the sides of tasks are rendered: those of a role that is not reasoned have no reasoning."""
+        return self.render if len(self.reasoned) > 1 else replace(self.render, on_missing_tcot="raw")
+
     def side_options(self) -> tuple[RenderOptions, RenderOptions]:
         """How queries and targets are rendered."""
         raw = replace(self.render, tcot="none")
@@ -89,5 +107,7 @@ class UnifiedDataModule(EmbedderDataModule):
         preprocessor: Any = self._preprocessor()
         if not hasattr(preprocessor, "for_training"):
             raise ConfigError("embedrl.UnifiedDataModule needs a unified model: embedrl.QwenVLUnified or VLMUnified")
-        whole: Preprocessor = preprocessor.for_training()
+        module: Any = self._current_trainer.lightning_module
+        own = getattr(module, "rationale_for_contrast", "given") == "self"
+        whole: Preprocessor = preprocessor.for_training(prompts_too=own)
         return whole

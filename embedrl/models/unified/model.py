@@ -44,7 +44,7 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         token_ids: Ids of `<disc_emb>` and `<gen_emb>`.
     """
 
-    forward_methods = ("encode", "outputs", "loss", "generate", "sample", "reply_logprobs")
+    forward_methods = ("encode", "outputs", "reply_vectors", "loss", "generate", "sample", "reply_logprobs")
     layout: UnifiedLayout | None
     _stored_layout: UnifiedLayout | None = None
     _new_tokens: tuple[int, ...] = ()
@@ -128,6 +128,28 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         flat = hidden.flatten(0, 1)
         vectors = [_unit(flat[column]) for column in sources.unbind(1)]
         return torch.cat([*vectors, self._negative_log_likelihood(hidden, inputs["labels"])[:, None]], dim=1)
+
+    def pack_replies(self, prompts: ModelInputs, replies: Sequence[SampledReply]) -> ModelInputs:
+        """Append a reply to each prompt, for `reply_vectors`.
+
+        Args:
+            prompts: What `preprocessor().prompts(...)` returned, on the CPU.
+            replies: A reply to each; one without `<gen_emb>` is read at its last token.
+        """
+        # The last token of a packed reply is predicted, but is no input.
+        packed = self.pack(prompts, [[[*reply.tokens, 0]] for reply in replies])
+        ends = torch.tensor([len(reply.tokens) for reply in replies])
+        packed["sources"] = packed["sources"].gather(1, ends[:, None])
+        del packed["labels"]
+        return packed
+
+    def reply_vectors(self, inputs: ModelInputs) -> Tensor:
+        """Unit vectors behind replies, float32, `[rows, dim]`.
+
+        Args:
+            inputs: What `pack_replies` returned, moved to the model's device.
+        """
+        return _unit(self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][:, 0]])
 
     def _negative_log_likelihood(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Of the labelled tokens of each row, `[rows]`; the LM head runs on those tokens alone."""

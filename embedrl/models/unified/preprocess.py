@@ -32,16 +32,23 @@ class UnifiedPreprocessor:
         layout: Where everything stands.
         ids: Ids of `<disc_emb>` and `<gen_emb>`.
         whole: For training: sides without reasoning have their `<gen_emb>`, too.
+        prompts_too: For training with self-written reasoning: the prompts of the sides that have a reasoning come
+            beside them (`prompt/...`, and their rows as `prompt_rows`); of none, the first side's.
     """
 
     inner: PolicyPreprocessor
     layout: UnifiedLayout
     ids: tuple[int, int]
     whole: bool = False
+    prompts_too: bool = False
 
-    def for_training(self) -> UnifiedPreprocessor:
-        """The same, with every token that the layout has in every row."""
-        return replace(self, whole=True)
+    def for_training(self, prompts_too: bool = False) -> UnifiedPreprocessor:
+        """The same, with every token that the layout has in every row.
+
+        Args:
+            prompts_too: See the attribute.
+        """
+        return replace(self, whole=True, prompts_too=prompts_too)
 
     @property
     def end_of_turn(self) -> str:
@@ -74,7 +81,23 @@ class UnifiedPreprocessor:
             replies.append(reply)
             ends.append(at_gen)
         inputs = self.inner.join(rows)
-        return inputs | self._marks(inputs, rows, replies, ends)
+        inputs |= self._marks(inputs, rows, replies, ends)
+        return inputs | self._prompts_of(arranged, read) if self.prompts_too else inputs
+
+    def _prompts_of(self, arranged: Sequence[Arranged], read: Sequence[ModelInputs]) -> ModelInputs:
+        """The prompts of the sides with a reasoning.
+
+        Raises:
+            DataError: If one comes with evidence, which belongs to the reasoning that is given.
+        """
+        if shown := [one for one in arranged if one.evidence]:
+            raise DataError(
+                f"the side {self._excerpt(shown[0])} shows evidence of a reasoning that is not used: with "
+                "model.rationale_for_contrast: self set data.render.cues: printed"
+            )
+        mine = [i for i, one in enumerate(arranged) if one.reasoning is not None]
+        joined = self.inner.join([read[i] for i in mine or [0]])
+        return {f"prompt/{name}": value for name, value in joined.items()} | {"prompt_rows": torch.tensor(mine)}
 
     def _with_reply(self, one: Arranged, row: ModelInputs) -> tuple[ModelInputs, tuple[int, list[int]], bool]:
         """A row with its reasoning and `<gen_emb>`.
