@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from embedrl.data.collate import micro_batches
 from embedrl.data.lenient_render import as_lenient, fitting_chat
 from embedrl.data.on_bad import BadSample
 from embedrl.data.opened import open_side
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, render
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
@@ -109,9 +110,25 @@ class PolicyVectors(FrozenEmbedder):
             repaired.update(list(own))
         if repairs is not None:
             repairs.update(repaired)
+        return self._encoded(chats, where, device)
+
+    @torch.no_grad()
+    def embed_bare(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:
+        """Unit vectors of sides without reasoning, `[sides, dim]`.
+
+        Args:
+            sides: What to embed.
+            where: A name of each for errors.
+            device: Where to embed.
+        """
+        options = replace(self.render, tcot="none")
+        chats = [render(open_side(side, name), options, where=name) for side, name in zip(sides, where, strict=True)]
+        return self._encoded(chats, where, device)
+
+    def _encoded(self, chats: Sequence[Chat], where: Sequence[str], device: torch.device) -> Tensor:
         count = -(-len(chats) // self.micro_batch_size)
         with self._whole():
-            batches, order = micro_batches(chats, where, preprocessor, count)
+            batches, order = micro_batches(chats, where, self.backbone.preprocessor(), count)
             vectors = encode(self.backbone, batches, order, device)
         bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
         if bad:
