@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning
 from torch import distributed
 
+from embedrl.data.lenient_render import as_lenient
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
@@ -125,7 +126,10 @@ def evaluate(
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
     unified = None if modes is None else modes.check(backbone)
     if modes is not None:
-        render = replace(render, on_missing_tcot="raw") if len(modes.roles) < len(Role) else render
+        if modes.reasoning == "own":
+            render = as_lenient(render)  # nothing that a model writes is an error
+        elif len(modes.roles) < len(Role):
+            render = replace(render, on_missing_tcot="raw")
         reasoner = reasoner or (unified if modes.roles and modes.reasoning == "own" else None)
     lengths = matryoshka_dims(backbone)
     storage.check(needed, lengths)
