@@ -81,7 +81,8 @@ class VectorLoss(UnifiedLoss):
     def __call__(self, batch: UnifiedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `UnifiedLoss`; metrics are named after the vector, such as `gen/hit@1`."""
         vectors = batch.vectors[self.vector]
-        value, metrics = self.loss(*(vectors[batch.kind == kind] for kind in range(3)), batch.labels)
+        queries, targets, negatives = (vectors[batch.kind == kind] for kind in range(3))
+        value, metrics = self.loss(queries, targets, negatives, batch.labels)
         return value, {f"{self.vector}/{name}": metric for name, metric in metrics.items()}
 
 
@@ -158,7 +159,8 @@ def check_losses(rows: Sequence[LossRow], vectors: Sequence[str]) -> None:
 
 def total_loss(rows: Sequence[LossRow], batch: UnifiedBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """`Σ weight · part`, and the metrics of all parts, each part as `loss_<name>`."""
-    total, metrics = torch.zeros((), device=batch.nll.device), {}
+    total = torch.zeros((), device=batch.nll.device)
+    metrics: dict[str, Tensor] = {}
     for row in rows:
         value, own = row.loss(batch)
         total = total + row.weight * value

@@ -89,9 +89,15 @@ class UnifiedEmbedderModule(VectorModule):
         check_losses(self.losses, self.vectors)
 
     @property
+    def unified(self) -> UnifiedModel:
+        """The backbone by its own type."""
+        assert isinstance(self.backbone, UnifiedModel)
+        return self.backbone
+
+    @property
     def vectors(self) -> list[str]:
         """The names of the model's vectors, in the order of its outputs."""
-        layout = self.backbone.arrangement
+        layout = self.unified.arrangement
         return [name for name, there in zip(VECTORS, (layout.disc, layout.gen), strict=True) if there]
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
@@ -113,8 +119,8 @@ class UnifiedEmbedderModule(VectorModule):
             raise ConfigError("model.rationale_for_contrast: self needs embedrl.UnifiedDataModule")
         options = SamplingOptions(self.max_new_tokens, temperature=0.0)
         seeds = [0] * len(prompts["input_ids"])  # greedy: nothing is drawn
-        replies = [row[0] for row in self.backbone.sample(self.to_device(prompts), 1, seeds, options)]
-        packed = self.backbone.pack_replies(prompts, replies)
+        replies = [row[0] for row in self.unified.sample(self.to_device(prompts), 1, seeds, options)]
+        packed = self.unified.pack_replies(prompts, replies)
         rest = {name: value for name, value in inputs.items() if not name.startswith("prompt/")}
         return rest | {f"own/{name}": value for name, value in packed.items()}
 
@@ -122,10 +128,10 @@ class UnifiedEmbedderModule(VectorModule):
         """Both vectors, the reasoning's negative log-likelihood, and its tokens, `[rows, vectors · dim + 2]`."""
         tokens = (inputs["labels"] != IGNORE).sum(1)
         given = {name: v for name, v in inputs.items() if not name.startswith(("own/", "prompt"))}
-        outputs = self.backbone.outputs(self.to_device(given))
+        outputs = self.unified.outputs(self.to_device(given))
         own = {name.removeprefix("own/"): v for name, v in inputs.items() if name.startswith("own/")}
         if own:
-            vectors, rows = self.backbone.reply_vectors(self.to_device(own)), inputs["prompt_rows"]
+            vectors, rows = self.unified.reply_vectors(self.to_device(own)), inputs["prompt_rows"]
             outputs = outputs + 0 * vectors.sum()  # every micro-batch takes part in the second pass, rows or none
             if len(rows):
                 first = outputs.shape[1] - 1 - vectors.shape[1]  # behind the gen vector comes the likelihood alone

@@ -67,6 +67,13 @@ def test_a_checkpoint_is_an_embedder_and_a_reasoner(run, tmp_path):
         ]
     for first, second in zip(*ours, strict=True):
         torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+    folder = str(tmp_path / "model")
+    assert "A model that reasons and embeds," in (tmp_path / "model/README.md").read_text()
+    fast, own = (embedrl.Embedder.from_pretrained(folder, reasoner=one) for one in (None, folder))
+    own.reasoner.max_new_tokens = 3
+    vectors = [embedder.encode(["a red star"]) for embedder in (fast, own)]
+    assert vectors[0].shape == vectors[1].shape
+    assert abs(vectors[0] - vectors[1]).max() > 1e-4
 
 
 def test_one_pass_gives_open_clips_and_transformers_losses(run):

@@ -13,6 +13,7 @@ from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
 from embedrl.errors import ConfigError
+from embedrl.types import Side
 
 Reasoned = Literal["query", "target"]
 
@@ -82,12 +83,10 @@ class UnifiedDataModule(EmbedderDataModule):
             ConfigError: As `EmbedderDataModule.setup`.
         """
         super().setup(stage)
-        for field, role in (("queries", "query"), ("candidates", "target")):
-            if role not in self.reasoned:
-                self.tasks = [
-                    replace(task, **{field: [side.with_tcot("") for side in getattr(task, field)]})
-                    for task in self.tasks
-                ]
+        if "query" not in self.reasoned:
+            self.tasks = [replace(task, queries=_bare(task.queries)) for task in self.tasks]
+        if "target" not in self.reasoned:
+            self.tasks = [replace(task, candidates=_bare(task.candidates)) for task in self.tasks]
 
     def scoring_options(self) -> RenderOptions:
         """How the sides of tasks are rendered: those of a role that is not reasoned have no reasoning."""
@@ -111,3 +110,8 @@ class UnifiedDataModule(EmbedderDataModule):
         own = getattr(module, "rationale_for_contrast", "given") == "self"
         whole: Preprocessor = preprocessor.for_training(prompts_too=own)
         return whole
+
+
+def _bare(sides: Sequence[Side]) -> list[Side]:
+    """The sides without their reasoning."""
+    return [side.with_tcot("") for side in sides]

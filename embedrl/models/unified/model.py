@@ -85,14 +85,15 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
             self.differences.grow(network, token)
         super()._take(network, tokenizer)
 
-    def preprocessor(self) -> UnifiedPreprocessor:
+    # A family's class stands behind this one: `super()` is its.
+    def preprocessor(self) -> UnifiedPreprocessor:  # type: ignore[override]
         """The preprocessor that fits this model; needs no weights."""
         layout = self.arrangement
-        return UnifiedPreprocessor(super().preprocessor(), layout, self.token_ids)
+        return UnifiedPreprocessor(super().preprocessor(), layout, self.token_ids)  # type: ignore[safe-super]
 
     def reading_options(self) -> dict[str, Any]:
         """See `Loadable.reading_options`; with the layout."""
-        return super().reading_options() | {"layout": asdict(self.arrangement)}
+        return super().reading_options() | {"layout": asdict(self.arrangement)}  # type: ignore[safe-super]
 
     # ---------------------------------------------------------------- vectors
 
@@ -193,7 +194,7 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         self, inputs: ModelInputs, n: int, seeds: Sequence[int], options: SamplingOptions
     ) -> list[list[SampledReply]]:
         """See `PolicyGenerator.sample`; the text of a reply that wrote `<gen_emb>` ends with it, `stop` is not used."""
-        drawn = super().sample(inputs, n, seeds, replace(options, stop=()))
+        drawn = super().sample(inputs, n, seeds, replace(options, stop=()))  # type: ignore[safe-super]
         gen = self.token_ids[1]
         return [[replace(r, text=r.text + GEN_TOKEN) if gen in r.tokens[-1:] else r for r in row] for row in drawn]
 
@@ -214,7 +215,7 @@ def _unit(hidden: Tensor) -> Tensor:
     return functional.normalize(hidden.float(), dim=-1)
 
 
-class QwenVLUnified(UnifiedModel, QwenVLReasoner):
+class QwenVLUnified(UnifiedModel, QwenVLReasoner):  # type: ignore[misc]  # the preprocessor's type
     """A Qwen3-VL that reasons and embeds.
 
     Args:
@@ -254,7 +255,7 @@ class QwenVLUnified(UnifiedModel, QwenVLReasoner):
         self.layout = layout
 
 
-class VLMUnified(UnifiedModel, VLMReasoner):
+class VLMUnified(UnifiedModel, VLMReasoner):  # type: ignore[misc]  # the preprocessor's type
     """A vision-language model of any family of transformers that reasons and embeds.
 
     Args:

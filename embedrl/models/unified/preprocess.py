@@ -60,6 +60,12 @@ class UnifiedPreprocessor:
         """Longest sequence in tokens."""
         return self.inner.max_length
 
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """The words that stand for pixels."""
+        words: tuple[str, ...] = self.inner.placeholders  # type: ignore[attr-defined]  # every family's has them
+        return words
+
     def __call__(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process one micro-batch, one side a row.
 
