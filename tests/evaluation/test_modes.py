@@ -62,6 +62,7 @@ def hits(queries, candidates, qrels):
     return out
 
 
+@pytest.mark.slow
 def test_modes_and_bounds_against_plain_loops(model, tmp_path, capsys):
     code, _ = evaluate(model, tmp_path / "out", query="disc", target="disc", bounds=True, samples=SAMPLES)
     assert code == 0
@@ -94,6 +95,7 @@ def test_modes_and_bounds_against_plain_loops(model, tmp_path, capsys):
     assert 0 < figures["disc_ms"] < figures["gen_ms"]
 
 
+@pytest.mark.slow
 def test_each_side_has_its_mode(model, tmp_path):
     """A file of vectors is named by the sides and the reasoning that is read with them."""
     files = {}

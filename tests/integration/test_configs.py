@@ -42,7 +42,14 @@ def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
     assert config["model"]["class_path"].startswith("embedrl.")
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in (QUICKSTART, *ON_GPUS)], ids=name)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in ("ume_r1_rl", "rge") else (), id=name(p))
+        for p in RECIPES
+        if p not in (QUICKSTART, *ON_GPUS)
+    ],
+)
 def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
     kind = yaml.safe_load(recipe.read_text())["model"]["class_path"].rpartition(".")[2]
     monkeypatch.chdir(tmp_path)

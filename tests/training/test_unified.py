@@ -16,6 +16,8 @@ from embedrl.data.world import WorldSource
 from embedrl.models.sampling import SampledReply
 from embedrl.training.trained_model import load_embedder, load_module, load_reasoner
 
+pytestmark = pytest.mark.slow  # what is cheap of it is tested beside the losses and the model
+
 CURVES = ("train/loss", "train/loss_disc", "train/loss_gen", "train/loss_reasoning_query", "train/grad_norm")
 
 
@@ -117,7 +119,6 @@ def test_bad_recipes_get_one_line(changes, message, tmp_path, capsys):
     assert message in line
 
 
-@pytest.mark.slow
 def test_a_run_killed_and_resumed_is_the_run(tmp_path):
     """SIGKILL after the fourth step of six; the checkpoint is of the third. With dropout and noise on the evidence."""
     trainer = {"max_steps": 6, "limit_val_batches": 0}
@@ -142,8 +143,7 @@ def test_a_run_killed_and_resumed_is_the_run(tmp_path):
 
 
 @pytest.mark.dist
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "embedrl.distributed.FSDP2Strategy"])
+@pytest.mark.parametrize("strategy", ["ddp", {"class_path": "embedrl.distributed.FSDP2Strategy"}], ids=["ddp", "fsdp2"])
 def test_two_processes_equal_one(strategy, tmp_path):
     off = {"backbone": {"lora": BACKBONE["init_args"]["lora"] | {"dropout": 0.0}}}
     sgd = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}}
