@@ -20,6 +20,7 @@ from .api.thought import Thought as Thought
 from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
+from .data.datamodules.unified import UnifiedDataModule as UnifiedDataModule
 from .errors import EmbedRLError as EmbedRLError
 from .index.index import Index as Index
 from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
@@ -28,12 +29,15 @@ from .models.open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .models.qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .models.two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
+from .models.unified.model import QwenVLUnified as QwenVLUnified
+from .models.unified.model import VLMUnified as VLMUnified
 from .models.vlm.backbone import VLMBackbone as VLMBackbone
 from .models.vlm.encoder import EncoderBackbone as EncoderBackbone
 from .models.vlm.reasoner import VLMReasoner as VLMReasoner
 from .rl.module import EGRLModule as EGRLModule
 from .training.embedder import EmbedderModule as EmbedderModule
 from .training.reasoner import ReasonerModule as ReasonerModule
+from .training.unified import UnifiedEmbedderModule as UnifiedEmbedderModule
 from .types import Modality as Modality
 from .types import Pair as Pair
 from .types import RetrievalTask as RetrievalTask

@@ -12,7 +12,7 @@ from embedrl.tcot.schema import ParseResult
 from embedrl.types import Chat, Side
 
 REPAIRS = ("reserved_words", "evidence_grown", "evidence_dropped", "cut")
-"""What is counted: see `fitting_chat`."""
+"""What is counted: see `fitting_chat`. Who embeds may count more."""
 
 
 @runtime_checkable

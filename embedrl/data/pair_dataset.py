@@ -70,6 +70,7 @@ class PairDataset:
         seed: Seed of the noise on the evidence.
         max_negatives: Use at most this many hard negatives per pair, the first ones.
         names: Names of the data sets in errors and logs; None means `source.name`.
+        target_options: How to render a target, or a negative; None: as a query.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class PairDataset:
         seed: int = 0,
         max_negatives: int = 0,
         names: Sequence[str] | None = None,
+        target_options: RenderOptions | None = None,
     ) -> None:
         self.sources = list(sources)
         self.options = options
+        self.target_options = options if target_options is None else target_options
         self.seed = seed
         self.max_negatives = max_negatives
         self.names = list(names) if names is not None else [source.name for source in sources]
@@ -101,11 +104,11 @@ class PairDataset:
         negatives = pair.negatives[: self.max_negatives]
         rng = random.Random(f"{self.seed}/{key.source}/{key.row}/{key.draw}")  # a string: hashed the same everywhere
 
-        def chat(side: Side, role: str) -> Chat:
-            return render(side, self.options, rng, where=f"{name}/{pair.id} ({role})")
+        def chat(side: Side, role: str, options: RenderOptions) -> Chat:
+            return render(side, options, rng, where=f"{name}/{pair.id} ({role})")
 
-        chats = chat(pair.query, "query"), chat(pair.target, "target")
-        others = [chat(side, f"negative {i}") for i, side in enumerate(negatives)]
+        chats = chat(pair.query, "query", self.options), chat(pair.target, "target", self.target_options)
+        others = [chat(side, f"negative {i}", self.target_options) for i, side in enumerate(negatives)]
         target_key = content_hash(pair.target)  # its pictures have just been read: cheap now
         negative_keys = [content_hash(side) for side in negatives]
         if target_key in negative_keys:
@@ -124,7 +127,8 @@ class PairDataset:
             id=pair.id,
             score=float("nan") if pair.score is None else pair.score,
             negative_scores=list(pair.negative_scores[: len(negatives)]),
-            raw_sides=sum(renders_raw(side, self.options) for side in (pair.query, pair.target, *negatives)),
+            raw_sides=renders_raw(pair.query, self.options)
+            + sum(renders_raw(side, self.target_options) for side in (pair.target, *negatives)),
         )
 
     def after(self, key: SampleKey) -> SampleKey:

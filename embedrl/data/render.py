@@ -32,7 +32,8 @@ class RenderOptions:
     """What the Embedder reads of a side and its T-CoT; the switches of the paper's ablations.
 
     Attributes:
-        tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), or `none` (the raw side).
+        tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), `as_written` (any text, which is not
+            parsed and has no evidence), or `none` (the raw side).
         cues: `on` prints the cues and adds crops and key frames; `printed` prints them only; `off` removes both.
             Applies to `tcot: full`. YAML reads a bare `on` or `off` as a truth value, which means the same here.
         max_evidence: At most this many crops or key frames per side, the first ones.
@@ -45,7 +46,7 @@ class RenderOptions:
         on_bad_tcot: A T-CoT that breaks the format: `raise`, or use what can be read (`lenient`).
     """
 
-    tcot: Literal["full", "answer_only", "none"] = "full"
+    tcot: Literal["full", "answer_only", "as_written", "none"] = "full"
     cues: Literal["on", "printed", "off", True, False] = "on"
     max_evidence: int = 4
     crop_margin: float = 0.1
@@ -93,7 +94,8 @@ def render(
     The user turn holds pictures, video, text, the T-CoT up to `</thinking>`, its evidence (crops of the *first*
     picture, or the key frames, as image parts marked `"evidence": True`), the rest of the T-CoT, and the line
     `SUMMARIZE`. The assistant turn holds `<emb>` alone. Each is a part of its own; a text part that follows a text part
-    starts with a newline.
+    starts with a newline. The parts of a T-CoT are marked `"reasoning": True`, the last line `"request": True`, for
+    models that have them elsewhere.
 
     Args:
         side: The side; its pictures are opened here.
@@ -114,7 +116,7 @@ def render(
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
     content = side_content(side, options, rng, where=where, parsed=parsed, repairs=repairs)
-    _add_text(content, SUMMARIZE)
+    _add_text(content, SUMMARIZE, request=True)
     return [
         {"role": "user", "content": content},
         {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
@@ -175,9 +177,9 @@ def _content(
     return content
 
 
-def _add_text(content: list[dict[str, Any]], text: str) -> None:
+def _add_text(content: list[dict[str, Any]], text: str, **marks: bool) -> None:
     follows_text = bool(content) and content[-1]["type"] == "text"
-    content.append({"type": "text", "text": f"\n{text}" if follows_text else text})
+    content.append({"type": "text", "text": f"\n{text}" if follows_text else text, **marks})
 
 
 def _add_tcot(
@@ -194,28 +196,37 @@ def _add_tcot(
         if options.on_missing_tcot == "raise":
             raise TCoTError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
+    if options.tcot == "as_written":
+        _add_text(content, _text(side, options, repairs)[0], reasoning=True)
+        return
     tcot = _read(side, options, parsed, repairs)
     if options.tcot == "answer_only":
-        _add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>")
+        _add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>", reasoning=True)
         return
     before, after = split_at_evidence(tcot)
     if options.cues == "off":
         before, after = without_cues(before, objects=True), without_cues(after)
-    _add_text(content, before)
+    _add_text(content, before, reasoning=True)
     if options.cues == "on":
         for picture in _evidence(tcot, side.modality, options, images, frames, rng, repairs):
             content.append({"type": "image", "image": picture, "evidence": True})
-    _add_text(content, after)
+    _add_text(content, after, reasoning=True)
+
+
+def _text(side: Side, options: RenderOptions, repairs: Counter[str]) -> tuple[str, bool]:
+    """The T-CoT without reserved words, and whether it had some."""
+    if options.on_bad_tcot == "raise":
+        if reserved := QWEN.search(side.tcot):
+            raise TCoTError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
+    elif COMMON.search(side.tcot):
+        repairs["reserved_words"] += 1
+        return escape(side.tcot), True
+    return side.tcot, False
 
 
 def _read(side: Side, options: RenderOptions, parsed: ParseResult | None, repairs: Counter[str]) -> TCoT:
-    text = side.tcot
-    if options.on_bad_tcot == "raise":
-        if reserved := QWEN.search(text):
-            raise TCoTError(f"the T-CoT holds {reserved.group()!r}, a token reserved for the model: write it again")
-    elif COMMON.search(text):
-        text, parsed = escape(text), None
-        repairs["reserved_words"] += 1
+    text, escaped = _text(side, options, repairs)
+    parsed = None if escaped else parsed
     result = parse(text, side.modality, len(side.frames) or None) if parsed is None else parsed
     if result.problems and options.on_bad_tcot == "raise":
         problems = "; ".join(problem.message for problem in result.problems)

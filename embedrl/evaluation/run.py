@@ -6,11 +6,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
 from torch import distributed
 
+from embedrl.data.lenient_render import as_lenient
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.data.sources import TaskSource
@@ -18,6 +20,7 @@ from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
 from embedrl.errors import ConfigError, DataError, EmbedRLError
 from embedrl.evaluation.jobs import Job, find_jobs, find_published, select_jobs, split_by_presence
+from embedrl.evaluation.modes import Modes, ModeScorer
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.report import QUERIES, Submission, make_report, print_report, write_report
@@ -32,7 +35,7 @@ from embedrl.models.generator import Generator
 from embedrl.training.checkpoints import config_form
 from embedrl.training.run_folder import lock_run, unlock_run
 from embedrl.training.trained_model import load_embedder
-from embedrl.types import RetrievalTask
+from embedrl.types import RetrievalTask, Role
 from embedrl.utils.console import escaped
 from embedrl.utils.file_names import file_name
 from embedrl.utils.secrets import without_secrets
@@ -61,6 +64,7 @@ def evaluate(
     vectors: Vectors = "float32",
     dim: int | None = None,
     rescore: int = 0,
+    modes: Modes | None = None,
 ) -> None:
     """Score a model on a benchmark: a table, `scores.json` for the leaderboard, results of every query, provenance.
 
@@ -93,6 +97,8 @@ def evaluate(
         vectors: Score the vectors as an index would store them, too, and report the change: `int8`, or `binary`.
         dim: The same of their first `dim` numbers, normalised again.
         rescore: With int8 and binary: score this many of the best candidates again, by the query's float32 vector.
+        modes: Of a unified model: the mode of each side, whose reasoning is read, and whether to report upper bounds
+            and what reasoning costs (`modes.json`).
 
     Raises:
         ConfigError: If a flag is wrong, or `out` holds something else.
@@ -118,6 +124,13 @@ def evaluate(
         backbone = load_embedder(checkpoint)
     if backbone is None:
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
+    unified = None if modes is None else modes.check(backbone)
+    if modes is not None:
+        if modes.reasoning == "own":
+            render = as_lenient(render)  # nothing that a model writes is an error
+        elif len(modes.roles) < len(Role):
+            render = replace(render, on_missing_tcot="raw")
+        reasoner = reasoner or (unified if modes.roles and modes.reasoning == "own" else None)
     lengths = matryoshka_dims(backbone)
     storage.check(needed, lengths)
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
@@ -134,7 +147,11 @@ def evaluate(
         lightning.seed_everything(seed, verbose=False)
         started = time.monotonic()
         cache = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
-        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank)
+        roles = tuple(Role) if modes is None else tuple(modes.roles)
+        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank, roles)
+        scorer = None
+        if modes is not None and unified is not None and modes.bounds:
+            scorer = ModeScorer(modes, unified, render, tcots, place, out / "modes.json", rank)
         if rank == 0:
             check_same_model(out, cache.identity)
         results: list[SetResult] = []
@@ -153,7 +170,9 @@ def evaluate(
             for number, job in enumerate(jobs, 1):
                 try:
                     task, skipped = job.read()
-                    result = _score(job, task, skipped, cache, writer, keep, storage, metrics or [], out, rank, bad)
+                    result = _score(
+                        job, task, skipped, cache, writer, keep, storage, metrics or [], out, rank, bad, modes, scorer
+                    )
                 except DataError as error:
                     if on_bad == "raise":
                         raise
@@ -176,6 +195,8 @@ def evaluate(
                 raise DataError(f"no data set could be read; {jobs[0].name}: {absent[jobs[0].name]}")
             write_provenance(out, settings, cache, place, computed, time.monotonic() - started)
             report()
+            if scorer is not None:
+                sys.stdout.write(escaped(scorer.table()))
             sys.stdout.write(escaped(f"Wrote {out}\n"))
             unlock_run(out)
 
@@ -192,16 +213,23 @@ def _score(
     out: Path,
     rank: int,
     bad: OnBad,
+    modes: Modes | None = None,
+    scorer: ModeScorer | None = None,
 ) -> SetResult | None:
     """Write the T-CoTs of a task and embed it, on all processes; rank 0 ranks the candidates."""
     left = Remaining(task, bad, skipped=Counter(skipped))
     left.hash(vectors)
+    if scorer is not None:
+        scorer.score(left.task)
     counts: dict[str, int] = {}
     if vectors.options.tcot == "none":
         left.without_tcots()  # no T-CoT is read, none is counted
     else:
         counts = left.reason(writer)
-    raw = count_raw(left.task, vectors.options, writer.place)
+    if modes is None:
+        raw = count_raw(left.task, vectors.options, writer.place)
+    else:
+        raw, left.task = modes.count_raw(left.task, vectors.options), modes.apply(left.task)
     queries, candidates = left.embed(vectors)
     storage.check_length(vectors.dimension)
     if rank != 0:

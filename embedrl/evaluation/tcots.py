@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from embedrl.models.generator import Generator
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.tcot.store import Record, TCoTJournal, tcot_key
-from embedrl.types import RetrievalTask
+from embedrl.types import RetrievalTask, Role
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,22 @@ class TCoTs:
         device: Where the Reasoner computes.
         journal: The journal if `options` names none.
         rank: Rank of this process.
+        roles: The sides that get T-CoTs; those of another role are left without.
 
     Raises:
         ConfigError: If a journal is given with neither a Reasoner nor a model's name.
     """
 
     def __init__(
-        self, options: TCoTOptions, generator: Generator | None, device: torch.device, journal: Path, rank: int = 0
+        self,
+        options: TCoTOptions,
+        generator: Generator | None,
+        device: torch.device,
+        journal: Path,
+        rank: int = 0,
+        roles: Collection[Role] = tuple(Role),
     ) -> None:
+        self.roles = roles
         self.options, self.generator, self.device, self.rank = options, generator, device, rank
         self.path = options.cache or (journal if generator is not None else None)
         self.model = options.model or ""
@@ -111,7 +119,7 @@ class TCoTs:
         """
         if self.path is None:
             return task, {}
-        requests = tcot_requests([task])
+        requests = {key: item for key, item in tcot_requests([task]).items() if item.role in self.roles}
         keys = {key: self._key(key, item) for key, item in requests.items()} if self.rank == 0 else {}
         tcots = self._cached(keys)
         cached = len(tcots)

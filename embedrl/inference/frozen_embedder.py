@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
@@ -18,10 +19,12 @@ from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.distributed.collectives import world_size
+from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone, GroupPreprocessor
+from embedrl.models.generator import Generator
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.ragged import cat_rows
@@ -56,6 +59,16 @@ class FrozenEmbedder:
         check_single(backbone, "FrozenEmbedder")
         self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
         self.shared_prefix, self._told = shared_prefix, False
+
+    def prepare(self, policy: Generator, strategy: Strategy | None) -> None:
+        """Load the weights where all processes must do so together, under FSDP2; else they load when first used.
+
+        Args:
+            policy: The policy whose rollouts will be embedded.
+            strategy: The trainer's strategy.
+        """
+        if isinstance(strategy, FSDP2Strategy):
+            build_frozen(self.backbone, strategy)
 
     def build(self, device: torch.device) -> Backbone:
         """Load the weights, freeze them, move them."""

@@ -7,4 +7,8 @@ from .late_interaction import MaxSimInfoNCE as MaxSimInfoNCE
 from .matryoshka import Matryoshka as Matryoshka
 from .quantized import QuantizationAware as QuantizationAware
 from .sigmoid import SigmoidLoss as SigmoidLoss
+from .unified import LossRow as LossRow
+from .unified import ReasoningLoss as ReasoningLoss
+from .unified import UnifiedLoss as UnifiedLoss
+from .unified import VectorLoss as VectorLoss
 from .weighted_sum import WeightedSum as WeightedSum

@@ -11,6 +11,9 @@ from .sampling import SamplingOptions as SamplingOptions
 from .token_pooling import pool_tokens as pool_tokens
 from .two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .two_towers.fusion import FusionWeights as FusionWeights
+from .unified.layout import UnifiedLayout as UnifiedLayout
+from .unified.model import QwenVLUnified as QwenVLUnified
+from .unified.model import VLMUnified as VLMUnified
 from .vlm.backbone import VLMBackbone as VLMBackbone
 from .vlm.encoder import EncoderBackbone as EncoderBackbone
 from .vlm.family import VLMFamily as VLMFamily

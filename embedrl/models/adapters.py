@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,15 @@ def check_tensors(path: str, expected: dict[str, torch.Tensor], saved: dict[str,
             raise CheckpointError(f"{path}: {kind} in the weights: {listed(sorted(names))}")
 
 
-def add_token_row(out: Path, network: PeftModel, token: int) -> None:
-    """Put a token's rows of the embedding, and of an LM head of its own, into an adapter that peft has written.
+def add_token_rows(out: Path, network: PeftModel, tokens: Sequence[int]) -> None:
+    """Put tokens' rows of the embedding, and of an LM head of its own, into an adapter that peft has written.
 
     peft calls them trainable tokens: whoever loads the adapter on its base has them, in training or not.
 
     Args:
         out: The adapter's folder.
         network: The model that the adapter belongs to.
-        token: Id of the token.
+        tokens: Ids of the tokens.
     """
     base: Any = network.get_base_model()
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
@@ -148,9 +149,9 @@ def add_token_row(out: Path, network: PeftModel, token: int) -> None:
     tensors, indices = load_file(out / WEIGHTS_FILE), {}
     for layer in layers:
         name = names[id(layer)]
-        row = layer.weight[token : token + 1].detach().cpu().clone()
-        tensors[f"base_model.model.{name}.token_adapter.trainable_tokens_delta"] = row
-        indices[name.rpartition(".")[2]] = [token]
+        rows = layer.weight[list(tokens)].detach().cpu().clone()
+        tensors[f"base_model.model.{name}.token_adapter.trainable_tokens_delta"] = rows
+        indices[name.rpartition(".")[2]] = list(tokens)
     save_file(tensors, out / WEIGHTS_FILE, metadata={"format": "pt"})
     config = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
     config["trainable_token_indices"] = indices

@@ -76,3 +76,15 @@ def checkpoint_layers(network: Any) -> None:
         network.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": as_in_forward(network)})
     except ValueError as error:
         raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Temporarily put a module into `eval` mode: no dropout, no gradient checkpointing."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -57,7 +57,7 @@ class PolicyGenerator(Generator):
         lora: Its LoRA options, if any.
     """
 
-    forward_methods = ("generate", "sample", "reply_logprobs")
+    forward_methods: tuple[str, ...] = ("generate", "sample", "reply_logprobs")
     packs_replies: bool = True
     processor: Any
     lora: Any

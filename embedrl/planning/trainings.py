@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from embedrl.errors import ConfigError
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.packing import LOGITS
+from embedrl.models.unified.model import UnifiedModel
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.planning.build import build_on_meta, read_setup
@@ -76,6 +78,11 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
         CheckpointError: If the shape of a checkpoint is not known on this machine.
         ConfigError: If a model's class is unknown, or its pixel budgets are.
     """
+    if isinstance(module.trained_model, UnifiedModel):
+        raise ConfigError(
+            f"{type(module.trained_model).__name__}: `embedrl plan` does not know models that reason and embed; plan "
+            "the Embedder's and the Reasoner's recipe of this size"
+        )
     model, notes = build_on_meta(module.trained_model, shapes)
     setup, more = read_setup(trainer, getattr(model, "dtype", "float32"))
     plan = Plan(setup.devices, notes=notes + more)

@@ -17,7 +17,7 @@ from embedrl.data.datamodules.egrl import PairBatch
 from embedrl.data.lenient_render import as_lenient
 from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import gather_objects, max_over_ranks, mean_over_ranks
-from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
+from embedrl.distributed.fsdp2 import build_frozen
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
@@ -54,7 +54,7 @@ class EGRLModule(TrainingModule):
 
     Args:
         generator: The policy; with LoRA its reference is itself with the adapter off.
-        embedder: The frozen Embedder.
+        embedder: The frozen Embedder; `PolicyVectors` where the policy embeds itself.
         rewards: The parts of the reward with their weights.
         optimizer: The optimizer's class and options.
         loss: The policy loss.
@@ -145,8 +145,7 @@ class EGRLModule(TrainingModule):
         strategy = None if self._trainer is None else self._trainer.strategy
         if self.reference is not None:
             build_frozen(self.reference, strategy)
-        if isinstance(strategy, FSDP2Strategy):  # here, where all processes are together; else when it is first used
-            build_frozen(self.embedder.backbone, strategy)
+        self.embedder.prepare(self.generator, strategy)
         self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
         if self.engine is not None:
             self.engine.bind(self.generator, self.rollout)

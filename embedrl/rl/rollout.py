@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-
-from torch import nn
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
+from embedrl.models.dropout import evaluating
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.models.sampling import SampledReply, SamplingOptions
 from embedrl.types import Chat
@@ -126,15 +124,3 @@ class LocalRollout:
 def draw_seed(seed: int, step: int, key: str) -> int:
     """The seed of one group's draws: 63 bits that depend on all three."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{key}".encode()).digest()[:8]) >> 1
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Temporarily put a module into `eval` mode: no dropout, no gradient checkpointing."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -23,7 +23,7 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     Returns:
         `rollout/length` in tokens, `rollout/truncated`, `rollout/unique` (different texts in a group, as a share),
         `rollout/evidence_<modality>` (keywords, boxes or key frames a T-CoT) of the modalities there are, and the share
-        of rollouts with each of the `REPAIRS`, such as `rollout/evidence_dropped`.
+        of rollouts with each of the `REPAIRS` and of what else was repaired, such as `rollout/evidence_dropped`.
     """
     if not rollouts:
         return {}
@@ -38,7 +38,7 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
         "rollout/truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
         "rollout/unique": sum(len(entries) for entries in texts.values()) / (len(texts) * group_size),
     }
-    figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in REPAIRS}
+    figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in {*REPAIRS, *step.repairs}}
     return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
 
 

@@ -19,7 +19,8 @@ def reasoning_chat(side: Side, role: Role, counterpart: Modality, style: Style =
         style: `full` explains the format; `brief` is for small models that were trained on it.
 
     Returns:
-        The chat: one user message.
+        The chat: one user message. Its text part also holds the side's text alone (`side_text`), for models that put
+        the instruction elsewhere.
 
     Raises:
         DataError: If the side is empty or a picture is broken.
@@ -30,7 +31,8 @@ def reasoning_chat(side: Side, role: Role, counterpart: Modality, style: Style =
     if side.frames:
         content.append({"type": "video", "video": [source.load() for source in side.frames], "fps": side.fps})
     instruction = prompt(situation(side.modality, role, counterpart), style)
-    content.append({"type": "text", "text": f"{instruction}\n{side.text}" if side.text.strip() else instruction})
+    text = f"{instruction}\n{side.text}" if side.text.strip() else instruction
+    content.append({"type": "text", "text": text, "side_text": side.text})
     return [{"role": "user", "content": content}]
 
 

@@ -10,3 +10,4 @@ from .callbacks.write_vectors import WriteVectors as WriteVectors
 from .embedder import EmbedderModule as EmbedderModule
 from .gradient_cache import GradientCache as GradientCache
 from .reasoner import ReasonerModule as ReasonerModule
+from .unified import UnifiedEmbedderModule as UnifiedEmbedderModule

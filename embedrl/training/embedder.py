@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,51 +28,52 @@ from embedrl.training.retrieval_log import log_results
 from embedrl.utils.ragged import cat_rows
 
 
-class EmbedderModule(TrainingModule):
-    """Trains a backbone so that a query's vector finds its target's. Source: Embed-RL §3.1, Eq. 1, B.1.
+class VectorModule(TrainingModule):
+    """What contrastive trainings share: the gradient-cached step, and scoring.
 
-    Optimisation is Lightning's automatic one: gradient caching lives in `training_step` (first pass and loss) and
-    `backward` (second pass), so clipping, accumulation, precision, callbacks and resuming work as documented there.
-
-    Args:
-        backbone: The model family and its options; its weights load when a run starts.
-        loss: The loss on the vectors of the whole contrastive batch.
-        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
-        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
-        warmup_steps: Optimizer steps over which the learning rate rises from 0.
-        gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
-            graphs: the same gradients, faster, for batches that fit.
-        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it. None: the run's
-            (`seed_everything`).
-        metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
-            hit@1, hit@5, hit@10 and ndcg@5.
+    A subclass calls `prepare` in `__init__`, and gives `contrast`.
 
     Attributes:
         validation: What the last validation or test scored; callbacks draw from it.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        loss: ContrastiveLoss,
-        optimizer: OptimizerCallable,
-        schedule: str = "cosine",
-        warmup_steps: int = 10,
-        gradient_cache: bool = True,
-        seed: int | None = None,
-        metrics: list[RankingMetric] | None = None,
+    def prepare(
+        self, backbone: Backbone, gradient_cache: bool, metrics: list[RankingMetric] | None, dims: Sequence[int] = ()
     ) -> None:
-        super().__init__(locals())
-        if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
-            raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
-        check_vectors(backbone, loss)
+        """Take the arguments that all contrastive trainings have.
+
+        Args:
+            backbone: The model in training.
+            gradient_cache: Whether to encode every micro-batch twice.
+            metrics: What validation and test log of every task.
+            dims: Shorter vectors to score as well.
+
+        Raises:
+            ConfigError: If a metric cannot be logged.
+        """
         if metrics is not None:
             check_metrics(metrics, "model.metrics")
-        self.backbone, self.loss, self.gradient_cache, self.metrics = backbone, loss, gradient_cache, metrics
-        backbone.trained_dims = loss.dims  # a checkpoint names them, as an exported folder does
+        self.backbone, self.gradient_cache, self.metrics, self.dims = backbone, gradient_cache, metrics, dims
+        backbone.trained_dims = dims  # a checkpoint names them, as an exported folder does
         self.validation: list[TaskResult] = []
         self._scorer = TaskScorer([])
         self._bad_sides: list[BadSample] = []
+
+    @abstractmethod
+    def contrast(self, outputs: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over all ranks.
+
+        Args:
+            outputs: What `learn` made of this rank's sides in flat order, `[queries + targets + negatives, columns]`.
+            batch: This rank's batch.
+
+        Returns:
+            The loss, whose gradient is that of the whole batch, and metrics to log as `train/<name>`.
+        """
+
+    def learn(self, inputs: ModelInputs) -> Tensor:
+        """What the loss is made of: by default the vectors of one micro-batch, `[rows, columns]`."""
+        return self._encode(inputs)
 
     @property
     def trained_model(self) -> Backbone:
@@ -93,11 +96,11 @@ class EmbedderModule(TrainingModule):
         calls = max_over_ranks(len(batch.micro_batches), self.device)
         cache_vision_features = self.backbone.cache_vision_features
         self._cache = GradientCache(
-            self._encode, batch.micro_batches, self.device, calls, self.gradient_cache, cache_vision_features
+            self.learn, batch.micro_batches, self.device, calls, self.gradient_cache, cache_vision_features
         )
         self._vectors = self._cache.forward()
         order = batch.order.to(self.device)
-        loss, metrics = self._loss(self._vectors[order.argsort()], batch)
+        loss, metrics = self.contrast(self._vectors[order.argsort()], batch)
         self.processed = {"pairs": batch.num_pairs * world_size()}
         self.samples = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
         self._check_finite(order, batch, loss)
@@ -107,12 +110,6 @@ class EmbedderModule(TrainingModule):
         self.log_step_means({f"train/{name}": value for name, value in metrics.items()})
         self.log_totals({"raw_sides": batch.raw_sides})
         return loss
-
-    def _loss(self, vectors: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over all ranks; `vectors` is this rank's in flat order, `[queries + targets + negatives, dim]`."""
-        kind, labels = _gather_labels(batch, self.global_rank, vectors.device)
-        everyone = gather_rows(vectors)
-        return self.loss(everyone[kind == 0], everyone[kind == 1], everyone[kind == 2], labels)
 
     def _check_finite(self, order: Tensor, batch: ContrastiveBatch, loss: Tensor) -> None:
         # After the loss, so that no rank is left waiting for the one that raises.
@@ -149,7 +146,7 @@ class EmbedderModule(TrainingModule):
         tasks = getattr(getattr(self.trainer, "datamodule", None), "tasks", None)
         if not tasks:
             raise ConfigError("nothing to score: give the data module tasks (data.val, data.test)")
-        self._scorer, self._bad_sides = TaskScorer(tasks, self.metrics, self.loss.dims), []
+        self._scorer, self._bad_sides = TaskScorer(tasks, self.metrics, self.dims), []
 
     def validation_step(self, batch: EncodeBatch, batch_idx: int) -> None:
         """Embed one batch of sides."""
@@ -170,15 +167,6 @@ class EmbedderModule(TrainingModule):
         self._scorer = TaskScorer([])
         log_results(self, stage, self.validation)
 
-    def describe_export(self, out: Path) -> None:
-        """Name the lengths of a Matryoshka loss, as Hugging Face configurations do."""
-        if self.loss.dims:
-            names = ("config.json", "open_clip_config.json")
-            path = next(out / name for name in names if (out / name).is_file())
-            config = json.loads(path.read_text(encoding="utf-8"))
-            config |= {"is_matryoshka": True, "matryoshka_dimensions": list(self.loss.dims)}
-            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
     def predict_step(self, batch: EncodeBatch, batch_idx: int) -> dict[str, Any]:
         """Embed one batch of sides.
 
@@ -189,6 +177,60 @@ class EmbedderModule(TrainingModule):
         self.skipped(list(batch.bad.values()))
         vectors, good = self._embed(batch).cpu(), [i for i in range(len(batch.items)) if i not in batch.bad]
         return {"items": [batch.items[i] for i in good], "vectors": vectors[good]}
+
+
+class EmbedderModule(VectorModule):
+    """Trains a backbone so that a query's vector finds its target's. Source: Embed-RL §3.1, Eq. 1, B.1.
+
+    Optimisation is Lightning's automatic one: gradient caching lives in `training_step` (first pass and loss) and
+    `backward` (second pass), so clipping, accumulation, precision, callbacks and resuming work as documented there.
+
+    Args:
+        backbone: The model family and its options; its weights load when a run starts.
+        loss: The loss on the vectors of the whole contrastive batch.
+        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        gradient_cache: Encode every micro-batch twice, so that memory does not grow with the batch; false keeps all
+            graphs: the same gradients, faster, for batches that fit.
+        seed: Seed of dropout; every step draws from (seed, step, rank), so a resumed run repeats it. None: the run's
+            (`seed_everything`).
+        metrics: What validation and test log of every task, such as `embedrl.metrics.HitRate` with its k; None:
+            hit@1, hit@5, hit@10 and ndcg@5.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        loss: ContrastiveLoss,
+        optimizer: OptimizerCallable,
+        schedule: str = "cosine",
+        warmup_steps: int = 10,
+        gradient_cache: bool = True,
+        seed: int | None = None,
+        metrics: list[RankingMetric] | None = None,
+    ) -> None:
+        super().__init__(locals())
+        if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+            raise ConfigError("model.loss has trainable parameters: move them into the backbone, which is synchronised")
+        check_vectors(backbone, loss)
+        self.loss = loss
+        self.prepare(backbone, gradient_cache, metrics, loss.dims)
+
+    def contrast(self, outputs: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on the vectors of all ranks."""
+        kind, labels = gather_labels(batch, self.global_rank, outputs.device)
+        everyone = gather_rows(outputs)
+        return self.loss(everyone[kind == 0], everyone[kind == 1], everyone[kind == 2], labels)
+
+    def describe_export(self, out: Path) -> None:
+        """Name the lengths of a Matryoshka loss, as Hugging Face configurations do."""
+        if self.loss.dims:
+            names = ("config.json", "open_clip_config.json")
+            path = next(out / name for name in names if (out / name).is_file())
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config |= {"is_matryoshka": True, "matryoshka_dimensions": list(self.loss.dims)}
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_vectors(backbone: Backbone, loss: ContrastiveLoss) -> None:
@@ -209,7 +251,7 @@ def check_vectors(backbone: Backbone, loss: ContrastiveLoss) -> None:
         )
 
 
-def _gather_labels(batch: ContrastiveBatch, rank: int, device: torch.device) -> tuple[Tensor, BatchLabels]:
+def gather_labels(batch: ContrastiveBatch, rank: int, device: torch.device) -> tuple[Tensor, BatchLabels]:
     """The labels of all ranks' rows, and of each row whether it is a query (0), a target (1) or a negative (2)."""
     own = batch_labels(
         batch.query_keys, batch.target_keys, batch.negative_keys, batch.negative_counts,

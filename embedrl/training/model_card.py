@@ -17,6 +17,7 @@ from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
+from embedrl.models.unified.model import UnifiedModel
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.models.vlm.encoder import EncoderBackbone
 from embedrl.utils.public_names import public_path
@@ -139,10 +140,26 @@ An Embedder's row of the token `<emb>` comes with the adapter. A base that is ca
 package, `embedrl/assets/...`. embedrl takes the folder as it takes any other;
 `embedrl export --checkpoint {name} --out FOLDER` merges it.
 """,
+    "unified": """
+It embeds without reasoning, fast, or behind a reasoning that it writes itself:
+
+```python
+import embedrl
+
+fast = embedrl.Embedder.from_pretrained("{name}")
+thoughtful = embedrl.Embedder.from_pretrained("{name}", reasoner="{name}")
+vectors = thoughtful.encode(["a red star", {{"image": "picture.png", "text": "what colour is it?"}}])
+```
+
+Vectors of both kinds are to be compared with those of their own kind. `{cls}` loads the files; transformers loads them
+as a vision-language model.
+""",
     "embedrl": """
 The files are those of `{cls}`, which loads them.
 """,
 }
+
+_LIBRARY = {"two towers": "transformers", "multi-vector": "sentence-transformers", "unified": "embedrl"}
 
 
 def write_card(
@@ -162,7 +179,7 @@ def write_card(
     more = {"length": length, "pooling": _pooling(model)}
     base = _base(model)
     data = ModelCardData(
-        library_name={"two towers": "transformers", "multi-vector": "sentence-transformers"}.get(kind, kind),
+        library_name=_LIBRARY.get(kind, kind),
         pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
         base_model=base if _is_hub_name(base) else None,
         tags=[
@@ -179,7 +196,7 @@ def write_card(
     lines = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# {name}\n",
-        f"{'An Embedder' if embeds else 'A Reasoner'} trained with embedrl from `{base}`: it {what}.\n",
+        f"{_names(model)} trained with embedrl from `{base}`: it {what}.\n",
         f"## Use\n{_HOW[kind].format(name=name, base=base, cls=public_path(type(model)), **more)}",
     ]
     if figures:
@@ -187,6 +204,12 @@ def write_card(
         lines.append(f"## Training\n\n| | |\n|---|---|\n{rows}\n")
     lines.append("The licence is that of the base model and of the training data.\n")
     (out / CARD).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _names(model: Backbone | Generator) -> str:
+    if isinstance(model, UnifiedModel):
+        return "A model that reasons and embeds,"
+    return "An Embedder" if isinstance(model, Backbone) else "A Reasoner"
 
 
 def _pooling(model: Backbone | Generator) -> str:
@@ -205,6 +228,8 @@ pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
 
 def _kind(out: Path, model: Backbone | Generator) -> str:
     """The library that loads the folder."""
+    if isinstance(model, UnifiedModel):
+        return "unified"
     if isinstance(model, LateInteraction):
         return "multi-vector" if (out / "modules.json").is_file() else "embedrl"
     if (out / ADAPTER).is_file():

@@ -9,7 +9,14 @@ from typing import Any
 EMB_TOKEN = "<emb>"
 """The embedding is read at this token."""
 
-QWEN = re.compile(r"<emb>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+DISC_TOKEN, GEN_TOKEN = "<disc_emb>", "<gen_emb>"
+"""Where a model that reasons and embeds has its vectors: behind the side, and behind its reasoning."""
+
+_ALONE = (EMB_TOKEN, DISC_TOKEN, GEN_TOKEN)
+
+QWEN = re.compile(
+    r"<(?:emb|disc_emb|gen_emb)>|<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
+)
 """The words that a Qwen-VL and embedrl give a meaning: a data set must not hold them."""
 
 COMMON = re.compile(
@@ -59,7 +66,7 @@ def escape(text: str, words: re.Pattern[str] = COMMON) -> str:
 
 
 def escape_message(message: dict[str, Any], words: re.Pattern[str]) -> dict[str, Any]:
-    """A chat's message with the words escaped in its texts; an `<emb>` that stands alone is meant."""
+    """A chat's message with the words escaped in its texts; an `<emb>` or the like that stands alone is meant."""
     content = message["content"]
     if isinstance(content, str):
         return message | {"content": escape(content, words)}
@@ -67,7 +74,7 @@ def escape_message(message: dict[str, Any], words: re.Pattern[str]) -> dict[str,
 
 
 def _escape_part(part: dict[str, Any], words: re.Pattern[str]) -> dict[str, Any]:
-    if part["type"] != "text" or part["text"] == EMB_TOKEN:
+    if part["type"] != "text" or part["text"] in _ALONE:
         return part
     return part | {"text": escape(part["text"], words)}
 

@@ -41,3 +41,15 @@ class KillDuring(Callback):
             return result
 
         setattr(owner, name, deadly)
+
+
+class KillAt(Callback):
+    """SIGKILL after a number of optimizer steps; not again once `marker` is there."""
+
+    def __init__(self, step: int, marker: str) -> None:
+        self.step, self.marker = step, Path(marker)
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -99,7 +99,28 @@ EGRL = {
 }
 
 
-SMALLER = {"EmbedderModule": EMBEDDER, "ReasonerModule": REASONER, "EGRLModule": EGRL}
+UNIFIED = {
+    "model": {"init_args": {"backbone": {"init_args": {"path": "embedrl:tiny"}}, "max_new_tokens": 4}},
+    "data": {"init_args": {**EMBEDDER["data"]["init_args"], "val": TASKS}},
+}
+
+
+SMALLER = {
+    "EmbedderModule": EMBEDDER,
+    "ReasonerModule": REASONER,
+    "EGRLModule": EGRL,
+    "UnifiedEmbedderModule": UNIFIED,
+}
+
+
+def smaller(recipe: Path) -> dict:
+    """What makes a recipe small; one whose policy embeds itself keeps doing so."""
+    content = yaml.safe_load(recipe.read_text())["model"]
+    overlay = SMALLER[content["class_path"].rpartition(".")[2]]
+    if "PolicyVectors" not in str(content):
+        return overlay
+    model = {name: value for name, value in overlay["model"]["init_args"].items() if name != "embedder"}
+    return {**overlay, "model": {"init_args": model}}
 
 
 PICTURES = {

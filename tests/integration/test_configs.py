@@ -10,7 +10,7 @@ import yaml
 from cli_process import logged
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule
-from recipes import CONFIGS, EMBEDDER, PARTS, PICTURES, QUICKSTART, RECIPES, SMALL, SMALLER, name, overlays, printed
+from recipes import CONFIGS, EMBEDDER, PARTS, PICTURES, QUICKSTART, RECIPES, SMALL, name, overlays, printed, smaller
 from small_sources import MIX
 
 from embedrl.cli import main
@@ -32,18 +32,28 @@ def swaps(kind: str) -> list[tuple[Path, Path]]:
     return list(pairs if kind == "mix" else pairs | dict.fromkeys(permutations(ones.values(), 2)))
 
 
-@pytest.mark.parametrize("recipe", ON_GPUS, ids=name)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(p, marks=pytest.mark.slow if p.parent.name == "unified" else (), id=name(p)) for p in ON_GPUS],
+)
 def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
     config = printed(capsys, "--config", recipe)
     assert config["trainer"]["default_root_dir"].startswith("runs/")
     assert config["model"]["class_path"].startswith("embedrl.")
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in (QUICKSTART, *ON_GPUS)], ids=name)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in ("ume_r1_rl", "rge") else (), id=name(p))
+        for p in RECIPES
+        if p not in (QUICKSTART, *ON_GPUS)
+    ],
+)
 def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
     kind = yaml.safe_load(recipe.read_text())["model"]["class_path"].rpartition(".")[2]
     monkeypatch.chdir(tmp_path)
-    flags = overlays(tmp_path, SMALL, SMALLER[kind])
+    flags = overlays(tmp_path, SMALL, smaller(recipe))
     assert main(["fit", "--config", str(recipe), *flags]) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "runs").rglob("version_0")
     assert sorted(logged(run, "reward/total/mean" if kind == "EGRLModule" else "train/loss")) == [0, 1]

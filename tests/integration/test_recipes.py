@@ -21,6 +21,9 @@ SHRINK, SMALL_GPU, RELEASED = (
 )
 QWEN = ["embedder/qwen3_vl_2b", "embedder/qwen3_vl_4b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
 OPEN_CLIP = ["embedder/open_clip_vit_b_32", "embedder/open_clip_vit_l_14"]
+UNIFIED = [f"unified/{recipe}_qwen3_vl_2b" for recipe in ("ume_r1", "ume_r1_rl", "rge")]
+ALIKE = [recipe.replace("2b", "8b") for recipe in UNIFIED]
+"""These differ from the others in the size of the model and of micro-batches alone."""
 FIRST = ["embedder/qwen3_vl_2b", "reasoner/qwen3_vl_8b", "egrl/qwen3_vl_8b"]
 """One recipe of each kind."""
 GIB = 2**30
@@ -45,22 +48,25 @@ def test_the_released_codes_configuration(capsys):
 
 
 def test_every_recipe_for_gpus_is_named_here():
-    folders = ("embedder", "reasoner", "egrl")
+    folders = ("embedder", "reasoner", "egrl", "unified")
     found = {
         str(p.relative_to(CONFIGS).with_suffix("")) for folder in folders for p in (CONFIGS / folder).glob("*.yaml")
     }
-    assert found - {"embedder/tux_open_clip", "embedder/tux_tiny"} == {*QWEN, *OPEN_CLIP}
+    assert found - {"embedder/tux_open_clip", "embedder/tux_tiny"} == {*QWEN, *OPEN_CLIP, *UNIFIED, *ALIKE}
 
 
 @pytest.mark.dist
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [*QWEN, *OPEN_CLIP])
+@pytest.mark.parametrize("recipe", [*QWEN, *OPEN_CLIP, *UNIFIED[1:]])
 def test_a_recipe_trains_two_steps_shrunk_under_fsdp2(recipe, tmp_path):
     root, entry = tmp_path / "runs", Path(embedrl.__file__).parent / "__main__.py"
-    words = [*configs(recipe, SHRINK), "--trainer.default_root_dir", root]
+    shrink = SHRINK.with_suffix("") / "unified_rl.yaml" if recipe in UNIFIED and "_rl_" in recipe else SHRINK
+    words = [*configs(recipe, shrink), "--trainer.default_root_dir", root]
     finish(launch(entry, "fit", *words, log=tmp_path), tmp_path)
     run = root / "version_0"
-    assert sorted(logged(run, "reward/total/mean" if recipe.startswith("egrl") else "train/loss")) == [0, 1]
+    assert sorted(
+        logged(run, "reward/total/mean" if recipe.startswith("egrl") or "_rl_" in recipe else "train/loss")
+    ) == [0, 1]
     assert (run / "checkpoints/last.ckpt").is_file()
     config = yaml.safe_load((run / "config.yaml").read_text())
     strategy = config["trainer"]["strategy"]
@@ -80,7 +86,9 @@ def test_a_recipe_trains_two_steps_as_on_one_small_gpu(recipe, tmp_path, capsys)
     words += ["--trainer.precision", "bf16-mixed", "--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", *words]) == 0, capsys.readouterr().err
     run = tmp_path / "version_0"
-    assert sorted(logged(run, "reward/total/mean" if recipe.startswith("egrl") else "train/loss")) == [0, 1]
+    assert sorted(
+        logged(run, "reward/total/mean" if recipe.startswith("egrl") or "_rl_" in recipe else "train/loss")
+    ) == [0, 1]
 
 
 @pytest.mark.parametrize("recipe", [*(pytest.param(name, marks=pytest.mark.slow) for name in QWEN[:-1]), QWEN[-1]])

@@ -130,16 +130,29 @@ class EmbedderDataModule(BaseDataModule):
             world_size=trainer.world_size,
             names=labels,
         )
-        pairs = PairDataset([row.source for row in self.mix], self.render, self.seed, self.max_negatives, labels)
+        sources, (queries, targets) = [row.source for row in self.mix], self.side_options()
+        pairs = PairDataset(sources, queries, self.seed, self.max_negatives, labels, targets)
         rows = CheckedRows(pairs, self.on_bad)
         sides = self.batch_size // trainer.world_size * (2 + self.max_negatives)
         collator = ContrastiveCollator(
-            self._preprocessor(),
+            self.train_preprocessor(),
             self.micro_batch_size,
             # Negatives are ragged: ranks agree on the count that the fullest batch needs.
             -(-sides // self.micro_batch_size) if trainer.world_size > 1 else None,
         )
         return self._make_train_loader(rows, sampler, CheckedCollator(rows, collator, collator.check))
+
+    def side_options(self) -> tuple[RenderOptions, RenderOptions]:
+        """How the queries and the targets of training are rendered."""
+        return self.render, self.render
+
+    def scoring_options(self) -> RenderOptions:
+        """How the sides of tasks are rendered."""
+        return self.render
+
+    def train_preprocessor(self) -> Preprocessor:
+        """The preprocessor of training."""
+        return self._preprocessor()
 
     def val_dataloader(self) -> Sequence[Loader[EncodeBatch]]:
         """All sides of the validation tasks; no loader if there are none."""
@@ -158,7 +171,9 @@ class EmbedderDataModule(BaseDataModule):
         if not self.tasks:
             return []
         rank, size = trainer.global_rank, trainer.world_size
-        dataset = EncodeDataset(self.tasks, self.render, self.encode_batch_size, rank, size, on_bad=self.on_bad)
+        dataset = EncodeDataset(
+            self.tasks, self.scoring_options(), self.encode_batch_size, rank, size, on_bad=self.on_bad
+        )
         count = -(-dataset.largest // self.micro_batch_size)
         collator = EncodeCollator(self._preprocessor(), self.micro_batch_size, count, self.on_bad)
         return [self._make_scoring_loader(dataset, collator, batch_size=None)]

@@ -32,10 +32,10 @@ class QwenVLReasoner(QwenVL, PolicyGenerator):
         """See `PolicyGenerator.sample`; each prompt and its pictures are read once."""
         tokenizer, device = self.processor.tokenizer, inputs["input_ids"].device
         stop = stop_criteria(tokenizer, options.stop) if options.stop else None
-        eos = tokenizer.eos_token_id
+        own = torch.tensor(self.ends, device=device)
 
         def ends(tokens: Tensor) -> Tensor:
-            last: Tensor = tokens[:, -1] == eos
+            last = torch.isin(tokens[:, -1], own)
             return last if stop is None else last | stop(tokens, None)
 
         head, suppressed = self.network.get_output_embeddings(), torch.tensor(self.suppressed, device=device)

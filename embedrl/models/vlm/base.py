@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_tokens, add_token_row, to_export
+from embedrl.models.adapters import adapter_tokens, add_token_rows, to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import checkpoint_layers
@@ -244,7 +244,7 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
         """
         super().export(out, merge)
         if not merge and self.emb_new:  # a Reasoner, which servers load, never reads `<emb>`
-            add_token_row(out, self.network, self.emb_token_id)
+            add_token_rows(out, self.network, [self.emb_token_id])
         if merge and self.differences.ends_at_emb:
             tokenizer, video = self.processor.tokenizer, self.differences.reads_video
             write_layout(out, self.core.config.text_config.hidden_size, tokenizer, video)

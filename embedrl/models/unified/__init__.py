@@ -1,0 +1,1 @@
+"""Models that reason and embed: one vector behind the side, one behind the reasoning."""

@@ -1,0 +1,148 @@
+"""One model that reasons and embeds, in training: contrastive losses on two vectors, cross-entropy on the reasoning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from embedrl.data.collate import ContrastiveBatch
+from embedrl.data.inputs import ModelInputs
+from embedrl.distributed.collectives import gather_rows
+from embedrl.distributed.unshard import unsharded
+from embedrl.errors import ConfigError
+from embedrl.losses.unified import VECTORS, LossRow, UnifiedBatch, check_losses, total_loss
+from embedrl.metrics.retrieval import RankingMetric
+from embedrl.models.dropout import evaluating
+from embedrl.models.packing import IGNORE
+from embedrl.models.sampling import SamplingOptions
+from embedrl.models.unified.model import UnifiedModel
+from embedrl.training.embedder import VectorModule, gather_labels
+from embedrl.utils.ranges import check_least
+
+
+class UnifiedEmbedderModule(VectorModule):
+    """Trains one vision-language model to reason about a side and to embed it, with and without its reasoning.
+
+    One forward pass gives the vector at `<disc_emb>`, the vector at `<gen_emb>` and the likelihood of the reasoning;
+    `losses` says what counts. Gradient caching covers all of them: each side's outputs are cached and pushed through
+    again, so that clipping, accumulation and resuming work as in `EmbedderModule`. Use it with
+    `embedrl.UnifiedDataModule`. Validation scores the mode that the data module's `render` says.
+
+    Args:
+        backbone: The model and its options, such as `embedrl.QwenVLUnified`; its weights load when a run starts.
+        losses: The parts of the loss with their weights.
+        optimizer: The optimizer's class and options, such as AdamW with its learning rate.
+        schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
+        warmup_steps: Optimizer steps over which the learning rate rises from 0.
+        gradient_cache: Read every micro-batch twice, so that memory does not grow with the batch.
+        seed: Seed of dropout; None: the run's (`seed_everything`).
+        metrics: What validation and test log of every task; None: hit@1, hit@5, hit@10 and ndcg@5.
+        rationale_for_contrast: Behind which reasoning the vectors at `<gen_emb>` are taken: the `given` one, or the one
+            that the model writes itself at that step, greedily (`self`), so that no given answer leaks into them. The
+            cross-entropy is on the given one either way. `self` needs `data.render.cues: printed`.
+        max_new_tokens: Longest reasoning that it writes itself.
+
+    Raises:
+        ConfigError: If the losses do not fit the model.
+
+    Source: UME-R1 (arXiv 2511.00405): all four parts, weights 1; RGE (arXiv 2511.16150): `gen`, and the query's
+    reasoning.
+    """
+
+    def __init__(
+        self,
+        backbone: UnifiedModel,
+        losses: list[LossRow],
+        optimizer: OptimizerCallable,
+        schedule: str = "cosine",
+        warmup_steps: int = 10,
+        gradient_cache: bool = True,
+        seed: int | None = None,
+        metrics: list[RankingMetric] | None = None,
+        rationale_for_contrast: Literal["given", "self"] = "given",
+        max_new_tokens: int = 256,
+    ) -> None:
+        super().__init__(locals())
+        check_least(1, {"model.max_new_tokens": max_new_tokens})
+        if not isinstance(backbone, UnifiedModel):
+            raise ConfigError(
+                f"model.backbone is a {type(backbone).__name__}, which does not reason: take embedrl.QwenVLUnified or "
+                "embedrl.VLMUnified"
+            )
+        if rationale_for_contrast not in ("given", "self"):
+            raise ConfigError(f"model.rationale_for_contrast is {rationale_for_contrast!r}: give given or self")
+        self.losses = losses
+        self.rationale_for_contrast, self.max_new_tokens = rationale_for_contrast, max_new_tokens
+        self.prepare(backbone, gradient_cache, metrics)
+
+    def setup(self, stage: str) -> None:
+        """Check the losses against the model's layout.
+
+        Raises:
+            ConfigError: If they do not fit.
+        """
+        super().setup(stage)
+        check_losses(self.losses, self.vectors)
+
+    @property
+    def unified(self) -> UnifiedModel:
+        """The backbone by its own type."""
+        assert isinstance(self.backbone, UnifiedModel)
+        return self.backbone
+
+    @property
+    def vectors(self) -> list[str]:
+        """The names of the model's vectors, in the order of its outputs."""
+        layout = self.unified.arrangement
+        return [name for name, there in zip(VECTORS, (layout.disc, layout.gen), strict=True) if there]
+
+    def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
+        """First pass and loss; before it, the model writes the reasoning that is read, if it is its own.
+
+        Raises:
+            NonFiniteError: If a vector or the loss is NaN or infinite.
+        """
+        if self.rationale_for_contrast == "self":
+            with unsharded(self.backbone), evaluating(self.backbone):
+                batch = replace(batch, micro_batches=[self._with_own_replies(m) for m in batch.micro_batches])
+        return super().training_step(batch, batch_idx)
+
+    @torch.no_grad()
+    def _with_own_replies(self, inputs: ModelInputs) -> ModelInputs:
+        """A micro-batch with prompts and the model's own replies to them packed together, as `own/...`."""
+        prompts = {name.removeprefix("prompt/"): v for name, v in inputs.items() if name.startswith("prompt/")}
+        if not prompts:
+            raise ConfigError("model.rationale_for_contrast: self needs embedrl.UnifiedDataModule")
+        options = SamplingOptions(self.max_new_tokens, temperature=0.0)
+        seeds = [0] * len(prompts["input_ids"])  # greedy: nothing is drawn
+        replies = [row[0] for row in self.unified.sample(self.to_device(prompts), 1, seeds, options)]
+        packed = self.unified.pack_replies(prompts, replies)
+        rest = {name: value for name, value in inputs.items() if not name.startswith("prompt/")}
+        return rest | {f"own/{name}": value for name, value in packed.items()}
+
+    def learn(self, inputs: ModelInputs) -> Tensor:
+        """Both vectors, the reasoning's negative log-likelihood, and its tokens, `[rows, vectors · dim + 2]`."""
+        tokens = (inputs["labels"] != IGNORE).sum(1)
+        given = {name: v for name, v in inputs.items() if not name.startswith(("own/", "prompt"))}
+        outputs = self.unified.outputs(self.to_device(given))
+        own = {name.removeprefix("own/"): v for name, v in inputs.items() if name.startswith("own/")}
+        if own:
+            vectors, rows = self.unified.reply_vectors(self.to_device(own)), inputs["prompt_rows"]
+            outputs = outputs + 0 * vectors.sum()  # every micro-batch takes part in the second pass, rows or none
+            if len(rows):
+                first = outputs.shape[1] - 1 - vectors.shape[1]  # behind the gen vector comes the likelihood alone
+                behind = torch.cat([outputs[rows, :first], vectors, outputs[rows, -1:]], dim=1)
+                outputs = outputs.index_copy(0, rows.to(outputs.device), behind)
+        return torch.cat([outputs, tokens.to(outputs)[:, None]], dim=1)
+
+    def contrast(self, outputs: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses on what all ranks made of the batch."""
+        kind, labels = gather_labels(batch, self.global_rank, outputs.device)
+        everyone = gather_rows(outputs)
+        columns = everyone[:, :-2].chunk(len(self.vectors), dim=1)
+        named = dict(zip(self.vectors, columns, strict=True))
+        return total_loss(self.losses, UnifiedBatch(named, everyone[:, -2], everyone[:, -1].detach(), kind, labels))
