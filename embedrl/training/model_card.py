@@ -11,6 +11,7 @@ from huggingface_hub import ModelCardData
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone
+from embedrl.models.expert_files import has_experts
 from embedrl.models.generator import Generator
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
@@ -21,6 +22,7 @@ from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.utils.public_names import public_path
 
 CARD = "README.md"
+_LIBRARIES = {"two towers": "transformers", "multi-vector": "sentence-transformers", "experts": "embedrl"}
 _ONE = "unit vectors; similar ones have a high dot product"
 
 _HOW = {
@@ -138,6 +140,16 @@ An Embedder's row of the token `<emb>` comes with the adapter. A base that is ca
 package, `embedrl/assets/...`. embedrl takes the folder as it takes any other;
 `embedrl export --checkpoint {name} --out FOLDER` merges it.
 """,
+    "experts": """
+```python
+import embedrl
+
+vectors = embedrl.Embedder.from_pretrained("{name}").encode(["a red star"])
+```
+
+The folder holds LoRA experts and their routers, which choose token by token and so cannot be merged into the weights of
+`{base}`. Only embedrl loads them, wherever it takes a checkpoint; peft, transformers and sentence-transformers refuse.
+""",
     "embedrl": """
 The files are those of `{cls}`, which loads them.
 """,
@@ -161,7 +173,7 @@ def write_card(
     more = {"length": length, "pooling": _pooling(model)}
     base = _base(model)
     data = ModelCardData(
-        library_name={"two towers": "transformers", "multi-vector": "sentence-transformers"}.get(kind, kind),
+        library_name=_LIBRARIES.get(kind, kind),
         pipeline_tag="feature-extraction" if embeds else "image-text-to-text",
         base_model=base if _is_hub_name(base) else None,
         tags=[
@@ -203,7 +215,9 @@ pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
 
 
 def _kind(out: Path, model: Backbone | Generator) -> str:
-    """The library that loads the folder."""
+    """The library that loads the folder; `experts` is embedrl."""
+    if has_experts(str(out)):
+        return "experts"
     if isinstance(model, LateInteraction):
         return "embedrl" if (out / ADAPTER).is_file() else "multi-vector"
     if (out / ADAPTER).is_file():

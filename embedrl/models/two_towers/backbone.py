@@ -17,8 +17,11 @@ from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES
 from embedrl.models.dropout import as_in_forward
+from embedrl.models.expert_files import check_experts, mark_experts
+from embedrl.models.experts import MERGE, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora
+from embedrl.models.routing import Routing
 from embedrl.models.two_towers.fusion import FusionWeights, fuse, settle, stored_fusion
 from embedrl.models.two_towers.loading import TINY, empty_network, load_config, load_network, load_processor
 from embedrl.models.two_towers.preprocess import IMAGE_PREFIX, TEXT_PREFIX, TwoTowerPreprocessor
@@ -73,6 +76,7 @@ class TwoTowerBackbone(Backbone):
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
+        self._routing: Routing | None = None
         self._preprocessor: TwoTowerPreprocessor | None = None
         self.weights = fusion or FusionWeights()
 
@@ -115,15 +119,20 @@ class TwoTowerBackbone(Backbone):
         """Add LoRA, freeze what is frozen."""
         if self.fusion is None and not self.path.startswith(TINY):
             self.weights = stored_fusion(self.path)
+        loaded = bool(routed_layers(network))
         if self.lora is None:
             frozen_parts(network, self.trainable)
+            if loaded:
+                network.requires_grad_(False)
             self.net = network
         else:
+            check_experts(self, self.lora, loaded)
             adapted = add_lora(network, self.lora, linear_layers(network, self.lora))
             if adapter_base(self.path) or not network.name_or_path:
                 # The base that an exported adapter names.
                 adapted.peft_config["default"].base_model_name_or_path = self.path
             self.net = adapted
+            self._routing = routing_of(network)
         if self.gradient_checkpointing:
             options = {"use_reentrant": False, "context_fn": as_in_forward(network)}
             try:
@@ -131,6 +140,16 @@ class TwoTowerBackbone(Backbone):
             except ValueError as error:
                 raise ConfigError(f"backbone.gradient_checkpointing: {error}: set it to false") from error
         self.train()
+
+    @property
+    def routing(self) -> Routing | None:
+        """See `Backbone.routing`; every token counts, and there is no pooled one."""
+        return self._routing
+
+    @property
+    def merges(self) -> bool:
+        """See `Loadable.merges`."""
+        return self.net is None or not routed_layers(self.net)
 
     def train(self, mode: bool = True) -> TwoTowerBackbone:
         """Switch dropout of what is trained; frozen modules and batch normalisation stay in evaluation mode."""
@@ -186,14 +205,18 @@ class TwoTowerBackbone(Backbone):
             merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
 
         Raises:
-            ConfigError: If the adapter alone is asked for and there is none.
+            ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
         network: Any = self.net
+        if not self.merges and (merge or not isinstance(network, PeftModel)):
+            raise ConfigError(MERGE)
         if isinstance(network, PeftModel) and merge:
             network = copy.deepcopy(network).merge_and_unload()
         elif not isinstance(network, PeftModel) and not merge:
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
+        if not self.merges:
+            mark_experts(out, self.lora)
         self.preprocessor().processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 

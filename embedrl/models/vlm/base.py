@@ -20,11 +20,14 @@ from embedrl.models.adapters import adapter_base, adapter_tokens, add_token_row
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import as_in_forward
+from embedrl.models.expert_files import check_experts, mark_experts
+from embedrl.models.experts import MERGE, name_text_layers, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.networks import NetworkReader
-from embedrl.models.pooling import pool_at_token
+from embedrl.models.pooling import last_places, pool_at_token
+from embedrl.models.routing import Routing
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
 from embedrl.models.vlm.families import VLMFamily, linear_layers
@@ -59,6 +62,7 @@ class VisionLanguageModel(Loadable):
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
+        self._routing: Routing | None = None
         self._processor: Any = None
         # `emb_new`: the base has no such token; `emb_added`: nor does an adapter bring its row.
         self.emb_token_id, self.emb_new, self.emb_added = -1, False, False
@@ -141,12 +145,19 @@ class VisionLanguageModel(Loadable):
         core = network.base_model
         if core is network:
             raise ConfigError(f"{self.path}: a {type(network).__name__} has no part without its LM head to embed with")
+        loaded = bool(routed_layers(network))
         if self.lora is not None:
+            check_experts(self, self.lora, loaded)
             adapted = add_lora(network, self.lora, self._adapted(network, self.lora))
             if adapter_base(self.path) or not network.name_or_path:
                 # The base that an exported adapter names.
                 adapted.peft_config["default"].base_model_name_or_path = self.path
             self.net = adapted
+            name_text_layers(network, core.get_decoder())
+            self._routing = routing_of(network)
+        elif loaded:
+            network.requires_grad_(False)
+            self.net = network
         else:
             network.requires_grad_(True)
             for module in self._outside_decoder(core):
@@ -168,17 +179,37 @@ class VisionLanguageModel(Loadable):
         prefix = next(name for name, module in network.named_modules() if module is core)
         return [f"{prefix}.{name}" for name in linear_layers(core, self.differences, lora)]
 
+    @property
+    def routing(self) -> Routing | None:
+        """See `Backbone.routing`."""
+        return self._routing
+
+    @property
+    def merges(self) -> bool:
+        """See `Loadable.merges`."""
+        return self.net is None or not routed_layers(self.net)
+
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
         core = self.core
         if getattr(core, "rope_deltas", None) is not None:
             core.rope_deltas = None  # the offsets of another batch
+        if self._routing is not None:
+            kept = inputs["segments"] > 0 if "segments" in inputs else inputs["attention_mask"]
+            self._routing.begin(kept, self._pooled(inputs))
         hidden: Tensor = core(**self._tensors(inputs), use_cache=False).last_hidden_state
         if isinstance(self, FSDPModule) and torch.is_grad_enabled():
             # FSDP2 reduces the gradients that a rank has: a rank without pictures must have the tower's too.
             trained = [p for m in self._outside_decoder(core) for p in m.parameters() if p.requires_grad]
             hidden = hidden + 0 * sum(p.float().sum() for p in trained)
         return hidden
+
+    def _pooled(self, inputs: ModelInputs) -> Tensor:
+        """Where each chat's `<emb>` lies in the flattened rows, `[chats]`."""
+        if "sources" in inputs:
+            return inputs["sources"]
+        ids = inputs["input_ids"]
+        return torch.arange(len(ids), device=ids.device) * ids.shape[1] + last_places(ids, self.emb_token_id)
 
     @abstractmethod
     def _tensors(self, inputs: ModelInputs) -> dict[str, Tensor]:
@@ -207,14 +238,18 @@ class VisionLanguageModel(Loadable):
             merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
 
         Raises:
-            ConfigError: If the adapter alone is asked for and there is none.
+            ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
         network = self.network
+        if not self.merges and (merge or not isinstance(network, PeftModel)):
+            raise ConfigError(MERGE)
         if isinstance(network, PeftModel) and merge:
             network = copy.deepcopy(network).merge_and_unload()
         elif not isinstance(network, PeftModel) and not merge:
             raise ConfigError("merge=False writes the LoRA adapter alone, but this model has none: use merge=True")
         network.save_pretrained(out)
+        if not self.merges:
+            mark_experts(out, self.lora)
         self.processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 
