@@ -124,7 +124,7 @@ class RoutedLinear(Linear):
 
 
 def routed_config(options: ExpertOptions, r: int, alpha: float, dropout: float, targets: Any) -> LoraConfig:
-    """peft's configuration of an adapter whose layers are `RoutedLinear`; each expert is scaled by alpha / r.
+    """The configuration, as peft takes it, of an adapter with experts; each is scaled by alpha / r.
 
     Args:
         options: Number and choice of experts.

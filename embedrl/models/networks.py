@@ -21,7 +21,7 @@ from embedrl.models.expert_files import take_adapter, take_shape
 class NetworkReader:
     """How the checkpoints of a family, or of any family, become networks.
 
-    A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged, or with its experts beside the weights.
+    A folder with a LoRA adapter counts as its base with the adapter merged, or with the experts beside the weights.
 
     Attributes:
         cls: The class of transformers that reads the weights.

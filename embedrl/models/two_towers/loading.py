@@ -1,6 +1,6 @@
 """Reading checkpoints of two-tower models: processor, configuration, weights.
 
-A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged, or with its experts beside the weights.
+A folder with a LoRA adapter counts as its base with the adapter merged, or with the experts beside the weights.
 """
 
 from __future__ import annotations
