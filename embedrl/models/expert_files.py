@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import CheckpointError, ConfigError, unreadable
-from embedrl.models.adapters import CONFIG_FILE, WEIGHTS_FILE, check_tensors, merge_adapter
+from embedrl.models.adapters import CONFIG_FILE, EXPERTS, WEIGHTS_FILE, check_tensors, merge_adapter
 from embedrl.models.backbone import Backbone
 from embedrl.models.experts import ExpertOptions, routed_config
 from embedrl.models.lora import LoRAOptions
-
-KIND = "EMBEDRL_EXPERTS"
-"""The `peft_type` of such a folder: peft, transformers and vLLM refuse what they could only load without routers."""
 
 _PREFIX, _TOKEN_ROW = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 
@@ -56,7 +53,7 @@ def mark_experts(out: Path, lora: LoRAOptions | None) -> None:
     assert lora.experts is not None
     config = json.loads((out / CONFIG_FILE).read_text(encoding="utf-8"))
     own = {"r": lora.r, "alpha": lora.alpha, **asdict(lora.experts)}
-    config |= {"peft_type": KIND, "embedrl_experts": own}
+    config |= {"peft_type": EXPERTS, "embedrl_experts": own}
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -70,7 +67,7 @@ def has_experts(path: str) -> bool:
         CheckpointError: If an adapter's configuration is broken.
     """
     file = Path(path).expanduser() / CONFIG_FILE
-    return file.is_file() and _config(file).get("peft_type") == KIND
+    return file.is_file() and _config(file).get("peft_type") == EXPERTS
 
 
 def take_adapter(network: Any, path: str) -> Any:
