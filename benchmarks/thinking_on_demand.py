@@ -5,7 +5,8 @@
 
 Candidates always have T-CoTs. For each family, each query is embedded raw and with the T-CoT that the Reasoner writes;
 queries think in the order of the gate (least Δs first), in a random order (its exact expectation), and in that of an
-oracle that knows which queries a T-CoT helps. The threshold that was best on `val` is applied to `test`. Vectors and
+oracle that knows which queries a T-CoT helps. The gate is drawn twice: with one threshold for all families, and with
+the same share of each. The threshold that was best on `val` is applied to `test`. Vectors and
 T-CoTs are kept in `--out`: a benchmark that was stopped goes on.
 """
 
@@ -34,6 +35,15 @@ from embedrl.types import RetrievalTask
 CPU = torch.device("cpu")
 SHARES = [i / 20 for i in range(21)]
 TOPS = (2, 5)
+STYLES = {
+    "gate2": ("threshold, best − second", "tab:blue", "-."),
+    "gate5": ("threshold, best − mean of next four", "tab:orange", "-."),
+    "each_gate2": ("share of each family, best − second", "tab:blue", "-"),
+    "each_gate5": ("share of each family, best − mean of next four", "tab:orange", "-"),
+    "random": ("random", "black", "--"),
+    "oracle": ("oracle (upper bound)", "tab:gray", ":"),
+}
+"""Curve → how it is named and drawn."""
 Figures = dict[str, Tensor]
 """Of each query: whether it hits `raw` and `thinking`, and its Δs by `top`."""
 
@@ -72,6 +82,16 @@ def curves(figures: Figures) -> dict[str, list[float]]:
     }
 
 
+def each_alike(families: dict[str, Figures]) -> dict[str, list[float]]:
+    """The gates' curves where the same share of each family thinks, means over families."""
+    ones = [curves(one) for one in families.values()]
+    return {
+        f"each_{name}": [sum(values) / len(ones) for values in zip(*(one[name] for one in ones), strict=True)]
+        for name in ones[0]
+        if name.startswith("gate")
+    }
+
+
 def at_threshold(figures: Figures, below: float, top: int) -> tuple[float, float]:
     """Share of queries that think, and hit@1."""
     thinks = figures[f"gap{top}"] < below
@@ -97,7 +117,7 @@ def run(embedder: str, reasoner: str, out: Path, size: int, families: list[str] 
     splits: dict[str, dict[str, Figures]] = {}
     for split in ("val", "test"):
         splits[split] = {}
-        for task in WorldTasks(split, size, families).tasks():  # type: ignore[arg-type]
+        for task in WorldTasks(split, size, families).tasks():
             splits[split][task.name] = measure(task, writer, vectors)
             print(f"{split} {task.name}: {time.monotonic() - started:.0f} s", flush=True)
     writer.close()
@@ -113,9 +133,9 @@ def run(embedder: str, reasoner: str, out: Path, size: int, families: list[str] 
                    "raw_interval": interval(one["raw"]), "thinking_interval": interval(one["thinking"]), **curves(one)}
             for name, one in splits["test"].items()
         },
-        "test": {**curves(joined["test"]), "interval": interval(joined["test"]["thinking"]),
-                 "queries": len(joined["test"]["raw"])},
-        "val": curves(joined["val"]),
+        "test": {**curves(joined["test"]), **each_alike(splits["test"]), "queries": len(joined["test"]["raw"]),
+                 "interval": interval(joined["test"]["thinking"])},
+        "val": curves(joined["val"]) | each_alike(splits["val"]),
         "thresholds": {},
         "threads": threads,
     }  # fmt: skip
@@ -130,8 +150,7 @@ def table(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
     test, shares = figures["test"], figures["shares"]
     picked = [shares.index(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    names = {"gate2": "gate, best − second", "gate5": "gate, best − mean of next four", "random": "random",
-             "oracle": "oracle (upper bound)"}  # fmt: skip
+    names = {name: label for name, (label, _, _) in STYLES.items()}
     lines = ["| who thinks | " + " | ".join(f"{shares[i]:.0%}" for i in picked) + " |", "|---" * 6 + "|"]
     lines += [f"| {names[key]} | " + " | ".join(f"{100 * test[key][i]:.1f}" for i in picked) + " |" for key in names]
     lines += ["", "| family | raw | all think |", "|---|---|---|"]
@@ -152,18 +171,12 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     test = figures["test"]
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.2), layout="constrained")
-    styles = {
-        "oracle": ("oracle (upper bound)", "tab:gray", ":"),
-        "gate2": ("gate: Δs, best − second", "tab:blue", "-"),
-        "gate5": ("gate: best − mean of next four", "tab:orange", "-"),
-        "random": ("random", "black", "--"),
-    }
-    for name, (label, colour, line) in styles.items():
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.8), layout="constrained")
+    for name, (label, colour, line) in STYLES.items():
         axes.plot([100 * x for x in figures["shares"]], [100 * y for y in test[name]], line, color=colour, label=label)
     axes.set(xlabel="queries that think (%)", ylabel="hit@1 (%)", title=f"World, test, {test['queries']} queries")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -80,7 +80,7 @@ class ExpertAwareInfoNCE(InfoNCE):
         assert labels.fingerprints is not None
         pairs = len(labels.queries)
         prints = functional.normalize(labels.fingerprints.float(), dim=-1)
-        queries, targets, negatives = prints.split([pairs, pairs, len(labels.negatives)])
+        queries, targets, negatives = prints[:pairs], prints[pairs : 2 * pairs], prints[2 * pairs :]
         own = {"query-query": queries, "target-target": targets}
         blocks = [queries @ torch.cat([targets, negatives]).T if forward else targets @ queries.T]
         blocks += [own[name] @ own[name].T for name in self.extra_negatives]

@@ -193,7 +193,7 @@ def _write(
         tell(f"{row.label}: no pair has a T-CoT, so none could gain: annotate it first (embedrl annotate)")
     elif not kept:
         tell(f"{row.label}: no T-CoT gains more than {options.least}: all of its pairs will be trained raw")
-    report = {
+    report: dict[str, Any] = {
         "pairs": len(judged),
         "tcots": thought,
         "kept": kept,

@@ -45,7 +45,7 @@ class ExpertOptions:
             raise ConfigError(f"lora.experts.balance is {self.balance}: give 0 or more, such as 0.01")
 
 
-class RoutedLinear(Linear):
+class RoutedLinear(Linear):  # type: ignore[misc]  # peft has no types
     """A linear layer of peft whose low-rank update is a mixture of experts.
 
     `lora_A` holds the experts' first factors one below the other, `[experts · r, in]`, `lora_B` their second ones side
@@ -100,7 +100,8 @@ class RoutedLinear(Linear):
         if name in self.lora_router:
             gates = self._gates(self.lora_router[name](x))
             low = (low.unflatten(-1, (self.experts, -1)) * gates[..., None].to(low.dtype)).flatten(-2)
-        return (result + second(low) * self.scaling[name]).to(result.dtype)
+        mixed: Tensor = result + second(low) * self.scaling[name]
+        return mixed.to(result.dtype)
 
     def _gates(self, logits: Tensor) -> Tensor:
         """Weight of each expert for each token, float32, `[..., experts]`."""
@@ -142,7 +143,7 @@ def routed_config(options: ExpertOptions, r: int, alpha: float, dropout: float, 
     def routed(target: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> RoutedLinear:
         return RoutedLinear(target, adapter_name, config, count, options.top_k, routing, **kwargs)
 
-    config._register_custom_module({nn.Linear: routed})  # type: ignore[dict-item]  # peft calls it, nothing more
+    config._register_custom_module({nn.Linear: routed})  # peft calls it, nothing more
     return config
 
 

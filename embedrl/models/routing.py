@@ -202,5 +202,5 @@ def add_balance_gradient(chances: Tensor, taken: Tensor, routing: Routing, layer
     """
     weights = routing.weights(chances, layer)
     routing.record(chances.detach(), taken, weights, layer)
-    out: Tensor = _AddBalanceGradient.apply(chances, weights, routing, layer)  # type: ignore[no-untyped-call]
+    out: Tensor = _AddBalanceGradient.apply(chances, weights, routing, layer)
     return out
