@@ -105,8 +105,7 @@ class RoutedLinear(Linear):  # type: ignore[misc]  # peft has no types
 
     def _gates(self, logits: Tensor) -> Tensor:
         """Weight of each expert for each token, float32, `[..., experts]`."""
-        with torch.autocast(logits.device.type, enabled=False):
-            chances = logits.float().softmax(-1)
+        chances = logits.float().softmax(-1)
         best = chances.detach().topk(self.top_k, dim=-1).indices
         taken = torch.zeros_like(chances).scatter(-1, best, 1.0)
         chances = add_balance_gradient(chances, taken, self.routing, self.layer)
@@ -145,6 +144,22 @@ def routed_config(options: ExpertOptions, r: int, alpha: float, dropout: float, 
 
     config._register_custom_module({nn.Linear: routed})  # peft calls it, nothing more
     return config
+
+
+def check_unmerged(merge: bool, trained: bool) -> None:
+    """Check that a model with experts is exported as an adapter, by the run that trained it.
+
+    Args:
+        merge: Whether its adapter is to be merged.
+        trained: Whether it was built to be trained, and not loaded with its experts.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if not trained:
+        raise ConfigError("an adapter with experts is an export already and cannot be merged: copy its folder")
+    if merge:
+        raise ConfigError(MERGE)
 
 
 def routed_layers(model: nn.Module) -> list[RoutedLinear]:

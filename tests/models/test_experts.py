@@ -77,6 +77,13 @@ def test_the_mixture_is_that_of_separate_adapters():
     torch.testing.assert_close(routed(x), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_shapes_are_known_without_weights():
+    """`embedrl plan` runs models so."""
+    with torch.device("meta"):
+        model = add_lora(nn.Sequential(nn.Linear(6, 5)), expert_lora(), ["0"])
+        assert model(torch.empty(2, 3, 6)).shape == (2, 3, 5)
+
+
 def trained(model, x, y):
     """Output and weights after two steps."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -18,7 +18,7 @@ from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES
 from embedrl.models.dropout import as_in_forward
 from embedrl.models.expert_files import check_experts, mark_experts
-from embedrl.models.experts import MERGE, routed_layers, routing_of
+from embedrl.models.experts import check_unmerged, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora
 from embedrl.models.routing import Routing
@@ -208,8 +208,8 @@ class TwoTowerBackbone(Backbone):
             ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
         network: Any = self.net
-        if not self.merges and (merge or not isinstance(network, PeftModel)):
-            raise ConfigError(MERGE)
+        if not self.merges:
+            check_unmerged(merge, isinstance(network, PeftModel))
         if isinstance(network, PeftModel) and merge:
             network = copy.deepcopy(network).merge_and_unload()
         elif not isinstance(network, PeftModel) and not merge:

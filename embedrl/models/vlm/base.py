@@ -21,7 +21,7 @@ from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import as_in_forward
 from embedrl.models.expert_files import check_experts, mark_experts
-from embedrl.models.experts import MERGE, name_text_layers, routed_layers, routing_of
+from embedrl.models.experts import check_unmerged, name_text_layers, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora
@@ -241,8 +241,8 @@ class VisionLanguageModel(Loadable):
             ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
         network = self.network
-        if not self.merges and (merge or not isinstance(network, PeftModel)):
-            raise ConfigError(MERGE)
+        if not self.merges:
+            check_unmerged(merge, isinstance(network, PeftModel))
         if isinstance(network, PeftModel) and merge:
             network = copy.deepcopy(network).merge_and_unload()
         elif not isinstance(network, PeftModel) and not merge:
