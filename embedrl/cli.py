@@ -61,6 +61,9 @@ COMMANDS: dict[str, Command] = {
     "mine": Command(
         "Find hard negatives for the pairs of a mix with an Embedder", "embedrl.mining.mine:mine", True, kept=_VECTORS
     ),
+    "gain": Command(
+        "Keep T-CoTs in training only where an Embedder gains by them", "embedrl.mining.gain:gain", True, kept=_VECTORS
+    ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
     "index build": Command(

@@ -30,7 +30,15 @@ TRIED = {
     "embedrl.training.EmbeddingProjector": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
     **{
         f"embedrl.losses.{name}": "tests/integration/test_losses.py::test_a_loss_trains_and_is_rebuilt"
-        for name in ("CoSENT", "Distillation", "Matryoshka", "QuantizationAware", "SigmoidLoss", "WeightedSum")
+        for name in (
+            "CoSENT",
+            "Distillation",
+            "ExpertAwareInfoNCE",
+            "Matryoshka",
+            "QuantizationAware",
+            "SigmoidLoss",
+            "WeightedSum",
+        )
     },
     "embedrl.VLMBackbone": "tests/integration/test_vlm_families.py::test_a_family_trains_resumes_and_is_exported",
     **dict.fromkeys(

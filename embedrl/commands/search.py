@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
+from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, make_console, one_line, tell
@@ -21,7 +23,7 @@ def search(
     image: Path | None = None,
     k: int = 10,
     where: str | None = None,
-    reason: bool = False,
+    reason: bool | Literal["auto"] = False,
     hybrid: bool = False,
     exact: bool = False,
     out: Path | None = None,
@@ -29,6 +31,7 @@ def search(
     reasoner: str | None = None,
     style: Style | None = None,
     device: Device = "auto",
+    gate: ConfidenceGate | None = None,
 ) -> None:
     """Print the items of an index that are most alike to a query.
 
@@ -38,7 +41,7 @@ def search(
         image: The query's picture.
         k: Number of items.
         where: Only rows for which this SQL condition over the index's columns holds, such as `year > 2020`.
-        reason: Let the Reasoner write the query's T-CoT first.
+        reason: Let the Reasoner write the query's T-CoT first; `auto`: if the raw query is not sure of its best item.
         hybrid: Rank by the words of `text`, too (reciprocal rank fusion with full text).
         exact: Compare with every vector even if there is an approximate index.
         out: Draw the hits with their evidence into this picture.
@@ -46,6 +49,7 @@ def search(
         reasoner: A Reasoner; by default the one that the index was made with.
         style: The Reasoner's prompt; by default the index's.
         device: Where to compute; auto takes a GPU if there is one.
+        gate: `--reason auto`: who is not sure, such as `--gate.below 0.05`.
 
     Raises:
         ConfigError: If a flag is wrong, there is no query, or the model is another.
@@ -55,8 +59,8 @@ def search(
         raise ConfigError("nothing to search for: give --text or --image")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
-    opened = open_with_models(index, embedder, reasoner, device, reason, style)
-    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact)
+    opened = open_with_models(index, embedder, reasoner, device, bool(reason), style)
+    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact, gate=gate)
     if hits.tcot:
         sys.stdout.write(escaped(f"{hits.tcot}\n\n"))
     _print(hits)

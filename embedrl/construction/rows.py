@@ -54,8 +54,12 @@ class PairWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = self._stack.enter_context(self._part.open("w", encoding="utf-8"))
 
-    def write(self, pair: Pair) -> None:
+    def write(self, pair: Pair, more: Mapping[str, Any] | None = None) -> None:
         """Add a pair.
+
+        Args:
+            pair: The pair.
+            more: Further keys of its row.
 
         Raises:
             DataError: If a picture that must be saved is broken, or lies outside the root; nothing is added.
@@ -70,7 +74,7 @@ class PairWriter:
                 row["negative_scores"] = list(pair.negative_scores)
         except DataError as error:
             raise DataError(f"{self.name}/{pair.id}: {error}") from error
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(row | dict(more or {}), ensure_ascii=False) + "\n")
         self.count += 1
 
     def close(self) -> dict[str, Any] | None:

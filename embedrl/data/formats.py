@@ -124,7 +124,8 @@ class JsonlSource(RecordTable):
 
     A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder or
     one video file), `tcot` and `fps`. `score` is a graded label of the pair, or a teacher's score; `negative_scores`
-    holds one number for each negative. Both may be absent.
+    holds one number for each negative. Both may be absent. `gain`, which `embedrl gain` writes, is for people: it is
+    not read.
 
     Args:
         path: The JSON lines.
@@ -162,7 +163,7 @@ class JsonlSource(RecordTable):
 
     def convert(self, row: Mapping[str, Any]) -> Record:
         """A row as a record; unknown keys are refused, since they may be misspelt."""
-        _known(row, {"id", "query", "target", "negatives", "score", "negative_scores"})
+        _known(row, {"id", "query", "target", "negatives", "score", "negative_scores", "gain"})
         negatives = row.get("negatives") or []
         if not isinstance(negatives, list):
             raise DataError(f"'negatives' is {negatives!r:.60}, not a list of sides: check the format")

@@ -42,6 +42,8 @@ class RenderOptions:
         drop_evidence: In training, the probability that a crop or key frame is left out.
         replace_evidence: In training, the probability that it is replaced: a box by one of the same size elsewhere,
             a key frame by any frame.
+        drop_tcot: In training, the probability that a side is read without its T-CoT, so that the Embedder learns to
+            compare sides with T-CoTs and without.
         on_missing_tcot: A side without a T-CoT: `raise`, or render it `raw`.
         on_bad_tcot: A T-CoT that breaks the format: `raise`, or use what can be read (`lenient`).
     """
@@ -53,6 +55,7 @@ class RenderOptions:
     jitter: float = 0.0
     drop_evidence: float = 0.0
     replace_evidence: float = 0.0
+    drop_tcot: float = 0.0
     on_missing_tcot: Literal["raise", "raw"] = "raise"
     on_bad_tcot: Literal["raise", "lenient"] = "raise"
 
@@ -70,7 +73,7 @@ class RenderOptions:
             raise ConfigError(f"render.crop_margin is {self.crop_margin}: give 0 or more")
         if not 0 <= self.jitter <= 1000:
             raise ConfigError(f"render.jitter is {self.jitter}: give a value in 0..1000")
-        for flag in ("drop_evidence", "replace_evidence"):
+        for flag in ("drop_evidence", "replace_evidence", "drop_tcot"):
             if not 0 <= getattr(self, flag) <= 1:
                 raise ConfigError(f"render.{flag} is {getattr(self, flag)}: give a probability in 0..1")
 
@@ -100,7 +103,7 @@ def render(
     Args:
         side: The side; its pictures are opened here.
         options: What to show.
-        rng: Source of the training-time noise on the evidence; None renders without noise.
+        rng: Source of the training-time noise; None renders without noise.
         where: `dataset/id`, put in front of every error.
         parsed: What the parser says about the side's T-CoT, if that is known.
         repairs: Where to count what was repaired: `reserved_words`, a T-CoT that spells tokens of a model, which are
@@ -137,7 +140,7 @@ def side_content(
     Args:
         side: As in `render`, like all others.
         options: What to show.
-        rng: Source of the training-time noise on the evidence.
+        rng: Source of the training-time noise.
         where: `dataset/id`, put in front of every error.
         parsed: What the parser says about the side's T-CoT, if that is known.
         repairs: Where to count what was repaired.
@@ -172,7 +175,8 @@ def _content(
         content.append({"type": "video", "video": frames, "fps": side.fps})
     if side.text.strip():
         _add_text(content, side.text)
-    if options.tcot != "none":
+    dropped = rng is not None and options.drop_tcot > 0 and side.tcot.strip() and rng.random() < options.drop_tcot
+    if options.tcot != "none" and not dropped:
         _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
     return content
 

@@ -45,6 +45,11 @@ class Loadable(nn.Module, ABC):
         """What the model needs besides its weights to read as it did in training; plain values. An export keeps it."""
         return {}
 
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter can be folded into the weights; routed experts cannot (`lora.experts`)."""
+        return True
+
     @abstractmethod
     def export(self, out: Path, merge: bool = True) -> None:
         """Write a checkpoint that other libraries load.

@@ -24,7 +24,7 @@ from embedrl.utils.versions import package_versions, source_hash
 CODE = ("types.py", "tcot", "data", "distributed", "models", "inference")
 """The packages whose code determines the vector of a side."""
 
-_NOISE = ("jitter", "drop_evidence", "replace_evidence")  # used in training only
+_NOISE = ("jitter", "drop_evidence", "replace_evidence", "drop_tcot")  # used in training only
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # hashed as they are in memory
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from embedrl.data.left_out import without
@@ -54,14 +54,18 @@ class Remaining:
         self.hashes = queries, candidates
         self._drop(bad[0], bad[1])
 
-    def reason(self, writer: TCoTs) -> dict[str, int]:
+    def reason(self, writer: TCoTs, thinking: Collection[int] | None = None) -> dict[str, int]:
         """Add T-CoTs; returns what `TCoTs.fill` counts.
+
+        Args:
+            writer: Where they come from.
+            thinking: See `TCoTs.fill`.
 
         Raises:
             DataError, TooManyBadError: As `hash`, for sides that cannot be shown.
         """
         unshown: dict[Key, BadSample] | None = {} if self.bad.mode == "skip" else None
-        self.task, counts = writer.fill(self.task, unshown)
+        self.task, counts = writer.fill(self.task, unshown, thinking)
         if unshown:
             queries, candidates = places_of(self.task, unshown)
             self._drop(

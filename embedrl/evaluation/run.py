@@ -19,6 +19,7 @@ from embedrl.data.sources import TaskSource
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
 from embedrl.errors import ConfigError, DataError, EmbedRLError
+from embedrl.evaluation.gating import reason_on_demand
 from embedrl.evaluation.jobs import Job, find_jobs, find_published, select_jobs, split_by_presence
 from embedrl.evaluation.modes import Modes, ModeScorer
 from embedrl.evaluation.output_dir import check_same_model, prepare_output_dir, write_provenance
@@ -119,6 +120,11 @@ def evaluate(
     storage = Storage(vectors, dim, rescore)
     if reasoner is not None and render.tcot == "none":
         raise ConfigError("--reasoner with --render.tcot none: nobody would read its T-CoTs; leave one of them out")
+    if tcots.gate is not None and (render.tcot == "none" or render.on_missing_tcot != "raw"):
+        raise ConfigError(
+            "--tcots.gate embeds the queries that do not think as they are: give --render.on_missing_tcot raw, and a "
+            "--render.tcot other than none"
+        )
     if checkpoint is not None:
         given["backbone"] = None  # what was not used is not written down
         backbone = load_embedder(checkpoint)
@@ -225,7 +231,8 @@ def _score(
     if vectors.options.tcot == "none":
         left.without_tcots()  # no T-CoT is read, none is counted
     else:
-        counts = left.reason(writer)
+        gate = writer.options.gate
+        counts = left.reason(writer) if gate is None else reason_on_demand(left, writer, vectors, gate, rank)
     if modes is None:
         raw = count_raw(left.task, vectors.options, writer.place)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.identity import key_of, model_identity
 from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, tcot_requests, with_tcots
+from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.models.generator import Generator
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -33,6 +34,7 @@ class TCoTOptions:
         style: Style of the prompts.
         batch_size: Prompts that are answered at once.
         max_new_tokens: Maximum length of a T-CoT in tokens.
+        gate: Which queries get a T-CoT, by how sure their raw vectors are; None: all. Candidates get one anyway.
     """
 
     cache: Path | None = None
@@ -40,6 +42,7 @@ class TCoTOptions:
     style: Style = "full"
     batch_size: int = 32
     max_new_tokens: int = 512
+    gate: ConfidenceGate | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -102,13 +105,17 @@ class TCoTs:
         return f"{self.path} of the model {self.model!r}" if self.path else "the data"
 
     def fill(
-        self, task: RetrievalTask, bad: dict[Key, BadSample] | None = None
+        self,
+        task: RetrievalTask,
+        bad: dict[Key, BadSample] | None = None,
+        thinking: Collection[int] | None = None,
     ) -> tuple[RetrievalTask, dict[str, int]]:
         """The task with T-CoTs.
 
         Args:
             task: The task.
             bad: Where to put the sides that cannot be shown to the Reasoner; None stops at the first.
+            thinking: The queries, by position, that get a T-CoT, with all that are equal to them; None: all.
 
         Returns:
             The task, and how many T-CoTs (of different sides) were `cached`, `written` and `absent`; empty if the task
@@ -117,9 +124,16 @@ class TCoTs:
         Raises:
             DataError: If a side cannot be shown to the Reasoner and `bad` is None, or the journal cannot be read.
         """
+        requests = {key: item for key, item in tcot_requests([task]).items() if item.role in self.roles}
+        if thinking is not None:
+            raw = {item.side.key for item in requests.values() if item.role == Role.QUERY}
+            raw -= {task.queries[i].key for i in thinking}
+            requests = {
+                key: item for key, item in requests.items() if item.role != Role.QUERY or item.side.key not in raw
+            }
+            task = replace(task, queries=[side.with_tcot("") if side.key in raw else side for side in task.queries])
         if self.path is None:
             return task, {}
-        requests = {key: item for key, item in tcot_requests([task]).items() if item.role in self.roles}
         keys = {key: self._key(key, item) for key, item in requests.items()} if self.rank == 0 else {}
         tcots = self._cached(keys)
         cached = len(tcots)

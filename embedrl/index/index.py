@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from embedrl.index.search import nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
 from embedrl.index.verify import Verified, verify
-from embedrl.types import Modality
+from embedrl.metrics.confidence import ConfidenceGate
+from embedrl.types import Modality, Side
 from embedrl.utils.console import one_line
 
 if TYPE_CHECKING:
@@ -164,9 +165,10 @@ class Index:
         vector: NDArray[np.float32] | None = None,
         k: int = 10,
         where: str | None = None,
-        reason: bool = False,
+        reason: bool | Literal["auto"] = False,
         hybrid: bool = False,
         exact: bool = False,
+        gate: ConfidenceGate | None = None,
     ) -> Hits:
         """The items most alike to a query: a text, a picture, a video or several of them.
 
@@ -177,9 +179,10 @@ class Index:
             vector: In place of all these, the query's unit vector, `[dim]`.
             k: At most this many items.
             where: Only rows for which this SQL condition holds, such as `year > 2020 AND path LIKE 'birds/%'`.
-            reason: Let the Reasoner write the query's T-CoT first.
+            reason: Let the Reasoner write the query's T-CoT first; `auto`: if the raw query is not sure.
             hybrid: Rank by the words of `text` in the items' texts and T-CoTs, too (reciprocal rank fusion).
             exact: Compare with every vector even if there is an ANN index.
+            gate: `auto`: the Δs below which the query is not sure (`ConfidenceGate.below`).
 
         Raises:
             ConfigError: If there is no query, no model or no Reasoner, `k` is below 1, or the condition is wrong.
@@ -192,6 +195,8 @@ class Index:
             raise ConfigError("search: give a query (--text, --image), or a vector in place of it")
         if hybrid and not (text and text.strip()):
             raise ConfigError("--hybrid ranks by words, too: give --text")
+        if (reason == "auto") != (gate is not None) or (gate is not None and gate.below is None):
+            raise ConfigError("--reason auto goes with --gate.below, the Δs below which a query thinks: give both")
         tcot, modality = "", Modality.TEXT
         if vector is None:
             embedder = self._model("search")
@@ -202,13 +207,20 @@ class Index:
             if reason:
                 if self.reasoner is None:
                     raise ConfigError("--reason: no Reasoner: open the index with one")
-                tcot = self.reasoner.reason([side], role="query", progress=False)[0].text
+                if gate is None or self._unsure(embedder, side, gate, where, exact):
+                    tcot = self.reasoner.reason([side], role="query", progress=False)[0].text
             vector = embedder.encode([side.with_tcot(tcot)], role="query", reason=False, progress=False)[0]
         elif reason:
             raise ConfigError("reason: a Reasoner reads texts and pictures, not a vector: give a query")
         hits = nearest(self.store, np.asarray(vector), k, where, text if hybrid else None, exact)
         shown = one_line(text) if text else Path(str(image)).name if isinstance(image, str | Path) else ""
         return Hits(tuple(hits), shown, tcot, modality)
+
+    def _unsure(self, embedder: Embedder, side: Side, gate: ConfidenceGate, where: str | None, exact: bool) -> bool:
+        """Whether a raw query is to think."""
+        raw = embedder.encode([side.with_tcot("")], role="query", reason=False, progress=False)[0]
+        hits = nearest(self.store, np.asarray(raw), gate.top, where, None, exact)
+        return gate.thinks_of([hit.score for hit in hits])
 
     def delete(self, where: str | None = None, keys: Sequence[str] | None = None) -> int:
         """Delete rows; returns how many.

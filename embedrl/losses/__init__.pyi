@@ -2,6 +2,7 @@ from .contrastive import BatchLabels as BatchLabels
 from .contrastive import ContrastiveLoss as ContrastiveLoss
 from .cosent import CoSENT as CoSENT
 from .distillation import Distillation as Distillation
+from .expert_aware import ExpertAwareInfoNCE as ExpertAwareInfoNCE
 from .info_nce import InfoNCE as InfoNCE
 from .late_interaction import MaxSimInfoNCE as MaxSimInfoNCE
 from .matryoshka import Matryoshka as Matryoshka

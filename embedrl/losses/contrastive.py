@@ -29,6 +29,9 @@ class BatchLabels:
         owners: The pair (by position) that each hard negative belongs to, `[negatives]`, int64.
         scores: Graded label or teacher's score of each pair, `[pairs]`, float64; NaN where the data has none.
         negative_scores: The same of each hard negative with its pair's query, `[negatives]`, float64.
+        fingerprints: Of each query, target and hard negative, in this order, which experts its backbone chose for it,
+            `[pairs + pairs + negatives, experts]`; None if the backbone has no experts in its layers of text.
+        progress: Share of the run's optimizer steps that have been made, 0..1.
     """
 
     queries: Tensor
@@ -37,6 +40,8 @@ class BatchLabels:
     owners: Tensor
     scores: Tensor
     negative_scores: Tensor
+    fingerprints: Tensor | None = None
+    progress: float = 0.0
 
 
 def key_hashes(keys: Sequence[str]) -> Tensor:

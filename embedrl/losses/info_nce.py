@@ -75,8 +75,8 @@ class InfoNCE(ContrastiveLoss):
         there, back = self._above(similarity, positive), self._above(similarity[:, :pairs].T, positive)
         extra_logits = (extra / self.temperature).masked_fill(extra_masked | self._above(extra, positive), -torch.inf)
         loss = (
-            _cross_entropy(logits.masked_fill(there, -torch.inf), extra_logits)
-            + _cross_entropy(logits[:, :pairs].T.masked_fill(back, -torch.inf), extra_logits)
+            self._cross_entropy(logits.masked_fill(there, -torch.inf), extra_logits, labels, True)
+            + self._cross_entropy(logits[:, :pairs].T.masked_fill(back, -torch.inf), extra_logits, labels, False)
         ) / 2
         return loss, similarity_metrics(similarity.detach(), known | there)
 
@@ -117,9 +117,20 @@ class InfoNCE(ContrastiveLoss):
             return torch.zeros_like(similarity, dtype=torch.bool)
         return similarity > positive[:, None] + self.false_negative_margin
 
+    def _cross_entropy(self, logits: Tensor, extra: Tensor, labels: BatchLabels, forward: bool) -> Tensor:
+        """Of the diagonal of `logits` among its row and the row of `extra`, a scalar."""
+        if extra.numel():
+            logits = torch.cat([logits, extra], dim=1)
+        logits = self._weighted(logits, labels, forward)
+        return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
-def _cross_entropy(logits: Tensor, extra: Tensor) -> Tensor:
-    """Of the diagonal of `logits` among its row and the row of `extra`, a scalar."""
-    if extra.numel():
-        logits = torch.cat([logits, extra], dim=1)
-    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    def _weighted(self, logits: Tensor, labels: BatchLabels, forward: bool) -> Tensor:
+        """The logits with each negative's weight in them; all weigh 1 here.
+
+        Args:
+            logits: The positive's on the diagonal, then hard negatives (`forward` alone), then extra ones; -inf where
+                one does not count, `[pairs, candidates]`.
+            labels: The labels.
+            forward: Whether the rows are queries; else they are targets.
+        """
+        return logits

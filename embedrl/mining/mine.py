@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +16,15 @@ from rich.table import Table
 from embedrl.construction.rows import JOURNALS, PairWriter, write_mix
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
-from embedrl.data.pair_dataset import pair_name
 from embedrl.data.render import RenderOptions
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
-from embedrl.errors import DataError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import check_single
 from embedrl.metrics.ranking import Blocks
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
+from embedrl.mining.pair_reading import read_pairs
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
 from embedrl.training.checkpoints import config_form
@@ -155,7 +153,7 @@ class _Embedded:
 
 def _embed(row: MixRow, vectors: VectorCache, bad: OnBad) -> _Embedded:
     """Embed one data set, on all processes."""
-    pairs, unreadable = _read(row, bad)
+    pairs, unreadable = read_pairs(row, bad)
     left = Remaining(_task(row.label, pairs), bad, skipped=unreadable)
     left.hash(vectors)
     _once(left)
@@ -178,17 +176,6 @@ def _write(
     (out / "samples").mkdir(exist_ok=True)
     draw_samples(row.label, _samples(corpus, neighbours, options)).save(out / "samples" / f"{writer.slug}.png")
     return {**_figures(corpus, neighbours), "skipped": dict(left.skipped)}, writer.close()
-
-
-def _read(row: MixRow, bad: OnBad) -> tuple[list[Pair], Counter[str]]:
-    """The pairs of a data set; rows that cannot be read are counted by cause."""
-    pairs, unreadable = [], Counter[str]()
-    for i in range(len(row.source)):
-        try:
-            pairs.append(row.source[i])
-        except DataError as error:
-            unreadable[bad.skip(error, row.label, pair_name(row.source, i)).cause] += 1
-    return pairs, unreadable
 
 
 def _task(name: str, pairs: Sequence[Pair]) -> RetrievalTask:

@@ -1,4 +1,5 @@
 from .backbone import Backbone as Backbone
+from .experts import ExpertOptions as ExpertOptions
 from .generator import Generator as Generator
 from .late_interaction import LateInteraction as LateInteraction
 from .lora import LoRAOptions as LoRAOptions

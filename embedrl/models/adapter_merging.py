@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from embedrl.errors import CheckpointError, ConfigError, listed, unreadable
-from embedrl.models.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_base
+from embedrl.models.adapters import CONFIG_FILE, EXPERTS, WEIGHTS_FILE, adapter_base
 
 _PREFIX = "base_model.model."
 _TOKENS, _TOKEN_ROW = "trainable_token_indices", ".token_adapter.trainable_tokens_delta"
@@ -96,6 +96,10 @@ def _config(folder: Path) -> dict[str, Any]:
     with unreadable(f"{path}: not an adapter's configuration", "save the adapter again", CheckpointError):
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind, rank = config["peft_type"], int(config["r"])
+    if kind == EXPERTS:
+        raise CheckpointError(
+            f"{folder}: an adapter with experts, whose routers choose token by token: such adapters are not merged"
+        )
     if kind != "LORA" or rank < 1:
         raise CheckpointError(f"{folder}: a {kind} adapter; only LoRA can be merged")
     odd = [name for name, usual in _USUAL.items() if config.get(name) not in (usual, None)]

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from embedrl.errors import CheckpointError, ConfigError, listed, unreadable
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+EXPERTS = "EMBEDRL_EXPERTS"
+"""The `peft_type` of adapters with experts: what could only load them without their routers refuses it."""
 _TOKENS = "trainable_token_indices"
 
 

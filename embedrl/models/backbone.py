@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
 from embedrl.distributed.loadable import Loadable
+from embedrl.models.routing import Routing
 
 __all__ = ["Backbone", "GroupPreprocessor", "ModelInputs", "Preprocessor"]
 
@@ -32,6 +33,11 @@ class Backbone(Loadable):
         and returns a vector for each of their chats. The vectors equal those of the chats embedded one by one.
         """
         return False
+
+    @property
+    def routing(self) -> Routing | None:
+        """What the routers of its experts tell (`lora.experts`); None if there are none to train."""
+        return None
 
     @abstractmethod
     def preprocessor(self) -> Preprocessor:

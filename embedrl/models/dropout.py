@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from embedrl.errors import ConfigError
+from embedrl.models.experts import routing_of
 
 
 @contextmanager
@@ -27,16 +28,17 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 
 
 def as_in_forward(model: nn.Module) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """The `context_fn` of `torch.utils.checkpoint` that lets dropout be as it was in the forward pass.
+    """The `context_fn` of `torch.utils.checkpoint` that lets dropout and routers be as they were in the forward pass.
 
     Args:
         model: The model, with its adapters.
     """
-    modules = dropouts(model)
+    modules, routing = dropouts(model), routing_of(model)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         off = [module for module in modules if not module.training]
-        return nullcontext(), _Flags(off, False)
+        flags = _Flags(off, False)
+        return nullcontext(), flags if routing is None else _Both(flags, routing.again())
 
     return contexts
 
@@ -48,6 +50,21 @@ def dropouts(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if isinstance(module, nn.Dropout) or getattr(module, "attention_dropout", 0) > 0
     ]
+
+
+class _Both:
+    """Two contexts as one."""
+
+    def __init__(self, first: AbstractContextManager[None], second: AbstractContextManager[None]) -> None:
+        self._first, self._second = first, second
+
+    def __enter__(self) -> None:
+        self._first.__enter__()
+        self._second.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._second.__exit__(kind, error, at)
+        self._first.__exit__(kind, error, at)
 
 
 class _Flags:

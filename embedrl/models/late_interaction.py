@@ -18,6 +18,7 @@ from embedrl.errors import CheckpointError, ConfigError, DataError
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.late_interaction_files import is_late, read_head, write_late
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
+from embedrl.models.routing import Routing
 from embedrl.models.token_pooling import TokenPooling, mean_of_groups, token_groups
 from embedrl.models.vlm.backbone import VLMBackbone
 
@@ -78,6 +79,16 @@ class LateInteraction(Backbone):
     def max_length(self) -> int:
         """Longest sequence in tokens."""
         return self.backbone.max_length
+
+    @property
+    def routing(self) -> Routing | None:
+        """The vision-language model's."""
+        return self.backbone.routing
+
+    @property
+    def merges(self) -> bool:
+        """The vision-language model's."""
+        return self.backbone.merges
 
     def build(self) -> None:
         """See `Backbone.build`; the projection is new, or comes from the folder that the backbone is loaded from.

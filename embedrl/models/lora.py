@@ -12,6 +12,7 @@ from torch import nn
 
 from embedrl.errors import ConfigError
 from embedrl.models.adapters import adapter_base
+from embedrl.models.experts import ExpertOptions, routed_config
 
 SCOPES: dict[str, str] = {
     "language": r"language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj",
@@ -36,12 +37,14 @@ class LoRAOptions:
         dropout: Dropout on the adapter's input.
         scope: The parts of the model that are adapted, joined by `+`: language, language-attention, vision (the tower),
             projector (what maps its features to the language model; also called merger). all-linear is all of them.
+        experts: Several updates a layer, between which a router chooses for each token; None: one, without a router.
     """
 
     r: int = 64
     alpha: float = 128
     dropout: float = 0.05
     scope: str = "language"
+    experts: ExpertOptions | None = None
 
     def __post_init__(self) -> None:
         if unknown := [part for part in self.parts if part not in SCOPES]:
@@ -78,11 +81,14 @@ def add_lora(model: nn.Module, options: LoRAOptions, targets: Sequence[str] | No
         linear = bool(targets)
     if not linear:
         raise ConfigError(f"lora.scope {options.scope!r} matches no linear layer of {type(model).__name__}")
+    modules: Any = pattern if targets is None else list(targets)
+    if options.experts is not None and options.experts.count > 1:
+        return get_peft_model(model, routed_config(options.experts, options.r, options.alpha, options.dropout, modules))
     config = LoraConfig(
         r=options.r,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=pattern if targets is None else list(targets),
+        target_modules=modules,
         bias="none",
     )
     return get_peft_model(model, config)

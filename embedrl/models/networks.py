@@ -12,15 +12,16 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText, GenerationConfig
 
 from embedrl.errors import CheckpointError, unreadable
-from embedrl.models.adapters import adapter_base, merge_adapter
+from embedrl.models.adapters import adapter_base
 from embedrl.models.checkpoint_files import check_loaded, unread
+from embedrl.models.expert_files import take_adapter, take_shape
 
 
 @dataclass(frozen=True)
 class NetworkReader:
     """How the checkpoints of a family, or of any family, become networks.
 
-    A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged.
+    A folder with a LoRA adapter counts as its base with the adapter merged, or with the experts beside the weights.
 
     Attributes:
         cls: The class of transformers that reads the weights.
@@ -49,7 +50,7 @@ class NetworkReader:
             CheckpointError: If weights are missing, left over, or of another shape; the message names them.
         """
         if base := adapter_base(path):
-            return merge_adapter(self.load(base, dtype, attn_implementation), path)
+            return take_adapter(self.load(base, dtype, attn_implementation), path)
         network = self.tiny(path, copy.deepcopy(self.config(path)), attn_implementation)
         if network is not None:
             return network.to(torch.float32 if dtype == "auto" else dtype)
@@ -79,7 +80,7 @@ class NetworkReader:
             CheckpointError: If config.json cannot be read.
         """
         if base := adapter_base(path):
-            return self.empty(base, dtype, attn_implementation)
+            return take_shape(self.empty(base, dtype, attn_implementation), path)
         config = copy.deepcopy(self.config(path))  # what follows writes into it
         dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
         network = self.tiny(path, config, attn_implementation)

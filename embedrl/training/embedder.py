@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from embedrl.metrics.task_scorer import TaskResult, TaskScorer
 from embedrl.models.backbone import Backbone
 from embedrl.training.base import TrainingModule
 from embedrl.training.gradient_cache import GradientCache
+from embedrl.training.progress import total_steps
 from embedrl.training.retrieval_log import log_results
 from embedrl.utils.ragged import cat_rows
 
@@ -80,6 +83,19 @@ class VectorModule(TrainingModule):
         """The backbone."""
         return self.backbone
 
+    def configure_model(self) -> None:
+        """See `TrainingModule.configure_model`.
+
+        Raises:
+            ConfigError: If a model without anything to train is to be trained.
+        """
+        super().configure_model()
+        if self._trainer is not None and self.trainer.training and not any(p.requires_grad for p in self.parameters()):
+            raise ConfigError(
+                "model.backbone has nothing to train: an exported adapter with experts is complete; train from its "
+                "base, or go on with the run (--ckpt_path)"
+            )
+
     # ---------------------------------------------------------------- training
 
     def _encode(self, inputs: ModelInputs) -> Tensor:
@@ -94,13 +110,20 @@ class VectorModule(TrainingModule):
             NonFiniteError: If a vector or the loss is NaN or infinite.
         """
         calls = max_over_ranks(len(batch.micro_batches), self.device)
-        cache_vision_features = self.backbone.cache_vision_features
+        cache_vision_features, routing = self.backbone.cache_vision_features, self.backbone.routing
+        uncounted, collecting = (nullcontext,) * 2 if routing is None else (routing.uncounted, routing.collecting)
         self._cache = GradientCache(
-            self.learn, batch.micro_batches, self.device, calls, self.gradient_cache, cache_vision_features
+            self.learn, batch.micro_batches, self.device, calls, self.gradient_cache, cache_vision_features, uncounted
         )
-        self._vectors = self._cache.forward()
+        with collecting():
+            self._vectors = self._cache.forward()
         order = batch.order.to(self.device)
+        prints = None if routing is None else routing.fingerprints()
+        self._prints = None if prints is None else gather_rows(prints[order.argsort()])
         loss, metrics = self.contrast(self._vectors[order.argsort()], batch)
+        if routing is not None:
+            balance, figures = routing.loss(self.device)
+            loss, metrics = loss + balance, metrics | figures
         self.processed = {"pairs": batch.num_pairs * world_size()}
         self.samples = [f"{dataset}/{name}" for dataset, name in zip(batch.datasets, batch.ids, strict=True)]
         self._check_finite(order, batch, loss)
@@ -127,6 +150,8 @@ class VectorModule(TrainingModule):
         """Second pass: from the loss to the vectors' gradient, from there to the parameters'."""
         torch.autograd.backward(loss)
         assert self._vectors.grad is not None
+        if self.backbone.routing is not None:
+            self.backbone.routing.send_back(world_size())
         # Every rank holds the gradient of the whole batch's loss; DDP and FSDP are about to average over ranks.
         self._cache.backward(self._vectors.grad * world_size(), self._sync.release)
 
@@ -221,6 +246,10 @@ class EmbedderModule(VectorModule):
         """The loss on the vectors of all ranks."""
         kind, labels = gather_labels(batch, self.global_rank, outputs.device)
         everyone = gather_rows(outputs)
+        if self._prints is not None:  # in the order of the labels' rows: queries, targets, negatives
+            ordered = torch.cat([self._prints[kind == i] for i in range(3)])
+            progress = self.global_step / max(total_steps(self.trainer) or 0, 1)
+            labels = replace(labels, fingerprints=ordered, progress=progress)
         return self.loss(everyone[kind == 0], everyone[kind == 1], everyone[kind == 2], labels)
 
     def describe_export(self, out: Path) -> None:

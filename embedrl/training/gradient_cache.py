@@ -37,6 +37,7 @@ class GradientCache:
         recompute: False keeps the graphs of all micro-batches instead of encoding twice: the same gradients in two
             thirds of the time, in memory that grows with the batch.
         cache_vision_features: `Backbone.cache_vision_features` of the model that `encode` runs.
+        uncounted: Opened around the repetitions: what the model adds up over a batch leaves them out (`Routing`).
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class GradientCache:
         calls: int | None = None,
         recompute: bool = True,
         cache_vision_features: Callable[[list[Any]], AbstractContextManager[Any]] = nullcontext,
+        uncounted: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._encode = encode
         self._sizes: list[int] = []
@@ -56,6 +58,7 @@ class GradientCache:
         self._states: list[RandomState] = []
         self._seen: list[list[Any]] = [[] for _ in self._micro_batches]
         self._look_once = cache_vision_features
+        self._uncounted = uncounted
         self._keep = not recompute or len(self._micro_batches) == 1
         self._kept: list[Tensor] = []
         # Lightning's autocast covers training_step but not the backward pass: enter the same one again there.
@@ -70,9 +73,9 @@ class GradientCache:
         """
         vectors = []
         with torch.set_grad_enabled(self._keep), self._autocast():
-            for inputs, seen in zip(self._micro_batches, self._seen, strict=True):
+            for i, (inputs, seen) in enumerate(zip(self._micro_batches, self._seen, strict=True)):
                 self._states.append(_random_state(self._device))
-                with nullcontext() if self._keep else self._look_once(seen):
+                with nullcontext() if self._keep else self._look_once(seen), self._counting(i):
                     vectors.append(self._encode(inputs))
         if self._keep:
             self._kept = list(vectors)
@@ -95,13 +98,17 @@ class GradientCache:
                     vectors = self._kept.pop(0)  # its graph is freed with it
                 else:
                     _set_random_state(state, self._device)
-                    with torch.enable_grad(), self._autocast(), self._look_once(self._seen[i]):
+                    with torch.enable_grad(), self._autocast(), self._look_once(self._seen[i]), self._counting(i):
                         vectors = self._encode(inputs)
                     self._seen[i].clear()
                 output = (vectors * narrow_to(part, vectors).to(vectors.device)).sum()
                 if i == len(gradients) - 1:
                     output = before_last(output)
                 torch.autograd.backward(output)
+
+    def _counting(self, index: int) -> AbstractContextManager[Any]:
+        repeated = index >= len(self._micro_batches) - self._extra
+        return self._uncounted() if repeated else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[None]:
         # Without a cache: weights cast in the first pass have no graph, and must not be used in the second.

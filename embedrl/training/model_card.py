@@ -11,6 +11,7 @@ from huggingface_hub import ModelCardData
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.adapters import adapter_base
 from embedrl.models.backbone import Backbone
+from embedrl.models.expert_files import has_experts
 from embedrl.models.generator import Generator
 from embedrl.models.late_interaction import LateInteraction
 from embedrl.models.open_clip.backbone import OpenClipBackbone
@@ -154,12 +155,24 @@ vectors = thoughtful.encode(["a red star", {{"image": "picture.png", "text": "wh
 Vectors of both kinds are to be compared with those of their own kind. `{cls}` loads the files; transformers loads them
 as a vision-language model.
 """,
+    "experts": """
+```python
+import embedrl
+
+vectors = embedrl.Embedder.from_pretrained("{name}").encode(["a red star"])
+```
+
+The folder holds LoRA experts and their routers, which choose token by token and so cannot be merged into the weights of
+`{base}`. Only embedrl loads them, wherever it takes a checkpoint; peft, transformers and sentence-transformers refuse.
+""",
     "embedrl": """
 The files are those of `{cls}`, which loads them.
 """,
 }
 
-_LIBRARY = {"two towers": "transformers", "multi-vector": "sentence-transformers", "unified": "embedrl"}
+_LIBRARY = {
+    "two towers": "transformers", "multi-vector": "sentence-transformers", "unified": "embedrl", "experts": "embedrl"
+}  # fmt: skip
 
 
 def write_card(
@@ -227,7 +240,9 @@ pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
 
 
 def _kind(out: Path, model: Backbone | Generator) -> str:
-    """The library that loads the folder."""
+    """The library that loads the folder; `experts` and `unified` are embedrl's."""
+    if has_experts(str(out)):
+        return "experts"
     if isinstance(model, UnifiedModel):
         return "unified"
     if isinstance(model, LateInteraction):

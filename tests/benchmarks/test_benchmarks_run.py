@@ -232,3 +232,23 @@ def test_a_table(benchmark):
 def test_the_documented_figures_are_the_recorded_ones(file):
     pages = [(BENCHMARKS.parent / "docs" / name).read_text() for name in ("performance.md", "results.md", "scale.md")]
     assert any(file.read_text().strip() in page for page in pages)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_thinking_on_demand(benchmark, tmp_path):
+    module = benchmark("thinking_on_demand")
+    module.main(out=tmp_path, smallest=True)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["test"]["queries"] == 3
+    for curve in ("gate2", "gate5", "random", "oracle"):  # all begin and end alike, and none is above the oracle
+        assert figures["test"][curve][0] == pytest.approx(figures["families"]["vqa"]["raw"])
+        assert figures["test"][curve][-1] == pytest.approx(figures["families"]["vqa"]["thinking"])
+        assert all(a <= b + 1e-9 for a, b in zip(figures["test"][curve], figures["test"]["oracle"], strict=True))
+    assert (tmp_path / "curve.png").is_file()
+    known = {"raw": torch.tensor([1.0, 0.0, 0.0, 1.0]), "thinking": torch.tensor([0.0, 1.0, 0.0, 1.0])}
+    known |= {"gap2": torch.tensor([0.4, 0.1, 0.2, 0.3])}
+    known = {name: values.double() for name, values in known.items()}
+    assert module.best_threshold(known, 2) == pytest.approx(0.1, abs=1e-5)
+    assert module.at_threshold(known, 0.15, 2) == (0.25, 0.75)
+    assert module.curve(known, known["gap2"].argsort())[::5] == [0.5, 0.75, 0.75, 0.75, 0.5]

@@ -47,7 +47,9 @@ def test_the_copy_means_what_the_recipe_means(recipe, here, capsys):
     assert printed(capsys, "--config", here / "my.yaml") == printed(capsys, "--config", recipe)
 
 
-@pytest.mark.parametrize("recipe", ["construction/split.yaml", "eval/world.yaml", "mining/world.yaml"])
+@pytest.mark.parametrize(
+    "recipe", ["construction/split.yaml", "eval/world.yaml", "mining/world.yaml", "mining/gain.yaml"]
+)
 def test_recipes_of_other_commands_are_copied_too(recipe, here):
     assert yaml.safe_load(copied(f"configs/{recipe}", here / "my.yaml"))
 

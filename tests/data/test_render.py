@@ -204,6 +204,15 @@ def test_shares_of_dropped_and_replaced_evidence():
     assert abs(same - (0.6 + 0.4 / 4)) < 0.06  # a replaced frame is the right one in one of four cases
 
 
+def test_a_share_of_sides_is_read_without_its_tcot():
+    rng, options = random.Random(0), RenderOptions(drop_tcot=0.3)
+    raw, whole = (parts(render(IMAGE, RenderOptions(tcot=kind))) for kind in ("none", "full"))
+    drawn = [parts(render(IMAGE, options, rng)) for _ in range(400)]
+    assert all(one in (raw, whole) for one in drawn)
+    assert abs(drawn.count(raw) / 400 - 0.3) < 0.09  # standard error .023
+    assert parts(render(IMAGE, options)) == whole
+
+
 def test_a_replaced_box_keeps_its_size():
     side = Side(images=(Quarters((100, 100)),), tcot=IMAGE_TCOT.replace("[0, 0, 500, 500], ", ""))
     options = RenderOptions(crop_margin=0.0, replace_evidence=1.0)
@@ -219,6 +228,7 @@ def test_a_replaced_box_keeps_its_size():
         ({"jitter": 1001}, "render.jitter"),
         ({"drop_evidence": 1.5}, "render.drop_evidence"),
         ({"replace_evidence": -0.1}, "render.replace_evidence"),
+        ({"drop_tcot": 2}, "render.drop_tcot"),
     ],
 )
 def test_options_out_of_range_name_the_flag(options, flag):

@@ -14,6 +14,7 @@ pytest.importorskip("lancedb")
 from embedrl.api import Embedder, Thought
 from embedrl.errors import ConfigError, DataError, EmbedRLError, NonFiniteError, TooManyBadError
 from embedrl.index import Index
+from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.types import Side
 
 WORDS = ["red fox", "owl at night", "blue boat", "two dogs", "a lighthouse", "green tea"]
@@ -217,6 +218,16 @@ def test_a_reasoner_writes_each_item_once_and_the_query(embedder, tmp_path):
     assert hits.tcot == hits[0].tcot == scribe.tcot(Side("a fox"))
     assert hits[0].score == pytest.approx(1, abs=1e-5)  # both were embedded with the same T-CoT
     assert index.search("a fox", k=1)[0].score < 0.999
+    asked = len(scribe.asked)
+    gap = index.search("an owl", k=2)
+    delta = gap[0].score - gap[1].score
+    for below, thinks in ((delta + 1e-3, True), (delta - 1e-3, False)):
+        hits = index.search("an owl", reason="auto", gate=ConfidenceGate(below=below))
+        assert bool(hits.tcot) is thinks
+    assert scribe.asked[asked:] == [("query", "an owl")]
+    for gate, reason in ((None, "auto"), (ConfidenceGate(share=0.5), "auto"), (ConfidenceGate(below=0.1), True)):
+        with pytest.raises(ConfigError, match="--reason auto goes with --gate"):
+            index.search("an owl", reason=reason, gate=gate)
     with pytest.raises(ConfigError, match="was made with a Reasoner and is asked for without one"):
         Index.create(tmp_path / "x.lance", embedder)
     with pytest.raises(ConfigError, match="open it with one to add"):

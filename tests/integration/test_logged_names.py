@@ -35,6 +35,8 @@ NOT_HERE = {
     "train/tokens_<role>": "a unified model",
     "rollout/no_gen_emb": "a unified policy",
     "val/before/<task>/<metric>": "a reranker in training",
+    **dict.fromkeys(("train/router/load/<expert>", "train/router/entropy", "train/router/balance"), "experts"),
+    "train/expert_beta": "a loss that knows experts",
     "train/teacher_agreement": "a teacher's scores",
     "val/<task>/<metric>_dim<length>": "a Matryoshka loss",
     "val/<metric>_dim<length>": "a Matryoshka loss",

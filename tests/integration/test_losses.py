@@ -55,6 +55,9 @@ def test_a_loss_trains_and_is_rebuilt(loss, tmp_path, capsys):
               "families: [t2i]}}]"]  # fmt: skip
     if loss == "late_interaction":
         words += ["--model.init_args.backbone", str(CONFIGS / "parts/backbone/late_interaction.yaml")]
+    adapter = loss == "expert_aware"  # experts cannot be merged
+    if adapter:
+        words += ["--model.init_args.backbone", str(CONFIGS / "parts/backbone/experts.yaml")]
     if loss in ("cosent", "distillation"):
         words += ["--data.init_args.mix", str(graded(tmp_path)), "--data.init_args.render.on_missing_tcot", "raw"]
     assert main(["fit", *words]) == 0, capsys.readouterr().err
@@ -63,7 +66,10 @@ def test_a_loss_trains_and_is_rebuilt(loss, tmp_path, capsys):
     module = load_module(checkpoint)
     assert config_form(module.loss) == arguments["loss"]
     assert matryoshka_dims(module.trained_model) == list(module.loss.dims)
-    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "model")]) == 0
+    own = ["--adapter", "true"] if adapter else []
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "model"), *own]) == 0
+    if adapter:
+        return
     exported = json.loads((tmp_path / "model/config.json").read_text())
     assert exported.get("matryoshka_dimensions", []) == list(module.loss.dims)
     assert exported.get("is_matryoshka", False) is bool(module.loss.dims)

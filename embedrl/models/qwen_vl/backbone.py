@@ -123,12 +123,9 @@ class QwenVL(VisionLanguageModel):
 
     def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
         """See `VisionLanguageModel.hidden_at`; the last layer computes these tokens alone."""
-        layers = self.core.get_decoder().layers
-        if (
-            not self.takes_blocks
-            or not len(tokens)
-            or len(layers) <= len(self.core.config.vision_config.deepstack_visual_indexes)
-        ):
+        layers, deep = self.core.get_decoder().layers, self.core.config.vision_config.deepstack_visual_indexes
+        # Routers count all tokens; pictures are added behind the first `deep` layers.
+        if not self.takes_blocks or not len(tokens) or self.routing is not None or len(layers) <= len(deep):
             return super().hidden_at(inputs, tokens)
         places = ReadPlaces.of(tokens, *inputs["input_ids"].shape)
         with only_at(layers[-1], places):

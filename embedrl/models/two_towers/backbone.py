@@ -16,8 +16,11 @@ from embedrl.models.adapters import to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES
 from embedrl.models.dropout import checkpoint_layers
+from embedrl.models.expert_files import check_experts, mark_experts
+from embedrl.models.experts import check_unmerged, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora_on
+from embedrl.models.routing import Routing
 from embedrl.models.two_towers.fusion import FusionWeights, fuse, settle, stored_fusion
 from embedrl.models.two_towers.loading import TINY, empty_network, load_config, load_network, load_processor
 from embedrl.models.two_towers.preprocess import IMAGE_PREFIX, TEXT_PREFIX, TwoTowerPreprocessor
@@ -72,6 +75,7 @@ class TwoTowerBackbone(Backbone):
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
+        self._routing: Routing | None = None
         self._preprocessor: TwoTowerPreprocessor | None = None
         self.weights = fusion or FusionWeights()
 
@@ -114,14 +118,29 @@ class TwoTowerBackbone(Backbone):
         """Add LoRA, freeze what is frozen."""
         if self.fusion is None and not self.path.startswith(TINY):
             self.weights = stored_fusion(self.path)
+        loaded = bool(routed_layers(network))
         if self.lora is None:
             frozen_parts(network, self.trainable)
+            if loaded:
+                network.requires_grad_(False)
             self.net = network
         else:
+            check_experts(self, self.lora, loaded)
             self.net = add_lora_on(self.path, network, self.lora, linear_layers(network, self.lora))
+            self._routing = routing_of(network)
         if self.gradient_checkpointing:
             checkpoint_layers(network)
         self.train()
+
+    @property
+    def routing(self) -> Routing | None:
+        """See `Backbone.routing`; every token counts, and there is no pooled one."""
+        return self._routing
+
+    @property
+    def merges(self) -> bool:
+        """See `Loadable.merges`."""
+        return self.net is None or not routed_layers(self.net)
 
     def train(self, mode: bool = True) -> TwoTowerBackbone:
         """Switch dropout of what is trained; frozen modules and batch normalisation stay in evaluation mode."""
@@ -177,9 +196,13 @@ class TwoTowerBackbone(Backbone):
             merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
 
         Raises:
-            ConfigError: If the adapter alone is asked for and there is none.
+            ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
+        if not self.merges:
+            check_unmerged(merge, isinstance(self.net, PeftModel))
         to_export(self.net, merge).save_pretrained(out)
+        if not self.merges:
+            mark_experts(out, self.lora)
         self.preprocessor().processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 

@@ -1,6 +1,6 @@
 """Reading checkpoints of two-tower models: processor, configuration, weights.
 
-A folder with a LoRA adapter in peft's layout counts as its base with the adapter merged.
+A folder with a LoRA adapter counts as its base with the adapter merged, or with the experts beside the weights.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from embedrl.errors import CheckpointError, ConfigError, unreadable
-from embedrl.models.adapters import adapter_base, merge_adapter
+from embedrl.models.adapters import adapter_base
 from embedrl.models.checkpoint_files import check_loaded, checkpoint_place
+from embedrl.models.expert_files import take_adapter, take_shape
 
 TINY = "embedrl:tiny/"
 CURE = (
@@ -114,7 +115,7 @@ def load_network(path: str, dtype: torch.dtype | str, attn_implementation: str) 
         ConfigError: If the model cannot be computed exactly with this attention.
     """
     if base := adapter_base(path):
-        return merge_adapter(load_network(base, dtype, attn_implementation), path)
+        return take_adapter(load_network(base, dtype, attn_implementation), path)
     config = load_config(path)
     cls = _class_of(config)
     # AIMv2 with sdpa reads a text without padding in both directions, and with padding, beside others, in one.
@@ -144,6 +145,8 @@ def empty_network(path: str, dtype: torch.dtype | str, attn_implementation: str)
     Raises:
         CheckpointError: If config.json cannot be read.
     """
+    if base := adapter_base(path):
+        return take_shape(empty_network(base, dtype, attn_implementation), path)
     config = copy.deepcopy(load_config(path))  # what follows writes into it
     dtype = (config.dtype or torch.float32) if isinstance(dtype, str) else dtype
     if path.startswith(TINY):

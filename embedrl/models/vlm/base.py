@@ -20,11 +20,14 @@ from embedrl.models.adapters import adapter_tokens, add_token_rows, to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import checkpoint_layers
+from embedrl.models.expert_files import check_experts, mark_experts
+from embedrl.models.experts import check_unmerged, name_text_layers, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora_on
 from embedrl.models.networks import NetworkReader
 from embedrl.models.pooling import last_places
+from embedrl.models.routing import Routing
 from embedrl.models.sentence_transformers_layout import write_layout
 from embedrl.models.vision_cache import cache_vision_features
 from embedrl.models.vlm.family import VLMFamily
@@ -60,6 +63,7 @@ class VisionLanguageModel(Loadable):
         self.dtype, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing = gradient_checkpointing
         self.net: nn.Module | None = None
+        self._routing: Routing | None = None
         self._processor: Any = None
         # `emb_new`: the base has no such token; `emb_added`: nor does an adapter bring its row.
         self.emb_token_id, self.emb_new, self.emb_added = -1, False, False
@@ -142,8 +146,15 @@ class VisionLanguageModel(Loadable):
         core = network.base_model
         if core is network and self.networks.cls is not AutoModel:
             raise ConfigError(f"{self.path}: a {type(network).__name__} has no part without its LM head to embed with")
+        loaded = bool(routed_layers(network))
         if self.lora is not None:
+            check_experts(self, self.lora, loaded)
             self.net = add_lora_on(self.path, network, self.lora, self._adapted(network, self.lora))
+            name_text_layers(network, core.get_decoder())
+            self._routing = routing_of(network)
+        elif loaded:
+            network.requires_grad_(False)
+            self.net = network
         else:
             network.requires_grad_(True)
             for module in self._outside_decoder(core):
@@ -161,11 +172,24 @@ class VisionLanguageModel(Loadable):
         prefix = next(name for name, module in network.named_modules() if module is core)
         return [f"{prefix}.{name}".lstrip(".") for name in linear_layers(core, self.differences, lora)]
 
+    @property
+    def routing(self) -> Routing | None:
+        """See `Backbone.routing`."""
+        return self._routing
+
+    @property
+    def merges(self) -> bool:
+        """See `Loadable.merges`."""
+        return self.net is None or not routed_layers(self.net)
+
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last layer's hidden states after the final norm, `[batch, length, dim]`; the LM head does not run."""
         core = self.core
         if getattr(core, "rope_deltas", None) is not None:
             core.rope_deltas = None  # the offsets of another batch
+        if self._routing is not None:
+            kept = inputs["segments"] > 0 if "segments" in inputs else inputs["attention_mask"]
+            self._routing.begin(kept, self._pooled(inputs))
         hidden: Tensor = core(**self._tensors(inputs), use_cache=False).last_hidden_state
         if isinstance(self, FSDPModule) and torch.is_grad_enabled():
             # FSDP2 reduces the gradients that a rank has: a rank without pictures must have the tower's too.
@@ -176,6 +200,10 @@ class VisionLanguageModel(Loadable):
     def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
         """The hidden states of tokens, given by their places in the flattened batch: `[tokens, dim]`."""
         return self.hidden_states(inputs).flatten(0, 1)[tokens]
+
+    def _pooled(self, inputs: ModelInputs) -> Tensor:
+        """Where each chat's `<emb>` lies in the flattened rows, `[chats]`."""
+        return inputs["sources"] if "sources" in inputs else last_places(inputs["input_ids"], self.emb_token_id)
 
     @abstractmethod
     def _tensors(self, inputs: ModelInputs) -> dict[str, Tensor]:
@@ -204,9 +232,13 @@ class VisionLanguageModel(Loadable):
             merge: True folds LoRA into the weights; False writes peft's adapter alone (and the processor).
 
         Raises:
-            ConfigError: If the adapter alone is asked for and there is none.
+            ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
+        if not self.merges:
+            check_unmerged(merge, isinstance(self.network, PeftModel))
         to_export(self.network, merge).save_pretrained(out)
+        if not self.merges:
+            mark_experts(out, self.lora)
         self.processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 
@@ -234,8 +266,7 @@ class EmbedsAtToken(VisionLanguageModel, Backbone):
             ConfigError: If several chats share a row and the attention implementation takes no mask of blocks.
             DataError: If a row holds no `<emb>`.
         """
-        tokens = inputs["sources"] if "sources" in inputs else last_places(inputs["input_ids"], self.emb_token_id)
-        return functional.normalize(self.hidden_at(inputs, tokens).float(), dim=-1)
+        return functional.normalize(self.hidden_at(inputs, self._pooled(inputs)).float(), dim=-1)
 
     def export(self, out: Path, merge: bool = True) -> None:
         """See `VisionLanguageModel.export`; merged weights come with sentence-transformers' files where it can.

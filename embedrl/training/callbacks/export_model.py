@@ -18,6 +18,7 @@ from embedrl.distributed.fsdp2 import whole_copy
 from embedrl.errors import ConfigError
 from embedrl.training.model_card import write_card
 from embedrl.utils.atomic_files import replacing_folder
+from embedrl.utils.console import tell
 
 _FOLDERS = {"1_Pooling", "1_Dense", "2_Normalize", "3_MultiVectorMask"}  # those of sentence-transformers
 
@@ -25,7 +26,8 @@ _FOLDERS = {"1_Pooling", "1_Dense", "2_Normalize", "3_MultiVectorMask"}  # those
 class ExportModel(Callback):
     """When `fit` ends, writes a Hugging Face checkpoint, `recipe.yaml`, `scores.json` and a model card.
 
-    The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner.
+    The folder is what `embedrl export` writes of the model in training: the Embedder's backbone, or the Reasoner. Of
+    experts (`lora.experts`), which cannot be merged, it is the adapter alone.
 
     Args:
         out: The folder to write; a model that is there is replaced when the new one is whole.
@@ -58,8 +60,11 @@ class ExportModel(Callback):
 
     def _write(self, out: Path, model: Any, trainer: Trainer, config: Path) -> None:
         module: Any = trainer.lightning_module
-        model.export(out)
-        module.describe_export(out)
+        model.export(out, merge=model.merges)
+        if model.merges:
+            module.describe_export(out)
+        else:
+            tell(f"{self.out}: the experts and routers alone, which cannot be merged: embedrl loads them on their base")
         for file in out.glob("*.safetensors") if self.half else ():
             halves = {name: tensor.half() for name, tensor in load_file(file).items()}
             save_file(halves, file, metadata={"format": "pt"})
