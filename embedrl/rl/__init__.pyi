@@ -5,6 +5,7 @@ from .policy import PolicyOptions as PolicyOptions
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
 from .rewards.endpoint import EndpointJudge as EndpointJudge
+from .rewards.evidence import EvidenceReward as EvidenceReward
 from .rewards.format import FormatReward as FormatReward
 from .rewards.judge import Judge as Judge
 from .rewards.judge import ReferenceJudge as ReferenceJudge
