@@ -114,7 +114,7 @@ def render(
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
     content = side_content(side, options, rng, where=where, parsed=parsed, repairs=repairs)
-    _add_text(content, SUMMARIZE)
+    add_text(content, SUMMARIZE)
     return [
         {"role": "user", "content": content},
         {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
@@ -169,13 +169,14 @@ def _content(
     if frames:
         content.append({"type": "video", "video": frames, "fps": side.fps})
     if side.text.strip():
-        _add_text(content, side.text)
+        add_text(content, side.text)
     if options.tcot != "none":
         _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
     return content
 
 
-def _add_text(content: list[dict[str, Any]], text: str) -> None:
+def add_text(content: list[dict[str, Any]], text: str) -> None:
+    """Append a text part; one that follows a text part starts with a newline."""
     follows_text = bool(content) and content[-1]["type"] == "text"
     content.append({"type": "text", "text": f"\n{text}" if follows_text else text})
 
@@ -196,16 +197,16 @@ def _add_tcot(
         return
     tcot = _read(side, options, parsed, repairs)
     if options.tcot == "answer_only":
-        _add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>")
+        add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>")
         return
     before, after = split_at_evidence(tcot)
     if options.cues == "off":
         before, after = without_cues(before, objects=True), without_cues(after)
-    _add_text(content, before)
+    add_text(content, before)
     if options.cues == "on":
         for picture in _evidence(tcot, side.modality, options, images, frames, rng, repairs):
             content.append({"type": "image", "image": picture, "evidence": True})
-    _add_text(content, after)
+    add_text(content, after)
 
 
 def _read(side: Side, options: RenderOptions, parsed: ParseResult | None, repairs: Counter[str]) -> TCoT:

@@ -1,7 +1,8 @@
 """Chats that begin alike in one row, `[beginning, end 1, end 2, ...]`, so that the beginning is computed once.
 
 The rollouts of one side share its pictures and its text and differ in their T-CoTs and crops. A row holds what they
-share and, one after another, what each has of its own, with the positions it has in a row of its own.
+share and, one after another, what each has of its own, with the positions it has in a row of its own. A rollout may end
+in several ways, such as after each of its sections: a bundle of chats, whose own parts branch off where they differ.
 """
 
 from __future__ import annotations
@@ -41,8 +42,25 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class _Branch:
+    """Tokens of a chat, from `start` to before `end`, which those of the next `inside` branches continue.
+
+    Attributes:
+        chat: The number of the chat.
+        start: The first token.
+        end: The token after the last.
+        inside: How many of the branches after it see its tokens.
+    """
+
+    chat: int
+    start: int
+    end: int
+    inside: int
+
+
+@dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Chats that go into one row.
+    """Bundles of chats that go into one row.
 
     Attributes:
         chats: Their numbers.
@@ -58,7 +76,7 @@ class PackedRow:
 def group_inputs(
     inputs: ModelInputs,
     visuals: Visuals,
-    groups: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Sequence[int]]],
     token: int,
     balance: float,
     max_chats: int,
@@ -68,14 +86,16 @@ def group_inputs(
     Args:
         inputs: The chats, one a row, without their pixels.
         visuals: Their pictures and videos.
-        groups: Numbers of the chats that may begin alike; each chat is in one group.
+        groups: Bundles of numbers of the chats that may begin alike; each chat is in one bundle of one group. The chats
+            of a bundle go into one row and share whatever they have in common, bundles what all of the group have.
         token: The id of `<emb>`; what follows its last occurrence is left out.
         balance: See `plan`.
-        max_chats: At most this many chats in a micro-batch.
+        max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
 
     Returns:
         The micro-batches, rows of like length together, each made when it is asked for: inputs of the network with
-        `segments` `[rows, width]` in place of an attention mask (or `attention_mask`, if no row has two chats) and
+        `segments` `[rows, width]` in place of an attention mask (or `attention_mask`, if no row has two chats),
+        `last_segments` `[rows, width]` (if a bundle has several chats; see `block_mask`) and
         `sources` `[chats]`: where in the flattened rows the hidden states at `<emb>` lie. And `order` `[chats]`: output
         `i` is that of chat `order[i]`.
 
@@ -84,33 +104,58 @@ def group_inputs(
     """
     readings = _read(inputs, visuals.shown, token)
     rows: list[PackedRow] = []
+    bundles: list[list[_Branch]] = []
     for group in groups:
-        shared = common_length([readings[i] for i in group])
-        rows += plan(list(group), shared, [len(readings[i].ids) - shared for i in group], balance, max_chats)
+        shared = common_length([readings[i] for bundle in group for i in bundle])
+        numbers = range(len(bundles), len(bundles) + len(group))
+        bundles += [_branches(bundle, shared, readings) for bundle in group]
+        own = [sum(branch.end - branch.start for branch in bundles[i]) for i in numbers]
+        rows += plan(list(numbers), shared, own, balance, max(1, max_chats // max(map(len, group))))
     rows.sort(key=lambda row: row.width)
-    chats = [len(row.chats) for row in rows]
-    for count in range(-(-sum(chats) // max_chats), len(rows) + 1):
+    order = [[b.chat for i in row.chats for b in bundles[i] if not b.inside] for row in rows]
+    chats = [len(numbers) for numbers in order]
+    for count in range(min(-(-sum(chats) // max_chats), len(rows)), len(rows) + 1):
         cuts = [len(rows) * i // count for i in range(count + 1)]
         if max(sum(chats[a:b]) for a, b in pairwise(cuts)) <= max_chats:
             break
     parts = [rows[a:b] for a, b in pairwise(cuts)]
-    order = [i for row in rows for i in row.chats]
-    return _stream(parts, readings, visuals), torch.tensor(order)
+    return _stream(parts, bundles, readings, visuals), torch.tensor([i for numbers in order for i in numbers])
+
+
+def _branches(chats: Sequence[int], start: int, readings: Sequence[_Reading]) -> list[_Branch]:
+    """What the chats of a bundle have beyond `start`, which all of them share: a branch before those that continue it.
+
+    A chat ends with a branch that none continues.
+    """
+    if len(chats) == 1:
+        return [_Branch(chats[0], start, len(readings[chats[0]].ids), 0)]
+    shared = common_length([readings[i] for i in chats])
+    branches: list[_Branch] = []
+    rest = list(chats)
+    while rest:
+        first = rest[0]
+        near = [i for i in rest if i == first or common_length([readings[first], readings[i]]) > shared]
+        branches += _branches(near, shared, readings)
+        rest = [i for i in rest if i not in near]
+    return branches if shared == start else [_Branch(chats[0], start, shared, len(branches)), *branches]
 
 
 def _stream(
-    parts: Sequence[Sequence[PackedRow]], readings: Sequence[_Reading], visuals: Visuals
+    parts: Sequence[Sequence[PackedRow]],
+    bundles: Sequence[Sequence[_Branch]],
+    readings: Sequence[_Reading],
+    visuals: Visuals,
 ) -> Iterator[ModelInputs]:
     """The micro-batches one after another; a picture that the next one shows too is kept for it."""
     patches: Patches = {}
     for rows in parts:
-        packed, shown = _pack(rows, readings)
+        packed, shown = _pack(rows, bundles, readings)
         patches = visuals.process(shown, patches)
         yield packed | visual_inputs(shown, patches)
 
 
 def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[PackedRow]:
-    """Spread a group over the number of rows that costs least.
+    """Spread the bundles of a group over the number of rows that costs least.
 
     Every row computes the beginning again, but attention is computed for all pairs of tokens of a row, whatever the
     mask says: a row of `w` tokens costs `w * (balance + w)`.
@@ -120,7 +165,7 @@ def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_
         shared: Tokens they share.
         own: Tokens that each has of its own.
         balance: At this many tokens per row, attention costs as much as the linear layers.
-        max_chats: At most this many chats per row.
+        max_chats: At most this many bundles per row.
     """
     plans: list[tuple[float, list[PackedRow]]] = []
     for count in range(-(-len(chats) // max_chats), len(chats) + 1):
@@ -167,25 +212,34 @@ def _read(inputs: ModelInputs, shown: Shown, token: int) -> list[_Reading]:
     return readings
 
 
-def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> tuple[ModelInputs, Shown]:
+def _pack(
+    rows: Sequence[PackedRow], bundles: Sequence[Sequence[_Branch]], readings: Sequence[_Reading]
+) -> tuple[ModelInputs, Shown]:
     """One micro-batch without pixels, and its pictures in the order of their tokens."""
-    ids, positions, segments, ends, pictures = [], [], [], [], []
+    ids, positions, segments, lasts, ends, pictures = [], [], [], [], [], []
     width = max(row.width for row in rows)
     for number, row in enumerate(rows):
-        first = readings[row.chats[0]]
-        parts = [(first, 0, row.shared), *((readings[i], row.shared, len(readings[i].ids)) for i in row.chats)]
-        ids.append(torch.cat([reading.ids[a:b] for reading, a, b in parts]))
-        positions.append(torch.cat([reading.positions[:, a:b] for reading, a, b in parts], dim=1).T)
-        lengths = torch.tensor([b - a for _, a, b in parts])
-        segments.append(torch.arange(SHARED, SHARED + len(parts)).repeat_interleave(lengths))
-        ends.append(number * width + lengths.cumsum(0)[1:] - 1)
-        pictures += [p for reading, a, b in parts for p in reading.pictures if a <= p.start < b]
+        branches = [branch for i in row.chats for branch in bundles[i]]
+        parts = [_Branch(branches[0].chat, 0, row.shared, len(branches)), *branches]
+        ids.append(torch.cat([readings[p.chat].ids[p.start : p.end] for p in parts]))
+        positions.append(torch.cat([readings[p.chat].positions[:, p.start : p.end] for p in parts], dim=1).T)
+        lengths, inside = torch.tensor([p.end - p.start for p in parts]), torch.tensor([p.inside for p in parts])
+        own = torch.arange(SHARED, SHARED + len(parts))
+        segments.append(own.repeat_interleave(lengths))
+        lasts.append((own + inside).repeat_interleave(lengths))
+        ends.append(number * width + (lengths.cumsum(0) - 1)[1:][inside[1:] == 0])
+        pictures += [
+            picture for p in parts for picture in readings[p.chat].pictures if p.start <= picture.start < p.end
+        ]
     packed = {
         "input_ids": pad_sequence(ids, batch_first=True),
         "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
         "segments": pad_sequence(segments, batch_first=True),
         "sources": torch.cat(ends),
     }
-    if all(len(row.chats) == 1 for row in rows):
+    branching = any(branch.inside for row in rows for i in row.chats for branch in bundles[i])
+    if branching:
+        packed["last_segments"] = pad_sequence(lasts, batch_first=True)
+    elif all(len(row.chats) == 1 and len(bundles[row.chats[0]]) == 1 for row in rows):
         packed["attention_mask"] = (packed.pop("segments") > 0).long()
     return packed, {kind: [p.visual for p in pictures if p.kind == kind] for kind in VISUAL}

@@ -96,7 +96,8 @@ class QwenVL(VisionLanguageModel):
         Raises:
             ConfigError: If several texts share a row and the attention implementation takes no mask of blocks.
         """
-        tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
+        others = ("labels", "sources", "segments", "last_segments")
+        tensors = {name: value for name, value in inputs.items() if name not in others}
         if "segments" in inputs:
             if not self.takes_blocks:
                 raise ConfigError(
@@ -106,7 +107,7 @@ class QwenVL(VisionLanguageModel):
             kind, dtype = inputs["segments"].device.type, self.network.get_input_embeddings().weight.dtype
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
-            tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
+            tensors["attention_mask"] = block_mask(inputs["segments"], dtype, inputs.get("last_segments"))
         return tensors
 
     def _chosen(self) -> dict[str, PixelBudget]:
