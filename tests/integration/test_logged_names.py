@@ -46,6 +46,19 @@ def exported(name: str) -> dict:
     return callback("ExportModel", out=f"runs/quickstart_{name}/model")
 
 
+def part(path: str) -> list[dict]:
+    return yaml.safe_load((ROOT / "configs/parts" / path).read_text())
+
+
+REWARDS = part("reward/paper.yaml") + [
+    {"reward": {"class_path": f"embedrl.rl.{name}"}}
+    for name in ("EvidenceReward", "StepCreditReward", "CounterfactualReward")
+]
+"""Every reward, each once."""
+WITH_GOLD = part("mix/world_egrl.yaml")
+for row in WITH_GOLD:
+    row["source"]["init_args"]["gold"] = True
+
 OVERLAYS = {
     "embedder": {
         "trainer": {"callbacks": [callback("RetrievalGrid"), exported("embedder")]},
@@ -68,14 +81,17 @@ OVERLAYS = {
         },
         "model": {
             "init_args": {
-                "rewards": str(ROOT / "configs/parts/reward/paper.yaml"),
+                "rewards": REWARDS,
+                "kl_in_reward": 0.01,
                 "group_size": 3,
                 "max_new_tokens": 24,
                 "rollout": {"max_new_tokens": 48},
                 "loss": {"init_args": {"importance_cap": 2.0}},
             }
         },
-        "data": {"init_args": {"batch_size": 4, "block_size": 2, "val": {"init_args": {"limit": 12}}}},
+        "data": {
+            "init_args": {"batch_size": 4, "block_size": 2, "val": {"init_args": {"limit": 12}}, "mix": WITH_GOLD}
+        },
     },
 }
 
