@@ -19,6 +19,7 @@ from .rollout import LocalRollout as LocalRollout
 from .rollout import RolloutEngine as RolloutEngine
 from .rollout import RolloutOptions as RolloutOptions
 from .rollout_success import RolloutSuccess as RolloutSuccess
+from .token_advantages import AdvantageOptions as AdvantageOptions
 from .types import Reward as Reward
 from .types import RewardResult as RewardResult
 from .types import Rollout as Rollout

@@ -32,7 +32,7 @@ from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, ne
 from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
 from embedrl.rl.statistics import PhaseClock, mean_over_processes, rollout_figures
 from embedrl.rl.step import PairCheck, Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
-from embedrl.rl.token_advantages import Scale, TokenAdvantages, token_advantages
+from embedrl.rl.token_advantages import AdvantageOptions, TokenAdvantages, token_advantages
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
@@ -67,8 +67,7 @@ class EGRLModule(TrainingModule):
             `warmup_steps`, the schedule and `checkpoint.every_n_steps` are in optimizer steps; `val_check_interval`,
             `log_every_n_steps` and the curves of the log are in batches, which are steps on rollouts.
         std_floor: Smallest standard deviation that a group's rewards are divided by.
-        scale_rewards: `none` does not divide them: see `group_advantages`.
-        mask_truncated: Leave rollouts that were cut off out of the policy step: see `token_advantages`.
+        advantages: What else becomes of rewards on the way to advantages.
         kl_in_reward: What a nat of KL takes off a rollout's reward: see `less_divergence`.
         filter_groups: Leave groups whose rewards are equal out of the loss: its mean is then over the others alone,
             which weigh more, and no KL holds the ones left out. False is Eq. 6, the mean over all groups. Source: Yu et
@@ -97,8 +96,7 @@ class EGRLModule(TrainingModule):
         reference: PolicyGenerator | None = None,
         inner_epochs: int = 1,
         std_floor: float = 0.0,
-        scale_rewards: Scale = "group",
-        mask_truncated: bool = False,
+        advantages: AdvantageOptions = AdvantageOptions(),  # noqa: B008 (frozen)
         kl_in_reward: float = 0.0,
         filter_groups: bool = False,
         gradient_clip_val: float = 1.0,
@@ -111,7 +109,7 @@ class EGRLModule(TrainingModule):
         engine: RemoteEngine | None = None,
     ) -> None:
         super().__init__(locals())
-        check_rewards(rewards)
+        advantages.check(check_rewards(rewards))
         check_least(1, {"model.inner_epochs": inner_epochs, "model.max_new_tokens": max_new_tokens})
         least = {"std_floor": std_floor, "gradient_clip_val": gradient_clip_val, "kl_in_reward": kl_in_reward}
         check_least(0, {f"model.{name}": value for name, value in least.items()})
@@ -121,7 +119,7 @@ class EGRLModule(TrainingModule):
         self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
         self.inner_epochs = self.steps_per_batch = inner_epochs
         self.gradient_clip_val, self.kl_in_reward = gradient_clip_val, kl_in_reward
-        self._scaling = (std_floor, filter_groups, scale_rewards, mask_truncated)
+        self._scaling = (std_floor, filter_groups, advantages)
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
         self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []

@@ -46,18 +46,11 @@ def exported(name: str) -> dict:
     return callback("ExportModel", out=f"runs/quickstart_{name}/model")
 
 
-def part(path: str) -> list[dict]:
-    return yaml.safe_load((ROOT / "configs/parts" / path).read_text())
-
-
-REWARDS = part("reward/paper.yaml") + [
+REWARDS = yaml.safe_load((ROOT / "configs/parts/reward/paper.yaml").read_text()) + [
     {"reward": {"class_path": f"embedrl.rl.{name}"}}
     for name in ("EvidenceReward", "StepCreditReward", "CounterfactualReward")
 ]
 """Every reward, each once."""
-WITH_GOLD = part("mix/world_egrl.yaml")
-for row in WITH_GOLD:
-    row["source"]["init_args"]["gold"] = True
 
 OVERLAYS = {
     "embedder": {
@@ -83,15 +76,14 @@ OVERLAYS = {
             "init_args": {
                 "rewards": REWARDS,
                 "kl_in_reward": 0.01,
+                "advantages": {"sft_weight": 0.1, "sft_gates": {"format": 1.0}},
                 "group_size": 3,
                 "max_new_tokens": 24,
                 "rollout": {"max_new_tokens": 48},
                 "loss": {"init_args": {"importance_cap": 2.0}},
             }
         },
-        "data": {
-            "init_args": {"batch_size": 4, "block_size": 2, "val": {"init_args": {"limit": 12}}, "mix": WITH_GOLD}
-        },
+        "data": {"init_args": {"batch_size": 4, "block_size": 2, "val": {"init_args": {"limit": 12}}}},
     },
 }
 

@@ -16,6 +16,7 @@ from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.outcome import OutcomeReward
 from embedrl.rl.rewards.step_credit import StepCreditReward
 from embedrl.rl.rollout import RolloutOptions
+from embedrl.rl.token_advantages import AdvantageOptions
 
 
 def gold_pairs():
@@ -30,7 +31,7 @@ def test_all_rewards_and_options_together(tmp_path):
         loss=GRPOLoss(3e-4, 4e-4, kl_coefficient=0.0, ratio="sequence"),
         rollout=RolloutOptions(max_new_tokens=6, top_p=0.5),
         policy=PolicyOptions(max_tokens=200, correct_top_p=True),
-        scale_rewards="none",
+        advantages=AdvantageOptions(scale="none", sft_weight=0.1, sft_gates={"step_credit": 0.0}),
         kl_in_reward=0.1,
         inner_epochs=2,
     )
@@ -41,6 +42,7 @@ def test_all_rewards_and_options_together(tmp_path):
     assert logged["policy/engine_gap"] < 1e-4  # nothing is left that top_p would have to explain
     assert logged["policy/ratio"] != 1.0
     assert logged["reward/divergence"] != 0.0
+    assert logged["advantage/gated"] == 1.0
     assert logged["reward/evidence/known"] == 1.0
     assert logged["reward/step_credit/mean"] > 0
     names = {f"reward/step_credit/gain_{name}" for name in ("thinking", "rethink", "answer")}
