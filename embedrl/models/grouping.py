@@ -87,7 +87,8 @@ def group_inputs(
         inputs: The chats, one a row, without their pixels.
         visuals: Their pictures and videos.
         groups: Bundles of numbers of the chats that may begin alike; each chat is in one bundle of one group. The chats
-            of a bundle go into one row and share whatever they have in common, bundles what all of the group have.
+            of a bundle go into one row. In a group with a bundle of several chats, any of them share what they have in
+            common; in others all share what all have.
         token: The id of `<emb>`; what follows its last occurrence is left out.
         balance: See `plan`.
         max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
@@ -103,27 +104,37 @@ def group_inputs(
         DataError: If a chat holds no `<emb>`.
     """
     readings = _read(inputs, visuals.shown, token)
-    rows: list[PackedRow] = []
-    bundles: list[list[_Branch]] = []
+    rows: list[list[_Branch]] = []
     for group in groups:
         shared = common_length([readings[i] for bundle in group for i in bundle])
-        numbers = range(len(bundles), len(bundles) + len(group))
-        bundles += [_branches(bundle, shared, readings) for bundle in group]
-        own = [sum(branch.end - branch.start for branch in bundles[i]) for i in numbers]
-        rows += plan(list(numbers), shared, own, balance, max(1, max_chats // max(map(len, group))))
-    rows.sort(key=lambda row: row.width)
-    order = [[b.chat for i in row.chats for b in bundles[i] if not b.inside] for row in rows]
+        own = [max(len(readings[i].ids) for i in bundle) - shared for bundle in group]
+        largest = max(map(len, group))
+        for row in plan(list(range(len(group))), shared, own, balance, max(1, max_chats // largest)):
+            members = [i for number in row.chats for i in group[number]]
+            rows.append(_tree(members, 0, readings) if largest > 1 else _fan(members, shared, readings))
+    rows.sort(key=_width)
+    order = [[branch.chat for branch in row if not branch.inside] for row in rows]
     chats = [len(numbers) for numbers in order]
     for count in range(min(-(-sum(chats) // max_chats), len(rows)), len(rows) + 1):
         cuts = [len(rows) * i // count for i in range(count + 1)]
         if max(sum(chats[a:b]) for a, b in pairwise(cuts)) <= max_chats:
             break
     parts = [rows[a:b] for a, b in pairwise(cuts)]
-    return _stream(parts, bundles, readings, visuals), torch.tensor([i for numbers in order for i in numbers])
+    return _stream(parts, readings, visuals), torch.tensor([i for numbers in order for i in numbers])
 
 
-def _branches(chats: Sequence[int], start: int, readings: Sequence[_Reading]) -> list[_Branch]:
-    """What the chats of a bundle have beyond `start`, which all of them share: a branch before those that continue it.
+def _width(row: Sequence[_Branch]) -> int:
+    return sum(branch.end - branch.start for branch in row)
+
+
+def _fan(chats: Sequence[int], shared: int, readings: Sequence[_Reading]) -> list[_Branch]:
+    """A row of what all chats share, and what each has of its own."""
+    own = [_Branch(i, shared, len(readings[i].ids), 0) for i in chats]
+    return [_Branch(chats[0], 0, shared, len(own)), *own]
+
+
+def _tree(chats: Sequence[int], start: int, readings: Sequence[_Reading]) -> list[_Branch]:
+    """What chats that are alike up to `start` have beyond it, each part once: a branch before those that continue it.
 
     A chat ends with a branch that none continues.
     """
@@ -135,21 +146,18 @@ def _branches(chats: Sequence[int], start: int, readings: Sequence[_Reading]) ->
     while rest:
         first = rest[0]
         near = [i for i in rest if i == first or common_length([readings[first], readings[i]]) > shared]
-        branches += _branches(near, shared, readings)
+        branches += _tree(near, shared, readings)
         rest = [i for i in rest if i not in near]
     return branches if shared == start else [_Branch(chats[0], start, shared, len(branches)), *branches]
 
 
 def _stream(
-    parts: Sequence[Sequence[PackedRow]],
-    bundles: Sequence[Sequence[_Branch]],
-    readings: Sequence[_Reading],
-    visuals: Visuals,
+    parts: Sequence[Sequence[Sequence[_Branch]]], readings: Sequence[_Reading], visuals: Visuals
 ) -> Iterator[ModelInputs]:
     """The micro-batches one after another; a picture that the next one shows too is kept for it."""
     patches: Patches = {}
     for rows in parts:
-        packed, shown = _pack(rows, bundles, readings)
+        packed, shown = _pack(rows, readings)
         patches = visuals.process(shown, patches)
         yield packed | visual_inputs(shown, patches)
 
@@ -212,34 +220,27 @@ def _read(inputs: ModelInputs, shown: Shown, token: int) -> list[_Reading]:
     return readings
 
 
-def _pack(
-    rows: Sequence[PackedRow], bundles: Sequence[Sequence[_Branch]], readings: Sequence[_Reading]
-) -> tuple[ModelInputs, Shown]:
+def _pack(rows: Sequence[Sequence[_Branch]], readings: Sequence[_Reading]) -> tuple[ModelInputs, Shown]:
     """One micro-batch without pixels, and its pictures in the order of their tokens."""
     ids, positions, segments, lasts, ends, pictures = [], [], [], [], [], []
-    width = max(row.width for row in rows)
+    width = max(map(_width, rows))
     for number, row in enumerate(rows):
-        branches = [branch for i in row.chats for branch in bundles[i]]
-        parts = [_Branch(branches[0].chat, 0, row.shared, len(branches)), *branches]
-        ids.append(torch.cat([readings[p.chat].ids[p.start : p.end] for p in parts]))
-        positions.append(torch.cat([readings[p.chat].positions[:, p.start : p.end] for p in parts], dim=1).T)
-        lengths, inside = torch.tensor([p.end - p.start for p in parts]), torch.tensor([p.inside for p in parts])
-        own = torch.arange(SHARED, SHARED + len(parts))
+        ids.append(torch.cat([readings[b.chat].ids[b.start : b.end] for b in row]))
+        positions.append(torch.cat([readings[b.chat].positions[:, b.start : b.end] for b in row], dim=1).T)
+        lengths, inside = torch.tensor([b.end - b.start for b in row]), torch.tensor([b.inside for b in row])
+        own = torch.arange(SHARED, SHARED + len(row))
         segments.append(own.repeat_interleave(lengths))
         lasts.append((own + inside).repeat_interleave(lengths))
-        ends.append(number * width + (lengths.cumsum(0) - 1)[1:][inside[1:] == 0])
-        pictures += [
-            picture for p in parts for picture in readings[p.chat].pictures if p.start <= picture.start < p.end
-        ]
+        ends.append(number * width + (lengths.cumsum(0) - 1)[inside == 0])
+        pictures += [p for b in row for p in readings[b.chat].pictures if b.start <= p.start < b.end]
     packed = {
         "input_ids": pad_sequence(ids, batch_first=True),
         "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
         "segments": pad_sequence(segments, batch_first=True),
         "sources": torch.cat(ends),
     }
-    branching = any(branch.inside for row in rows for i in row.chats for branch in bundles[i])
-    if branching:
-        packed["last_segments"] = pad_sequence(lasts, batch_first=True)
-    elif all(len(row.chats) == 1 and len(bundles[row.chats[0]]) == 1 for row in rows):
+    if all(sum(not branch.inside for branch in row) == 1 for row in rows):
         packed["attention_mask"] = (packed.pop("segments") > 0).long()
+    elif any(row[0].inside < len(row) - 1 or any(branch.inside for branch in row[1:]) for row in rows):
+        packed["last_segments"] = pad_sequence(lasts, batch_first=True)
     return packed, {kind: [p.visual for p in pictures if p.kind == kind] for kind in VISUAL}

@@ -75,12 +75,13 @@ def test_one_pass_equals_a_pass_for_every_part(backbone, sides):
 @torch.no_grad()
 def test_the_parts_cost_less_than_half_a_pass_more(backbone):
     """Tokens that go through the network, padding included: a figure that no other load of the machine changes."""
-    words = "the picture shows at the top left the red star and at the middle right the blue circle ."
+    words = "star is at the top left and at the middle right of it is the blue circle ."
+    colors = ("red", "blue", "green", "yellow", "black", "purple", "orange", "grey")
     image = OpenedImage("picture", picture(2, (96, 96)))
     tcots = [
-        f'<thinking>{words} {{"bbox_2d": [[{20 * i}, 0, 500, 500]]}}</thinking>'
-        "<rethink>the red star matters .</rethink><answer>red star top left</answer>"
-        for i in range(8)
+        f'<thinking>{color} {words} {{"bbox_2d": [[{20 * i}, 0, 500, 500]]}}</thinking>'
+        f"<rethink>the {color} star matters .</rethink><answer>{color} star top left</answer>"
+        for i, color in enumerate(colors)
     ]
     sides = [Side("what is this ?", (image,), tcot=tcot) for tcot in tcots]
     tokens = []
@@ -88,7 +89,7 @@ def test_the_parts_cost_less_than_half_a_pass_more(backbone):
     embedder, where = FrozenEmbedder(backbone), ["x"] * 8
     embedder.embed(sides, where, CPU)
     one, tokens[:] = sum(tokens), []
-    embedder.embed_variants(sides, where, CPU, ("thinking", "rethink"))
+    embedder.embed_variants(sides, where, CPU, ("none", "thinking", "rethink"))  # as step credit asks
     hook.remove()
     assert one < sum(tokens) < 1.5 * one
 
