@@ -102,7 +102,8 @@ def total_rewards(rows: Sequence[RewardRow], step: RolloutStep) -> StepRewards:
     summed: list[RewardRow] = []
     for name, row in zip(check_rewards(rows), rows, strict=True):
         result = row.reward(step)
-        missing = [rollout for rollout in ids if rollout not in result.values]
+        given = result.values.keys() if result.sections is None else result.values.keys() & result.sections.keys()
+        missing = [rollout for rollout in ids if rollout not in given]
         if missing:
             raise RewardError(
                 f"the reward {name} says nothing on {len(missing)} rollouts (first: {missing[0]}): it must give every "

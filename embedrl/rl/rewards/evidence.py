@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import defaultdict
 from dataclasses import astuple, dataclass, fields
 
-from embedrl.errors import ConfigError, RewardError
+from embedrl.errors import ConfigError
 from embedrl.metrics.replies import f1, matched_iou
 from embedrl.rl.types import RewardResult, RolloutStep
 from embedrl.tcot.chat import side_of
 from embedrl.tcot.cue_removal import without_cues
 from embedrl.tcot.schema import TCoT
 from embedrl.types import GoldEvidence
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class EvidenceReward:
 
     Parts are those of `EvidenceWeights`. `count` is of the cues that the side's modality asks for, `span` of text and
     video, `box` and `visible` of pictures, `type` wherever names are known. A side of which nothing is known gets 0 for
-    every rollout, which changes no advantage: those are normalised within the side's group.
+    every rollout, which changes no advantage: those are normalised within the side's group. A data set without any is
+    named once.
 
     Args:
         weights: λ.
@@ -93,19 +97,17 @@ class EvidenceReward:
                 f"evidence.iou_threshold is {iou_threshold}: give an IoU from 0 (plain) to 1, such as 0.5"
             )
         self.weights, self.iou_threshold = weights, iou_threshold
+        self._without: set[str] = set()  # the data sets that were named as such
 
     def __call__(self, step: RolloutStep) -> RewardResult:
-        """Score the rollouts of this process.
-
-        Raises:
-            RewardError: If no side of the step carries gold evidence: the reward would be 0 throughout.
-        """
-        if not any(side.gold for pair in step.pairs for side in (pair.query, pair.target)):
-            name = step.pairs[0].dataset if step.pairs else "the data set"
-            raise RewardError(
-                f"the reward evidence has nothing to compare with: no side of {name} carries gold evidence; give it "
-                "(`gold: true` for the built-in world, the key `gold` of a side in JSON lines), or delete the reward"
-            )
+        """Score the rollouts of this process."""
+        dataset = step.pairs[0].dataset
+        if dataset not in self._without and not any(p.query.gold or p.target.gold for p in step.pairs):
+            self._without.add(dataset)
+            _log.warning(
+                "the reward evidence takes no part in %s: no side of a step carries gold evidence (`gold: true` of the "
+                "built-in world, the key `gold` of a side in JSON lines)", dataset,
+            )  # fmt: skip
         values: dict[str, float | None] = {}
         shown: dict[str, list[float]] = defaultdict(list)
         for rollout in step.rollouts:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from embedrl.data.opened import OpenedImage
 from embedrl.data.world import WorldSource
-from embedrl.errors import ConfigError, RewardError
+from embedrl.errors import ConfigError
 from embedrl.rl.rewards.evidence import EvidenceReward, EvidenceWeights
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.parser import build, parse
@@ -125,9 +125,16 @@ def test_the_worlds_perfect_teacher_gets_nearly_all(family: str) -> None:
             assert result.metrics["count"] == 1.0
 
 
-def test_a_step_without_gold_evidence_is_refused() -> None:
-    with pytest.raises(RewardError, match="no side of demo carries gold evidence"):
-        EvidenceReward()(_step(Side("a text"), ["x"]))
+def test_a_data_set_without_gold_evidence_takes_no_part_and_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    reward = EvidenceReward()
+    for _ in range(2):
+        result = reward(_step(Side("a text"), ["x", "y"]))
+    assert set(result.values.values()) == {0.0}
+    assert result.metrics == {"known": 0.0}
+    assert [record.message for record in caplog.records] == [
+        "the reward evidence takes no part in demo: no side of a step carries gold evidence (`gold: true` of the "
+        "built-in world, the key `gold` of a side in JSON lines)"
+    ]
 
 
 @pytest.mark.parametrize(
