@@ -46,6 +46,9 @@ TRAINED: dict[str, str] = {
     "EG-RL, with the process reward": "paper",
     "EG-RL, process and format alone": "process_only",
     "EG-RL, uniform negatives": "uniform_negatives",
+    "EG-RL, with step credit": "step_credit",
+    "EG-RL, with counterfactual evidence": "counterfactual",
+    "EG-RL, with verifiable evidence (supervised)": "evidence",
     "control: rewards permuted": "permuted",
 }
 """Rows of EG-RL: name → reward preset."""

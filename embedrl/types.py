@@ -74,6 +74,25 @@ def _bytes(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldEvidence:
+    """The evidence of a side where it is known: what `embedrl.rl.EvidenceReward` compares a T-CoT with.
+
+    None is unknown, and takes no part; an empty tuple is known to be none, such as an entity that no picture shows.
+
+    Attributes:
+        boxes: Boxes `(x1, y1, x2, y2)` in the side's first picture, 0..1000 of its width and height.
+        frames: Key frames, positions in the sampled frames, 1-based.
+        spans: Words and phrases of the side's text.
+        names: What the evidence shows, in words that a T-CoT may use: `red star`, `person`.
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None
+    frames: tuple[int, ...] | None = None
+    spans: tuple[str, ...] | None = None
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """One half of a pair: a query or a target.
 
@@ -83,6 +102,7 @@ class Side:
         frames: The sampled frames of one video, in order; empty if there is none.
         tcot: The T-CoT as text; empty if there is none.
         fps: Frames per second at which `frames` were sampled.
+        gold: The side's evidence, if the data know it; no model reads it, and `key` leaves it out.
     """
 
     text: str = ""
@@ -90,6 +110,7 @@ class Side:
     frames: tuple[ImageSource, ...] = ()
     tcot: str = ""
     fps: float = DEFAULT_FPS
+    gold: GoldEvidence | None = None
 
     @property
     def modality(self) -> Modality:

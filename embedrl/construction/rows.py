@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from embedrl.data.gold import gold_json
 from embedrl.data.images import MAX_PIXELS
 from embedrl.data.mix import MixRow
 from embedrl.data.sources import PairSource
@@ -101,7 +102,8 @@ class PairWriter:
             "tcot": side.tcot,
         }
         row = {key: value for key, value in row.items() if value}
-        return row | ({"fps": side.fps} if side.frames else {})
+        gold = {"gold": gold_json(side.gold)} if side.gold else {}
+        return row | ({"fps": side.fps} if side.frames else {}) | gold
 
     def _picture(self, source: ImageSource) -> str:
         path = getattr(source, "path", None)

@@ -18,6 +18,7 @@ import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 
+from embedrl.data.gold import unpacked
 from embedrl.data.images import MAX_PIXELS, ImageFile, is_picture
 from embedrl.data.json_stream import iter_rows
 from embedrl.data.video import NUM_FRAMES, is_video, list_frames, sample_frames
@@ -32,7 +33,7 @@ from embedrl.utils.file_names import resolve
 Record = dict[str, Any]
 
 # Part of the cache key: raise it when a conversion changes.
-_CONVERSION = "2"
+_CONVERSION = "3"
 _BATCH = 256  # rows written at a time
 
 SIDE: dict[str, Any] = {
@@ -41,6 +42,7 @@ SIDE: dict[str, Any] = {
     "frames": [datasets.Value("string")],
     "tcot": datasets.Value("string"),
     "fps": datasets.Value("float64"),
+    "gold": datasets.Value("string"),
 }
 _FEATURES = datasets.Features(
     {
@@ -139,7 +141,7 @@ class RecordTable(ABC):
     def _side(self, side: Record) -> Side:
         frames = self._frames(side["frames"])
         images = [self._file(name) for name in side["images"]]
-        return Side(side["text"], tuple(images), tuple(frames), side["tcot"], side["fps"])
+        return Side(side["text"], tuple(images), tuple(frames), side["tcot"], side["fps"], unpacked(side["gold"]))
 
     def _frames(self, names: list[str]) -> Sequence[ImageSource]:
         """The frames of a video: those that are listed, those of a folder, or those sampled from a file."""
@@ -233,7 +235,8 @@ class RecordTable(ABC):
 
 def make_side(text: str = "", images: Sequence[str] = (), frames: Sequence[str] = (), tcot: str = "") -> Record:
     """A side as it is stored, at the 2 frames per second of the paper."""
-    return {"text": text.strip(), "images": [*images], "frames": [*frames], "tcot": tcot.strip(), "fps": 2.0}
+    shown = {"images": [*images], "frames": [*frames]}
+    return {"text": text.strip(), **shown, "tcot": tcot.strip(), "fps": 2.0, "gold": ""}
 
 
 def get(row: Any, key: str, kind: type, default: Any = None) -> Any:

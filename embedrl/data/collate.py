@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from embedrl.data.checked_rows import Drawn
-from embedrl.data.inputs import GroupPreprocessor, ModelInputs, Preprocessor
+from embedrl.data.inputs import BundlePreprocessor, GroupPreprocessor, ModelInputs, Preprocessor
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.pair_dataset import Example
 from embedrl.data.render import RenderOptions, render
@@ -150,7 +150,12 @@ def _process(named: Sequence[tuple[Chat, str]], preprocessor: Preprocessor) -> M
 
 
 def group_micro_batches(
-    chats: Sequence[Chat], keys: Sequence[str], names: Sequence[str], preprocessor: GroupPreprocessor, size: int
+    chats: Sequence[Chat],
+    keys: Sequence[str],
+    names: Sequence[str],
+    preprocessor: GroupPreprocessor,
+    size: int,
+    bundles: Sequence[int] | None = None,
 ) -> tuple[Iterable[ModelInputs], Tensor]:
     """As `micro_batches`, chats of one key being a group whose common beginning is computed once.
 
@@ -160,16 +165,23 @@ def group_micro_batches(
         names: Name of each chat for errors.
         preprocessor: The preprocessor of a backbone with `shares_prefix`.
         size: At most this many chats in a micro-batch.
+        bundles: The bundle of each chat, for a `BundlePreprocessor`; None: there are none.
 
     Raises:
         DataError: If a chat cannot be processed; the message names it.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, dict[int, list[int]]] = {}
     for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
+        groups.setdefault(key, {}).setdefault(i if bundles is None else bundles[i], []).append(i)
+    members = [[[chats[i] for i in bundle] for bundle in group.values()] for group in groups.values()]
     with _naming(list(zip(chats, names, strict=True)), preprocessor):
-        batches, order = preprocessor.groups([[chats[i] for i in group] for group in groups.values()], size)
-    return batches, torch.tensor([i for group in groups.values() for i in group])[order]
+        if bundles is not None and isinstance(preprocessor, BundlePreprocessor):
+            batches, order = preprocessor.bundles(members, size)
+        else:
+            batches, order = preprocessor.groups(
+                [[chat for bundle in group for chat in bundle] for group in members], size
+            )
+    return batches, torch.tensor([i for group in groups.values() for bundle in group.values() for i in bundle])[order]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrl.data.arrow_pairs import SIDE, Record, RecordTable, get, make_side
+from embedrl.data.gold import packed, read_gold
 from embedrl.data.images import MAX_PIXELS
 from embedrl.errors import DataError
 from embedrl.tcot.schema import clean_text
@@ -123,9 +124,10 @@ class JsonlSource(RecordTable):
     """The project's own format, one pair per line: `id`, `query`, `target`, `negatives`, `score`, `negative_scores`.
 
     A side is an object with any of `text`, `images` (a list of paths), `frames` (a list of paths, or of one folder or
-    one video file), `tcot` and `fps`. `score` is a graded label of the pair, or a teacher's score; `negative_scores`
-    holds one number for each negative. Both may be absent. `gain`, which `embedrl gain` writes, is for people: it is
-    not read.
+    one video file), `tcot`, `fps` and `gold`, the evidence that retrieval needs of the side as far as it is known: an
+    object with any of `boxes`, `frames`, `spans` and `names` (see `embedrl.types.GoldEvidence`). `score` is a graded
+    label of the pair, or a teacher's score; `negative_scores` holds one number for each negative. Both may be absent.
+    `gain`, which `embedrl gain` writes, is for people: it is not read.
 
     Args:
         path: The JSON lines.
@@ -186,7 +188,8 @@ def _own_side(side: Any) -> Record:
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= sys.float_info.max:
         raise DataError(f"'fps' is {fps!r:.60}: give a number above 0")
     record = make_side(get(side, "text", str, ""), get(side, "images", list, []), get(side, "frames", list, []))
-    return {**record, "tcot": get(side, "tcot", str, ""), "fps": float(fps)}
+    gold = packed(read_gold(side.get("gold")))
+    return {**record, "tcot": get(side, "tcot", str, ""), "fps": float(fps), "gold": gold}
 
 
 def _number(value: Any, key: str) -> float:

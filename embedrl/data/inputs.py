@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -48,6 +48,22 @@ class GroupPreprocessor(Preprocessor, Protocol):
 
         Raises:
             DataError: If a chat cannot be represented.
+        """
+        ...
+
+
+@runtime_checkable
+class BundlePreprocessor(GroupPreprocessor, Protocol):
+    """A preprocessor of groups whose chats may share more with one another than the group does."""
+
+    def bundles(
+        self, groups: Sequence[Sequence[Sequence[Chat]]], max_chats: int
+    ) -> tuple[Iterable[ModelInputs], Tensor]:
+        """As `groups`, of bundles of chats, each computed as a tree: `[what all share, branch, branch, ...]`.
+
+        Args:
+            groups: The groups of bundles, none of them empty.
+            max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
         """
         ...
 

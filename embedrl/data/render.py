@@ -119,7 +119,7 @@ def render(
     Source: Embed-RL §3.1 Eq. 2, §3.3, B.3.
     """
     content = side_content(side, options, rng, where=where, parsed=parsed, repairs=repairs)
-    _add_text(content, SUMMARIZE, request=True)
+    add_text(content, SUMMARIZE, request=True)
     return [
         {"role": "user", "content": content},
         {"role": "assistant", "content": [{"type": "text", "text": EMB_TOKEN}]},
@@ -174,14 +174,15 @@ def _content(
     if frames:
         content.append({"type": "video", "video": frames, "fps": side.fps})
     if side.text.strip():
-        _add_text(content, side.text)
+        add_text(content, side.text)
     dropped = rng is not None and options.drop_tcot > 0 and side.tcot.strip() and rng.random() < options.drop_tcot
     if options.tcot != "none" and not dropped:
         _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
     return content
 
 
-def _add_text(content: list[dict[str, Any]], text: str, **marks: bool) -> None:
+def add_text(content: list[dict[str, Any]], text: str, **marks: bool) -> None:
+    """Append a text part; one that follows a text part starts with a newline."""
     follows_text = bool(content) and content[-1]["type"] == "text"
     content.append({"type": "text", "text": f"\n{text}" if follows_text else text, **marks})
 
@@ -201,20 +202,20 @@ def _add_tcot(
             raise TCoTError("no T-CoT: annotate it, or set render.on_missing_tcot: raw, or render.tcot: none")
         return
     if options.tcot == "as_written":
-        _add_text(content, _text(side, options, repairs)[0], reasoning=True)
+        add_text(content, _text(side, options, repairs)[0], reasoning=True)
         return
     tcot = _read(side, options, parsed, repairs)
     if options.tcot == "answer_only":
-        _add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>", reasoning=True)
+        add_text(content, f"<answer>{without_cues(tcot.answer)}</answer>", reasoning=True)
         return
     before, after = split_at_evidence(tcot)
     if options.cues == "off":
         before, after = without_cues(before, objects=True), without_cues(after)
-    _add_text(content, before, reasoning=True)
+    add_text(content, before, reasoning=True)
     if options.cues == "on":
         for picture in _evidence(tcot, side.modality, options, images, frames, rng, repairs):
             content.append({"type": "image", "image": picture, "evidence": True})
-    _add_text(content, after, reasoning=True)
+    add_text(content, after, reasoning=True)
 
 
 def _text(side: Side, options: RenderOptions, repairs: Counter[str]) -> tuple[str, bool]:

@@ -12,21 +12,22 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from embedrl.data.collate import EncodeCollator, group_micro_batches, micro_batches
-from embedrl.data.inputs import ModelInputs
+from embedrl.data.inputs import BundlePreprocessor, GroupPreprocessor, ModelInputs
 from embedrl.data.lenient_render import as_lenient, fitting_chat
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions
 from embedrl.data.side_dataset import EncodeDataset
+from embedrl.data.variants import Variant, variant_chat
 from embedrl.distributed.collectives import world_size
 from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult, TaskScorer
-from embedrl.models.backbone import Backbone, GroupPreprocessor
+from embedrl.models.backbone import Backbone
 from embedrl.models.generator import Generator
 from embedrl.tcot.schema import ParseResult
-from embedrl.types import RetrievalTask, Side
+from embedrl.types import Chat, RetrievalTask, Side
 from embedrl.utils.ragged import cat_rows
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class FrozenEmbedder:
     ) -> None:
         check_single(backbone, "FrozenEmbedder")
         self.backbone, self.render, self.micro_batch_size = backbone, render, micro_batch_size
-        self.shared_prefix, self._told = shared_prefix, False
+        self.shared_prefix, self._told, self._said = shared_prefix, False, False
 
     def prepare(self, policy: Generator, strategy: Strategy | None) -> None:
         """Load the weights where all processes must do so together, under FSDP2; else they load when first used.
@@ -100,35 +101,74 @@ class FrozenEmbedder:
             DataError: If a side cannot be shown even without its T-CoT, naming it.
             NonFiniteError: Naming a side whose vector is NaN or infinite.
         """
+        return self.embed_variants(sides, where, device, (), parsed, repairs)[0]
+
+    @torch.no_grad()
+    def embed_variants(
+        self,
+        sides: Sequence[Side],
+        where: Sequence[str],
+        device: torch.device,
+        variants: Sequence[Variant],
+        parsed: Sequence[ParseResult] | None = None,
+        repairs: Counter[str] | None = None,
+    ) -> Tensor:
+        """Unit vectors of sides with their T-CoTs, and with parts of them, `[1 + variants, sides, dim]`.
+
+        On a backbone with `shares_prefix` in one pass: the variants of a T-CoT are branches of one sequence, under a
+        mask that hides them from one another. Others embed every variant as a chat of its own.
+
+        Args:
+            sides: As in `embed`, like those not named here.
+            where: A name of each for errors.
+            device: Where to embed.
+            variants: What of the T-CoTs to embed beside the whole; needs `render.tcot: full` with `cues: on`.
+            parsed: What the parser says about each T-CoT.
+            repairs: Where to count what was repaired.
+
+        Raises:
+            ConfigError: If the Embedder does not read whole T-CoTs with their evidence.
+        """
         backbone = self.build(device)
+        self._check_variants(variants, backbone)
         contents = [(side.key, side.tcot) for side in sides]
         unique = {content: i for i, content in reversed(list(enumerate(contents)))}
-        rows = {content: row for row, content in enumerate(unique)}
         preprocessor, options = backbone.preprocessor(), as_lenient(self.render)
         copies = Counter(contents)
         opened: dict[str, Side] = {}
-        chats = []
+        chats: list[Chat] = []
+        rows: dict[tuple[str, str, Variant | None], int] = {}  # where the vector of each content and variant stands
+        bundles: list[int] = []  # the position of the side that each chat shows
         for (key, tcot), i in unique.items():
             if key not in opened:
                 opened[key] = open_side(sides[i], where[i])
             known = None if parsed is None else parsed[i]
             repaired: Counter[str] = Counter()
             side = opened[key].with_tcot(tcot)
-            chats.append(fitting_chat(side, options, preprocessor, where[i], known, repaired))
+            chat = fitting_chat(side, options, preprocessor, where[i], known, repaired)
             if repairs is not None:
                 repairs.update(list(repaired) * copies[key, tcot])
-        names = [where[i] for i in unique.values()]
+            for variant in (None, *variants):
+                name = (key, "" if variant == "none" else tcot, variant)
+                if name not in rows:
+                    rows[name] = len(chats)
+                    chats.append(chat if variant is None else variant_chat(chat, side, variant))
+                    bundles.append(i)
+        names = [where[i] for i in bundles]
         if self.shared_prefix and backbone.shares_prefix:
-            keys, grouping = [key for key, _ in unique], cast(GroupPreprocessor, preprocessor)
+            keys, grouping = [contents[i][0] for i in bundles], cast(GroupPreprocessor, preprocessor)
             batches: Iterable[ModelInputs]
-            batches, order = group_micro_batches(chats, keys, names, grouping, self.micro_batch_size)
+            batches, order = group_micro_batches(
+                chats, keys, names, grouping, self.micro_batch_size, bundles if variants else None
+            )
         else:
             count = -(-len(chats) // self.micro_batch_size)
             batches, order = micro_batches(chats, names, preprocessor, count)
             self._tell(len(unique) - len(opened))
         vectors = encode(backbone, batches, order, device)
-        vectors = vectors[torch.tensor([rows[content] for content in contents], device=device)]
-        bad = (~torch.isfinite(vectors).all(1)).nonzero().flatten().tolist()
+        picked = [[rows[key, "" if v == "none" else tcot, v] for key, tcot in contents] for v in (None, *variants)]
+        vectors = vectors[torch.tensor(picked, device=device)]
+        bad = (~torch.isfinite(vectors).all(2)).any(0).nonzero().flatten().tolist()
         if bad:
             raise NonFiniteError(f"{where[bad[0]]}: the frozen Embedder's vector is NaN or infinite")
         return vectors
@@ -146,6 +186,24 @@ class FrozenEmbedder:
                 "pictures for each of its T-CoTs; false gives the same",
                 type(self.backbone).__name__,
             )
+
+    def _check_variants(self, variants: Sequence[Variant], backbone: Backbone) -> None:
+        """See that variants differ from the whole, and say what they cost where they are no branches."""
+        if not variants:
+            return
+        if self.render.tcot != "full" or (self.render.cues != "on" and "no_evidence" in variants):
+            raise ConfigError(
+                f"embedder.render.tcot is {self.render.tcot}, render.cues {self.render.cues}: rewards of parts of a "
+                "T-CoT (step credit, counterfactual evidence) need an Embedder that reads it whole, cues: on"
+            )
+        branching = isinstance(backbone.preprocessor(), BundlePreprocessor) and backbone.shares_prefix
+        if not (branching and self.shared_prefix) and not self._said:
+            self._said = True
+            cause = "embedder.shared_prefix is false" if branching else "its rows hold one text each"
+            _log.warning(
+                "a %s embeds the parts of a T-CoT (%s) one after another: %d passes in place of one (%s)",
+                type(backbone).__name__, ", ".join(variants), 1 + len(variants), cause,
+            )  # fmt: skip
 
     @torch.no_grad()
     def score(

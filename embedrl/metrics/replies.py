@@ -44,8 +44,14 @@ def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
     return scores
 
 
-def matched_iou(predicted: Sequence[Box], gold: Sequence[Box]) -> float:
-    """Mean IoU of boxes paired off greedily, best pair first; a box without a partner counts as 0."""
+def matched_iou(predicted: Sequence[Box], gold: Sequence[Box], threshold: float = 0.0) -> float:
+    """Mean IoU of boxes paired off greedily, best pair first; a box without a partner counts as 0.
+
+    Args:
+        predicted: Boxes of a reply.
+        gold: The right ones.
+        threshold: A smaller IoU counts as 0.
+    """
     if not predicted or not gold:
         return float(not predicted and not gold)
     overlaps = box_iou(torch.tensor(predicted, dtype=torch.float64), torch.tensor(gold, dtype=torch.float64))
@@ -53,7 +59,8 @@ def matched_iou(predicted: Sequence[Box], gold: Sequence[Box]) -> float:
     for _ in range(min(len(predicted), len(gold))):
         best = int(overlaps.argmax())
         row, column = divmod(best, len(gold))
-        total += float(overlaps[row, column])
+        overlap = float(overlaps[row, column])
+        total += overlap if overlap >= threshold else 0.0
         overlaps[row], overlaps[:, column] = -1.0, -1.0
     return total / max(len(predicted), len(gold))
 

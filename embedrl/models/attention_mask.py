@@ -8,19 +8,22 @@ from torch import Tensor
 SHARED = 1  # the segment of what all texts of a row begin with; padding is 0, their own parts are 2, 3, ...
 
 
-def block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+def block_mask(segments: Tensor, dtype: torch.dtype, last: Tensor | None = None) -> Tensor:
     """What may be seen, to be added to the attention scores: earlier places of the shared part and of the own segment.
 
     Args:
         segments: `[rows, width]`: 0 padding, 1 (`SHARED`) what all see, 2 and up what sees it and itself.
         dtype: That of the attention scores.
+        last: `[rows, width]`: the last segment that sees a place, where texts branch off one another: from its own to
+            this one all do. None: its own alone does, and all see what is shared.
 
     Returns:
         `[rows, 1, width, width]`: 0 where a place is seen, else the lowest number.
     """
     query, key = segments[:, None, :, None], segments[:, None, None, :]
     # Padding sees padding, so that no row of the softmax is empty.
-    seen = ((key == SHARED) | (key == query)).tril()
+    seen = (key == SHARED) | (key == query) if last is None else (key <= query) & (query <= last[:, None, None, :])
+    seen = seen.tril()
     return torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 

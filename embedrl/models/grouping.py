@@ -1,7 +1,8 @@
 """Chats that begin alike in one row, `[beginning, end 1, end 2, ...]`, so that the beginning is computed once.
 
 The rollouts of one side share its pictures and its text and differ in their T-CoTs and crops. A row holds what they
-share and, one after another, what each has of its own, with the positions it has in a row of its own.
+share and, one after another, what each has of its own, with the positions it has in a row of its own. A rollout may end
+in several ways, such as after each of its sections: a bundle of chats, whose own parts branch off where they differ.
 """
 
 from __future__ import annotations
@@ -41,8 +42,25 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class _Branch:
+    """Tokens of a chat, from `start` to before `end`, which those of the next `inside` branches continue.
+
+    Attributes:
+        chat: The number of the chat.
+        start: The first token.
+        end: The token after the last.
+        inside: How many of the branches after it see its tokens.
+    """
+
+    chat: int
+    start: int
+    end: int
+    inside: int
+
+
+@dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Chats that go into one row.
+    """Bundles of chats that go into one row.
 
     Attributes:
         chats: Their numbers.
@@ -58,7 +76,7 @@ class PackedRow:
 def group_inputs(
     inputs: ModelInputs,
     visuals: Visuals,
-    groups: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Sequence[int]]],
     token: int,
     balance: float,
     max_chats: int,
@@ -68,14 +86,17 @@ def group_inputs(
     Args:
         inputs: The chats, one a row, without their pixels.
         visuals: Their pictures and videos.
-        groups: Numbers of the chats that may begin alike; each chat is in one group.
+        groups: Bundles of numbers of the chats that may begin alike; each chat is in one bundle of one group. The chats
+            of a bundle go into one row. In a group with a bundle of several chats, any of them share what they have in
+            common; in others all share what all have.
         token: The id of `<emb>`; what follows its last occurrence is left out.
         balance: See `plan`.
-        max_chats: At most this many chats in a micro-batch.
+        max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
 
     Returns:
         The micro-batches, rows of like length together, each made when it is asked for: inputs of the network with
-        `segments` `[rows, width]` in place of an attention mask (or `attention_mask`, if no row has two chats) and
+        `segments` `[rows, width]` in place of an attention mask (or `attention_mask`, if no row has two chats),
+        `last_segments` `[rows, width]` (if a bundle has several chats; see `block_mask`) and
         `sources` `[chats]`: where in the flattened rows the hidden states at `<emb>` lie. And `order` `[chats]`: output
         `i` is that of chat `order[i]`.
 
@@ -83,23 +104,55 @@ def group_inputs(
         DataError: If a chat holds no `<emb>`.
     """
     readings = _read(inputs, visuals.shown, token)
-    rows: list[PackedRow] = []
+    rows: list[list[_Branch]] = []
     for group in groups:
-        shared = common_length([readings[i] for i in group])
-        rows += plan(list(group), shared, [len(readings[i].ids) - shared for i in group], balance, max_chats)
-    rows.sort(key=lambda row: row.width)
-    chats = [len(row.chats) for row in rows]
-    for count in range(-(-sum(chats) // max_chats), len(rows) + 1):
+        shared = common_length([readings[i] for bundle in group for i in bundle])
+        own = [max(len(readings[i].ids) for i in bundle) - shared for bundle in group]
+        largest = max(map(len, group))
+        for row in plan(list(range(len(group))), shared, own, balance, max(1, max_chats // largest)):
+            members = [i for number in row.chats for i in group[number]]
+            rows.append(_tree(members, 0, readings) if largest > 1 else _fan(members, shared, readings))
+    rows.sort(key=_width)
+    order = [[branch.chat for branch in row if not branch.inside] for row in rows]
+    chats = [len(numbers) for numbers in order]
+    for count in range(min(-(-sum(chats) // max_chats), len(rows)), len(rows) + 1):
         cuts = [len(rows) * i // count for i in range(count + 1)]
         if max(sum(chats[a:b]) for a, b in pairwise(cuts)) <= max_chats:
             break
     parts = [rows[a:b] for a, b in pairwise(cuts)]
-    order = [i for row in rows for i in row.chats]
-    return _stream(parts, readings, visuals), torch.tensor(order)
+    return _stream(parts, readings, visuals), torch.tensor([i for numbers in order for i in numbers])
+
+
+def _width(row: Sequence[_Branch]) -> int:
+    return sum(branch.end - branch.start for branch in row)
+
+
+def _fan(chats: Sequence[int], shared: int, readings: Sequence[_Reading]) -> list[_Branch]:
+    """A row of what all chats share, and what each has of its own."""
+    own = [_Branch(i, shared, len(readings[i].ids), 0) for i in chats]
+    return [_Branch(chats[0], 0, shared, len(own)), *own]
+
+
+def _tree(chats: Sequence[int], start: int, readings: Sequence[_Reading]) -> list[_Branch]:
+    """What chats that are alike up to `start` have beyond it, each part once: a branch before those that continue it.
+
+    A chat ends with a branch that none continues.
+    """
+    if len(chats) == 1:
+        return [_Branch(chats[0], start, len(readings[chats[0]].ids), 0)]
+    shared = common_length([readings[i] for i in chats])
+    branches: list[_Branch] = []
+    rest = list(chats)
+    while rest:
+        first = rest[0]
+        near = [i for i in rest if i == first or common_length([readings[first], readings[i]]) > shared]
+        branches += _tree(near, shared, readings)
+        rest = [i for i in rest if i not in near]
+    return branches if shared == start else [_Branch(chats[0], start, shared, len(branches)), *branches]
 
 
 def _stream(
-    parts: Sequence[Sequence[PackedRow]], readings: Sequence[_Reading], visuals: Visuals
+    parts: Sequence[Sequence[Sequence[_Branch]]], readings: Sequence[_Reading], visuals: Visuals
 ) -> Iterator[ModelInputs]:
     """The micro-batches one after another; a picture that the next one shows too is kept for it."""
     patches: Patches = {}
@@ -110,7 +163,7 @@ def _stream(
 
 
 def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[PackedRow]:
-    """Spread a group over the number of rows that costs least.
+    """Spread the bundles of a group over the number of rows that costs least.
 
     Every row computes the beginning again, but attention is computed for all pairs of tokens of a row, whatever the
     mask says: a row of `w` tokens costs `w * (balance + w)`.
@@ -120,7 +173,7 @@ def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_
         shared: Tokens they share.
         own: Tokens that each has of its own.
         balance: At this many tokens per row, attention costs as much as the linear layers.
-        max_chats: At most this many chats per row.
+        max_chats: At most this many bundles per row.
     """
     plans: list[tuple[float, list[PackedRow]]] = []
     for count in range(-(-len(chats) // max_chats), len(chats) + 1):
@@ -167,25 +220,27 @@ def _read(inputs: ModelInputs, shown: Shown, token: int) -> list[_Reading]:
     return readings
 
 
-def _pack(rows: Sequence[PackedRow], readings: Sequence[_Reading]) -> tuple[ModelInputs, Shown]:
+def _pack(rows: Sequence[Sequence[_Branch]], readings: Sequence[_Reading]) -> tuple[ModelInputs, Shown]:
     """One micro-batch without pixels, and its pictures in the order of their tokens."""
-    ids, positions, segments, ends, pictures = [], [], [], [], []
-    width = max(row.width for row in rows)
+    ids, positions, segments, lasts, ends, pictures = [], [], [], [], [], []
+    width = max(map(_width, rows))
     for number, row in enumerate(rows):
-        first = readings[row.chats[0]]
-        parts = [(first, 0, row.shared), *((readings[i], row.shared, len(readings[i].ids)) for i in row.chats)]
-        ids.append(torch.cat([reading.ids[a:b] for reading, a, b in parts]))
-        positions.append(torch.cat([reading.positions[:, a:b] for reading, a, b in parts], dim=1).T)
-        lengths = torch.tensor([b - a for _, a, b in parts])
-        segments.append(torch.arange(SHARED, SHARED + len(parts)).repeat_interleave(lengths))
-        ends.append(number * width + lengths.cumsum(0)[1:] - 1)
-        pictures += [p for reading, a, b in parts for p in reading.pictures if a <= p.start < b]
+        ids.append(torch.cat([readings[b.chat].ids[b.start : b.end] for b in row]))
+        positions.append(torch.cat([readings[b.chat].positions[:, b.start : b.end] for b in row], dim=1).T)
+        lengths, inside = torch.tensor([b.end - b.start for b in row]), torch.tensor([b.inside for b in row])
+        own = torch.arange(SHARED, SHARED + len(row))
+        segments.append(own.repeat_interleave(lengths))
+        lasts.append((own + inside).repeat_interleave(lengths))
+        ends.append(number * width + (lengths.cumsum(0) - 1)[inside == 0])
+        pictures += [p for b in row for p in readings[b.chat].pictures if b.start <= p.start < b.end]
     packed = {
         "input_ids": pad_sequence(ids, batch_first=True),
         "position_ids": pad_sequence(positions, batch_first=True).permute(2, 0, 1),
         "segments": pad_sequence(segments, batch_first=True),
         "sources": torch.cat(ends),
     }
-    if all(len(row.chats) == 1 for row in rows):
+    if all(sum(not branch.inside for branch in row) == 1 for row in rows):
         packed["attention_mask"] = (packed.pop("segments") > 0).long()
+    elif any(row[0].inside < len(row) - 1 or any(branch.inside for branch in row[1:]) for row in rows):
+        packed["last_segments"] = pad_sequence(lasts, batch_first=True)
     return packed, {kind: [p.visual for p in pictures if p.kind == kind] for kind in VISUAL}

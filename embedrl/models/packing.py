@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.generation import TopPLogitsWarper
 
 from embedrl.data.inputs import ModelInputs
 from embedrl.models.attention_mask import SHARED
@@ -74,6 +75,7 @@ def token_logprobs(
     temperature: float,
     suppressed: Tensor,
     vocabulary: int,
+    top_p: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens and entropies of their distributions, in float32, with gradients.
 
@@ -86,6 +88,7 @@ def token_logprobs(
         temperature: Divides the logits.
         suppressed: Ids that have no probability.
         vocabulary: Number of logits per token.
+        top_p: Below 1, the probability is among the likeliest tokens that hold this much, and the given one.
 
     Returns:
         Log-probabilities and entropies in nats, `[tokens]` each.
@@ -95,6 +98,9 @@ def token_logprobs(
         logits = head(hidden).float() / temperature
         # The lowest number, not -inf: the entropy multiplies it by a probability of 0.
         logits = logits.index_fill(1, suppressed, torch.finfo(logits.dtype).min)
+        if top_p < 1:
+            kept = TopPLogitsWarper(top_p)(None, logits.detach()).isfinite().scatter(1, tokens[:, None], True)
+            logits = logits.masked_fill(~kept, torch.finfo(logits.dtype).min)
         norm = logits.logsumexp(-1)
         entropy = norm - (logits.softmax(-1) * logits).sum(-1)
         return logits.gather(1, tokens[:, None])[:, 0] - norm, entropy

@@ -180,12 +180,15 @@ class PolicyGenerator(Generator):
                 self.core.rope_deltas = None
         return self.reply_texts(tokens[:, prompt:].tolist(), inputs)
 
-    def reply_logprobs(self, inputs: ModelInputs, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def reply_logprobs(
+        self, inputs: ModelInputs, temperature: float = 1.0, top_p: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the tokens of replies, with gradients; the LM head runs on those tokens alone.
 
         Args:
             inputs: What `pack` returned, moved to the model's device.
             temperature: Divides the logits.
+            top_p: See `token_logprobs`.
 
         Returns:
             Log-probabilities, and entropies of the distributions in nats: float32, `[replies, T]` each, 0 where
@@ -204,6 +207,7 @@ class PolicyGenerator(Generator):
             temperature,
             torch.tensor(self.suppressed, device=labels.device),
             network.config.text_config.vocab_size,
+            top_p,
         )
         logprobs, entropies = (values.new_zeros(labels.shape).masked_scatter(kept, values) for values in token_values)
         return logprobs, entropies

@@ -5,7 +5,10 @@ from .policy import PolicyOptions as PolicyOptions
 from .policy_vectors import PolicyVectors as PolicyVectors
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
+from .rewards.counterfactual import CounterfactualReward as CounterfactualReward
 from .rewards.endpoint import EndpointJudge as EndpointJudge
+from .rewards.evidence import EvidenceReward as EvidenceReward
+from .rewards.evidence import EvidenceWeights as EvidenceWeights
 from .rewards.format import FormatReward as FormatReward
 from .rewards.judge import Judge as Judge
 from .rewards.judge import ReferenceJudge as ReferenceJudge
@@ -13,10 +16,12 @@ from .rewards.outcome import OutcomeReward as OutcomeReward
 from .rewards.permuted import PermutedReward as PermutedReward
 from .rewards.process import ProcessReward as ProcessReward
 from .rewards.reasoning_format import ReasoningFormat as ReasoningFormat
+from .rewards.step_credit import StepCreditReward as StepCreditReward
 from .rollout import LocalRollout as LocalRollout
 from .rollout import RolloutEngine as RolloutEngine
 from .rollout import RolloutOptions as RolloutOptions
 from .rollout_success import RolloutSuccess as RolloutSuccess
+from .token_advantages import AdvantageOptions as AdvantageOptions
 from .types import Reward as Reward
 from .types import RewardResult as RewardResult
 from .types import Rollout as Rollout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from embedrl.errors import NonFiniteError
 
@@ -39,6 +40,7 @@ def group_advantages(
     groups: Mapping[str, str],
     std_floor: float = 0.0,
     filter_groups: bool = False,
+    scale: Literal["group", "none"] = "group",
 ) -> GroupAdvantages:
     """Subtract the group's mean, divide by `max(standard deviation, std_floor) + 1e-4`.
 
@@ -53,6 +55,9 @@ def group_advantages(
             from counting as much as those that do.
         filter_groups: Leave out the rollouts of groups whose rewards are equal, or of which fewer than two have a
             verdict. Source: Yu et al. 2025, "DAPO" (2503.14476), dynamic sampling, without drawing others instead.
+        scale: `none` does not divide: a group's advantages are as large as its rewards differ, as with TRL's
+            `scale_rewards="none"`. Source: Liu et al. 2025, "Understanding R1-Zero-Like Training" (2503.20783),
+            Dr. GRPO, which finds that dividing favours questions that are nearly always or never answered.
 
     Raises:
         NonFiniteError: If a reward is NaN or infinite.
@@ -82,6 +87,7 @@ def group_advantages(
             if not filter_groups:
                 values |= dict.fromkeys(group, 0.0)
             continue
-        values |= {name: (reward - mean) / (max(std, std_floor) + EPSILON) for name, reward in group.items()}
+        divisor = max(std, std_floor) + EPSILON if scale == "group" else 1.0
+        values |= {name: (reward - mean) / divisor for name, reward in group.items()}
     no_verdict = sum(reward is None for reward in rewards.values())
     return GroupAdvantages(values, len(members), zero_variance, too_small, no_verdict)

@@ -10,6 +10,7 @@ from torch import Tensor
 from embedrl.errors import ConfigError
 
 Aggregation = Literal["sequence_mean", "token_mean"]
+Ratio = Literal["token", "sequence"]
 
 
 class GRPOLoss:
@@ -32,6 +33,9 @@ class GRPOLoss:
             that computes `old`, or by `top_p` below 1, where w is the probability of the tokens that it keeps (`top_p`
             or more); None leaves w = 1. Use 2 with rollouts of a server. Source: Yao et al. 2025, "Your Efficient RL
             Framework Secretly Brings You Off-Policy RL Training" (truncated importance sampling).
+        ratio: `sequence` takes one r for all tokens of a rollout, exp of the mean of their logprob - old, which is
+            clipped as a whole; ratios are then far closer to 1, and so should the bounds be (3e-4 and 4e-4 in the
+            source). Source: Zheng et al. 2025, "GSPO" (2507.18071); TRL's `importance_sampling_level="sequence"`.
 
     Raises:
         ConfigError: If an option is out of its range.
@@ -44,6 +48,7 @@ class GRPOLoss:
         kl_coefficient: float = 0.01,
         aggregation: Aggregation = "sequence_mean",
         importance_cap: float | None = None,
+        ratio: Ratio = "token",
     ) -> None:
         if not 0 < clip_low <= 1:
             raise ConfigError(f"loss.clip_low is {clip_low}: give a number above 0 and up to 1, such as 0.2")
@@ -55,11 +60,14 @@ class GRPOLoss:
             raise ConfigError(f"loss.aggregation is {aggregation!r}: give sequence_mean or token_mean")
         if importance_cap is not None and not importance_cap > 0:
             raise ConfigError(f"loss.importance_cap is {importance_cap}: give a number above 0, such as 2, or null")
+        if ratio not in ("token", "sequence"):
+            raise ConfigError(f"loss.ratio is {ratio!r}: give token or sequence")
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.kl_coefficient = kl_coefficient
         self.aggregation = aggregation
         self.importance_cap = importance_cap
+        self.ratio = ratio
 
     def __call__(
         self,
@@ -78,7 +86,7 @@ class GRPOLoss:
                 of each, if only a masked one.
             old_logprobs: The same under the policy as it was before the step; pass `logprobs.detach()` when it has not
                 moved yet.
-            advantages: One a rollout, `[rollouts]`.
+            advantages: One a rollout, `[rollouts]`, or one a token, `[rollouts, tokens]`.
             mask: True (or 1) at the tokens that the policy drew, `[rollouts, tokens]`; what stands elsewhere, NaN
                 included, changes nothing.
             reference: The same as `logprobs` under the initial policy; needed unless `kl_coefficient` is 0.
@@ -95,7 +103,7 @@ class GRPOLoss:
         for name, tensor in given.items():
             if tensor is not None and tensor.shape != logprobs.shape:
                 raise ValueError(f"{name} has shape {list(tensor.shape)}, logprobs {list(logprobs.shape)}")
-        if advantages.shape != logprobs.shape[:1]:
+        if advantages.shape not in (logprobs.shape[:1], logprobs.shape):
             raise ValueError(f"advantages have shape {list(advantages.shape)}, logprobs {list(logprobs.shape)}")
         if reference is None and self.kl_coefficient > 0:
             raise ValueError("kl_coefficient is above 0: the loss needs the reference's log-probabilities")
@@ -110,8 +118,12 @@ class GRPOLoss:
             return (a.to(dtype) - b.to(dtype)).masked_fill(~kept, 0.0)
 
         with torch.autocast(logprobs.device.type, enabled=False):
-            ratio = difference(logprobs, old_logprobs.detach()).exp()
-            advantage = advantages.detach().to(dtype)[:, None]
+            change = difference(logprobs, old_logprobs.detach())
+            if self.ratio == "sequence":
+                change = (change.sum(1) / kept.sum(1).clamp(min=1))[:, None].expand_as(change)
+            ratio = change.exp()
+            advantage = advantages.detach().to(dtype)
+            advantage = advantage[:, None] if advantage.dim() == 1 else advantage
             clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
             losses = -torch.min(ratio * advantage, clipped * advantage)
             beyond = ((ratio < 1 - self.clip_low) & (advantage < 0)) | ((ratio > 1 + self.clip_high) & (advantage > 0))

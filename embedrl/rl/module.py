@@ -23,15 +23,16 @@ from embedrl.distributed.unshard import unsharded
 from embedrl.errors import NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.policy_generator import PolicyGenerator
-from embedrl.rl.advantages import group_advantages
+from embedrl.rl.divergence import less_divergence
 from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.learnable import check_learnable
 from embedrl.rl.mismatch import Mismatch, unexplained
 from embedrl.rl.policy import Policy, PolicyBatch, PolicyOptions, ReferenceScorer
-from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
+from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, needed_variants, total_rewards
 from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
-from embedrl.rl.statistics import PhaseClock, rollout_figures
+from embedrl.rl.statistics import PhaseClock, mean_over_processes, rollout_figures
 from embedrl.rl.step import PairCheck, Prompt, kept_groups, make_prompts, make_step, roll_out, step_seed
+from embedrl.rl.token_advantages import AdvantageOptions, TokenAdvantages, token_advantages
 from embedrl.rl.types import Rollout
 from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
@@ -66,10 +67,11 @@ class EGRLModule(TrainingModule):
             `warmup_steps`, the schedule and `checkpoint.every_n_steps` are in optimizer steps; `val_check_interval`,
             `log_every_n_steps` and the curves of the log are in batches, which are steps on rollouts.
         std_floor: Smallest standard deviation that a group's rewards are divided by.
+        advantages: What else becomes of rewards on the way to advantages.
+        kl_in_reward: What a nat of KL takes off a rollout's reward: see `less_divergence`.
         filter_groups: Leave groups whose rewards are equal out of the loss: its mean is then over the others alone,
             which weigh more, and no KL holds the ones left out. False is Eq. 6, the mean over all groups. Source: Yu et
-            al. 2025, "DAPO" (2503.14476), dynamic sampling, which also draws other prompts in their place; here the
-            step gets smaller.
+            al. 2025, "DAPO" (2503.14476), dynamic sampling, which also draws others instead; here the step shrinks.
         gradient_clip_val: Largest norm of the gradient.
         style: Style of the prompts.
         schedule: Course of the learning rate after the warm-up, by the names of `transformers.get_scheduler`.
@@ -94,6 +96,8 @@ class EGRLModule(TrainingModule):
         reference: PolicyGenerator | None = None,
         inner_epochs: int = 1,
         std_floor: float = 0.0,
+        advantages: AdvantageOptions = AdvantageOptions(),  # noqa: B008 (frozen)
+        kl_in_reward: float = 0.0,
         filter_groups: bool = False,
         gradient_clip_val: float = 1.0,
         style: Style = "full",
@@ -105,15 +109,17 @@ class EGRLModule(TrainingModule):
         engine: RemoteEngine | None = None,
     ) -> None:
         super().__init__(locals())
-        check_rewards(rewards)
+        advantages.check(check_rewards(rewards))
         check_least(1, {"model.inner_epochs": inner_epochs, "model.max_new_tokens": max_new_tokens})
-        check_least(0, {"model.std_floor": std_floor, "model.gradient_clip_val": gradient_clip_val})
+        least = {"std_floor": std_floor, "gradient_clip_val": gradient_clip_val, "kl_in_reward": kl_in_reward}
+        check_least(0, {f"model.{name}": value for name, value in least.items()})
         self.generator = generator
         self.embedder, self.rewards, self.policy_loss = embedder, rewards, loss
         self.group_size, self.policy_options, self.style, self.engine = group_size, policy, style, engine
         self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
         self.inner_epochs = self.steps_per_batch = inner_epochs
-        self.std_floor, self.filter_groups, self.gradient_clip_val = std_floor, filter_groups, gradient_clip_val
+        self.gradient_clip_val, self.kl_in_reward = gradient_clip_val, kl_in_reward
+        self._scaling = (std_floor, filter_groups, advantages)
         self._reference = [reference]  # in a list: no part of the module, so neither saved nor trained
         self.automatic_optimization = False
         self.rollouts: list[tuple[Rollout, dict[str, float | None]]] = []
@@ -146,7 +152,8 @@ class EGRLModule(TrainingModule):
         if self.reference is not None:
             build_frozen(self.reference, strategy)
         self.embedder.prepare(self.generator, strategy)
-        self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
+        drawn = self.rollout.temperature, self.reference, self.rollout.top_p
+        self._policy = Policy(self.generator, self.policy_options, *drawn)
         if self.engine is not None:
             self.engine.bind(self.generator, self.rollout)
         self._engine: RolloutEngine = self.engine or LocalRollout(self.generator, self.rollout)
@@ -175,34 +182,35 @@ class EGRLModule(TrainingModule):
         number = self.global_step // self.inner_epochs
         clock = PhaseClock()
         pairs = gather_objects(batch.pairs)
-        first = self.global_rank * len(batch.pairs)
-        prompts = make_prompts(batch.opened, first, self.style, self.generator.preprocessor())
+        prompts = make_prompts(
+            batch.opened, self.global_rank * len(batch.pairs), self.style, self.generator.preprocessor()
+        )
         # Whole, because processes write and judge as much as they have to, each at its own pace.
         with unsharded(self.generator):
             rollouts = roll_out(self._engine, prompts, self.group_size, number)
             clock.lap("rollout")
-            step = make_step(pairs, prompts, rollouts, self.embedder, self.device, step_seed(self.seed, number))
+            seed, parts = step_seed(self.seed, number), needed_variants(self.rewards)
+            step = make_step(pairs, prompts, rollouts, self.embedder, self.device, seed, parts)
             rewards = total_rewards(self.rewards, step)
+            if self.kl_in_reward:
+                rewards = less_divergence(rewards, self._policy, prompts, rollouts, self.kl_in_reward)
             clock.lap("reward")
-        groups = {rollout.id: rollout.group for rollout in rollouts}
-        advantages = group_advantages(rewards.totals, groups, self.std_floor, self.filter_groups)
-        figures = rewards.metrics | rollout_figures(step, rollouts, self.group_size)
-        figures |= {
-            "advantage/zero_variance": advantages.zero_variance / max(advantages.groups, 1),
-            "advantage/no_verdict": advantages.no_verdict / max(len(rollouts), 1),
-        }
-        figures |= self._improve(prompts, rollouts, advantages.values)
+        advantages, figures = token_advantages(rewards, rollouts, self.generator.reply_text, *self._scaling)
+        figures |= rewards.metrics | rollout_figures(step, rollouts, self.group_size)
+        figures |= self._improve(prompts, rollouts, advantages)
         clock.lap("policy")
         tokens = sum(len(rollout.tokens) for rollout in rollouts)
         figures |= {f"time/{name}_tokens_per_s": tokens / seconds for name, seconds in clock.seconds.items()}
         self.rollouts = [(r, {name: part[r.id] for name, part in rewards.parts.items()}) for r in rollouts]
-        self._log_means(figures)
+        self.log_dict(means := mean_over_processes(figures))
+        if "reward/total/mean" in means:
+            self.log("reward", means["reward/total/mean"], prog_bar=True, logger=False)
 
     def _improve(
-        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: dict[str, float]
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], advantages: TokenAdvantages
     ) -> dict[str, float]:
         """The optimizer steps on one step's rollouts; every process runs the same number of passes."""
-        groups, kept = kept_groups(prompts, rollouts, advantages)
+        groups, kept = kept_groups(prompts, rollouts, advantages.values)
         batches = self._policy.batches(groups)
         real, calls = len(batches), max_over_ranks(len(batches), self.device)
         if real < calls:
@@ -215,7 +223,7 @@ class EGRLModule(TrainingModule):
         optimizer: Any = self.optimizers()
         figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
         losses: list[float] = []
-        self._mismatch, mismatch = Mismatch(self.rollout.top_p), {}
+        self._mismatch, mismatch = Mismatch(self._policy.unexplained_top_p), {}
         sync = GradientSync(self.trainer.strategy.model)
         for epoch in range(self.inner_epochs):
             optimizer.zero_grad()
@@ -266,7 +274,7 @@ class EGRLModule(TrainingModule):
         self,
         batch: PolicyBatch,
         kept: Sequence[Sequence[Rollout]],
-        advantages: dict[str, float],
+        advantages: TokenAdvantages,
         reference: Tensor | None,
         old: Tensor | None,
         weight: float,
@@ -276,7 +284,7 @@ class EGRLModule(TrainingModule):
         current = self._policy.log_probs(batch)
         old = current.logprobs.detach() if old is None else old
         members = [kept[group][i] for group, i in batch.replies] if weight else []
-        values = torch.tensor([advantages[r.id] for r in members] or [0.0] * len(batch.replies), device=self.device)
+        values = advantages.of(members, current.logprobs.shape, self.device)
         behaviour = torch.zeros_like(old)
         for row, rollout in enumerate(members):
             behaviour[row, : len(rollout.logprobs)] = torch.tensor(rollout.logprobs, device=self.device)
@@ -286,20 +294,10 @@ class EGRLModule(TrainingModule):
         size = float(current.mask.sum())
         metrics |= {"entropy": current.entropy.detach().sum() / max(size, 1.0)}
         if members:
-            metrics["engine_gap"] = (unexplained(old, behaviour, self.rollout.top_p) * current.mask).max()
+            metrics["engine_gap"] = (unexplained(old, behaviour, self._policy.unexplained_top_p) * current.mask).max()
             if self.engine is not None:
                 self._mismatch.add(old, behaviour, current.mask)
         return loss * weight, metrics, old, size
-
-    def _log_means(self, figures: dict[str, float]) -> None:
-        """Log the mean over processes of what each of them measured; names may differ between them."""
-        merged: dict[str, list[float]] = defaultdict(list)
-        for name, value in gather_objects(sorted(figures.items())):
-            merged[name].append(value)
-        self.log_dict({name: sum(values) / len(values) for name, values in merged.items()})
-        total = merged.get("reward/total/mean")
-        if total:
-            self.log("reward", sum(total) / len(total), prog_bar=True, logger=False)
 
     @property
     def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """How the policy pass is divided into batches; the results do not depend on it.
+    """How the policy pass is divided into batches, on which the results do not depend, and what it computes.
 
     Attributes:
         shared_prefix: Compute a prompt with its pictures once for all replies of its group (in one row, with a mask of
@@ -33,11 +33,15 @@ class PolicyOptions:
         max_tokens_per_row: About how many tokens such a row may have: the mask grows with the square of it, so a
             larger group is spread over several rows, each with the prompt.
         max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
+        correct_top_p: Compute log-probabilities among the tokens that `rollout.top_p` keeps, as they were drawn, and
+            their gradients and the KL with them; false computes them among all tokens, whatever was drawn from. A drawn
+            token always counts as kept. The only option that changes the results.
     """
 
     shared_prefix: bool = True
     max_tokens_per_row: int = 4096
     max_tokens: int = 8192
+    correct_top_p: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_tokens_per_row", "max_tokens"):
@@ -99,6 +103,7 @@ class Policy:
         options: How to divide it into batches.
         temperature: Temperature at which the rollouts were drawn; greedy ones count as 1.
         reference: Another model as reference, built; None means the policy with its adapter off.
+        top_p: The share of probability that the rollouts were drawn from.
     """
 
     def __init__(
@@ -107,9 +112,12 @@ class Policy:
         options: PolicyOptions | None = None,
         temperature: float = 1.0,
         reference: PolicyGenerator | None = None,
+        top_p: float = 1.0,
     ) -> None:
         self.generator, self.options = generator, options or PolicyOptions()
         self.temperature = temperature or 1.0
+        self._top_p = top_p if self.options.correct_top_p else 1.0
+        self.unexplained_top_p = 1.0 if self.options.correct_top_p else top_p
         self._reference = reference
         if self.options.shared_prefix and not generator.packs_replies:
             _log.warning(
@@ -187,7 +195,7 @@ class Policy:
         # Another model as reference has a vision tower of its own: its features are not cached.
         seen = generator.cache_vision_features(batch.seen) if generator is self.generator else nullcontext()
         with seen, without_dropout(generator):
-            logprobs, entropy = generator.reply_logprobs(inputs, self.temperature)
+            logprobs, entropy = generator.reply_logprobs(inputs, self.temperature, self._top_p)
         return ReplyLogprobs(logprobs, entropy, inputs["labels"] != IGNORE)
 
 

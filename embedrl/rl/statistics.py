@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from embedrl.data.lenient_render import REPAIRS
+from embedrl.distributed.collectives import gather_objects
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.chat import side_of
 from embedrl.types import Modality
@@ -40,6 +41,14 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     }
     figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in {*REPAIRS, *step.repairs}}
     return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
+
+
+def mean_over_processes(figures: dict[str, float]) -> dict[str, float]:
+    """The mean over processes of what each of them measured, which all call together; names may differ between them."""
+    merged: dict[str, list[float]] = defaultdict(list)
+    for name, value in gather_objects(sorted(figures.items())):
+        merged[name].append(value)
+    return {name: sum(values) / len(values) for name, values in merged.items()}
 
 
 class PhaseClock:

@@ -14,6 +14,7 @@ from torch import Tensor
 from embedrl.data.inputs import ModelInputs, Preprocessor
 from embedrl.data.lenient_render import HasLimit
 from embedrl.data.render import RenderOptions, render
+from embedrl.data.variants import Variant
 from embedrl.distributed.collectives import gather_objects
 from embedrl.errors import DataError, TooLongError
 from embedrl.inference.frozen_embedder import FrozenEmbedder
@@ -149,6 +150,7 @@ def make_step(
     embedder: FrozenEmbedder,
     device: torch.device,
     seed: int,
+    variants: Sequence[Variant] = (),
 ) -> RolloutStep:
     """Embed this process's rollouts and put the whole step together.
 
@@ -159,6 +161,7 @@ def make_step(
         embedder: The frozen Embedder.
         device: Where it embeds.
         seed: Seed of random draws in rewards.
+        variants: Parts of the T-CoTs to embed as well, in the same pass.
 
     Raises:
         NonFiniteError: If a vector is NaN or infinite.
@@ -168,17 +171,19 @@ def make_step(
     where = [f"{pairs[r.pair].dataset}/{pairs[r.pair].id} rollout {r.id}" for r in rollouts]
     parsed = [parse(side.tcot, side.modality, len(side.frames) or None) for side in sides]
     repairs: Counter[str] = Counter()
-    vectors = embedder.embed(sides, where, device, parsed, repairs).cpu()
+    vectors, *others = embedder.embed_variants(sides, where, device, variants, parsed, repairs).cpu()
     own: list[tuple[Rollout, Tensor, ParseResult]] = list(zip(rollouts, vectors, parsed, strict=True))
+    ids = [rollout.id for rollout in rollouts]
     everything = gather_objects(own)
     return RolloutStep(
         pairs,
         [rollout for rollout, _, _ in everything],
         {rollout.id: vector for rollout, vector, _ in everything},
         {rollout.id: result for rollout, _, result in everything},
-        frozenset(rollout.id for rollout in rollouts),
+        frozenset(ids),
         seed,
         repairs,
+        dict(zip(variants, (dict(zip(ids, part, strict=True)) for part in others), strict=True)),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from embedrl.data.variants import Variant
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import Pair, Role
 
@@ -60,6 +61,7 @@ class RolloutStep:
         seed: Seed of what a reward draws; the same on all processes, another one each step.
         repairs: How many rollouts of this process had to be repaired before the Embedder could read them, by kind: see
             `data.lenient_render`.
+        variants: Unit vectors of parts of this process's T-CoTs, by variant and id, as far as a reward asks for them.
     """
 
     pairs: Sequence[Pair]
@@ -69,6 +71,7 @@ class RolloutStep:
     mine: frozenset[str]
     seed: int = 0
     repairs: Mapping[str, int] = field(default_factory=dict)
+    variants: Mapping[Variant, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +82,20 @@ class RewardResult:
         values: Reward by rollout id, at least of `RolloutStep.mine`; None is no verdict: the rollout then takes no part
             in the advantage.
         metrics: Further figures to log, by name.
+        sections: What each section of a T-CoT earned (`embedrl.tcot.schema.SECTIONS`), by rollout id, None being no
+            verdict. A reward that gives them is no part of the total: they count for their section's tokens alone.
     """
 
     values: Mapping[str, float | None]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    sections: Mapping[str, tuple[float, ...] | None] | None = None
 
 
 class Reward(Protocol):
     """A reward: a callable over the whole step.
 
     One that gives no verdict in a step of a single pair may say so by an attribute `compares_pairs = True`: training
-    with such steps is then refused.
+    with such steps is then refused. One that reads parts of T-CoTs names them in an attribute `variants`.
     """
 
     @property

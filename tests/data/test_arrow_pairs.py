@@ -82,6 +82,7 @@ def test_a_side_is_stored_without_outer_spaces():
         "frames": [],
         "tcot": "c",
         "fps": 2.0,
+        "gold": "",
     }
 
 

@@ -52,6 +52,12 @@ def exported(name: str) -> dict:
     return callback("ExportModel", out=f"runs/quickstart_{name}/model")
 
 
+REWARDS = yaml.safe_load((ROOT / "configs/parts/reward/paper.yaml").read_text()) + [
+    {"reward": {"class_path": f"embedrl.rl.{name}"}}
+    for name in ("EvidenceReward", "StepCreditReward", "CounterfactualReward")
+]
+"""Every reward, each once."""
+
 OVERLAYS = {
     "embedder": {
         "trainer": {"callbacks": [callback("RetrievalGrid"), exported("embedder")]},
@@ -74,7 +80,9 @@ OVERLAYS = {
         },
         "model": {
             "init_args": {
-                "rewards": str(ROOT / "configs/parts/reward/paper.yaml"),
+                "rewards": REWARDS,
+                "kl_in_reward": 0.01,
+                "advantages": {"sft_weight": 0.1, "sft_gates": {"format": 1.0}},
                 "group_size": 3,
                 "max_new_tokens": 24,
                 "rollout": {"max_new_tokens": 48},

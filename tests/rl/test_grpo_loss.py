@@ -73,8 +73,8 @@ def trl_loss(checkpoint):
         made.model.eval()  # a step of its own: nothing is accumulated
         return made
 
-    def loss(loss_type, data, beta=0.0, cap=None, low=0.2, high=0.2, count=None):
-        grpo = trainer(loss_type=loss_type, beta=beta, epsilon=low, epsilon_high=high)
+    def loss(loss_type, data, beta=0.0, cap=None, low=0.2, high=0.2, count=None, **options):
+        grpo = trainer(loss_type=loss_type, beta=beta, epsilon=low, epsilon_high=high, **options)
         grpo.use_vllm = cap is not None  # as an option it wants vLLM installed
         mask = data["mask"].long()
         prompt = torch.zeros(len(mask), 1, dtype=torch.long)
@@ -122,6 +122,37 @@ def test_equals_trl_with_other_bounds(low, high, trl_loss):
     data = batch(spread=1.0)
     loss, _ = GRPOLoss(low, high, kl_coefficient=0)(**data)
     torch.testing.assert_close(loss, trl_loss("grpo", data, low=low, high=high)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("spread", [0.05, 1.0])
+def test_a_ratio_of_sequences_equals_trl(beta, spread, trl_loss):
+    data = batch(spread=spread)
+    mine, theirs = ({**data, "logprobs": data["logprobs"].clone().requires_grad_()} for _ in range(2))
+    loss, metrics = GRPOLoss(0.03, 0.04, kl_coefficient=beta, ratio="sequence")(**mine)
+    expected, _ = trl_loss("grpo", theirs, beta, low=0.03, high=0.04, importance_sampling_level="sequence")
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(x, y["logprobs"])[0] for x, y in ((loss, mine), (expected, theirs))]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert (metrics["clip_share"] > 0) == (spread == 1.0)
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_advantages_of_tokens(ratio):
+    data = batch()
+    loss, whole = GRPOLoss(ratio=ratio), data["advantages"]
+    same = loss(**data | {"advantages": whole[:, None].expand_as(data["logprobs"])})[0]
+    torch.testing.assert_close(same, loss(**data)[0], rtol=0, atol=0)
+    # One advantage of its own for the first three tokens: the loss is that of both parts, each with its mask.
+    own = torch.where(torch.arange(9) < 3, whole[:, None] * -2, whole[:, None])
+    mask, first = data["mask"], torch.arange(9) < 3
+    if ratio == "token":
+        parts = [
+            GRPOLoss(aggregation="token_mean")(**data | {"advantages": a, "mask": mask & m}, count=1.0)[0]
+            for a, m in ((whole * -2, first), (whole, ~first))
+        ]
+        together = GRPOLoss(aggregation="token_mean")(**data | {"advantages": own}, count=1.0)[0]
+        torch.testing.assert_close(together, sum(parts))
 
 
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])

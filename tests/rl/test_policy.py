@@ -227,6 +227,28 @@ def test_a_fresh_rollout_has_a_ratio_of_one_with_dropout_and_checkpointing():
             assert float(gap.max()) < 1e-5
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_log_probabilities_among_the_tokens_that_top_p_keeps_are_the_engines(temperature):
+    model = policy_model()
+    options = RolloutOptions(max_new_tokens=12, temperature=temperature, top_p=0.6)
+    drawn = LocalRollout(model, options).generate(list(PROMPTS.values()), 3, list(PROMPTS))
+    groups = [Group(chat, [s.tokens for s in group]) for chat, group in zip(PROMPTS.values(), drawn, strict=True)]
+    plain = Policy(model, PolicyOptions(), temperature, None, options.top_p)
+    policy = Policy(model, PolicyOptions(correct_top_p=True), temperature, None, options.top_p)
+    assert (plain.unexplained_top_p, policy.unexplained_top_p) == (0.6, 1.0)
+    moved = 0.0
+    for batch in policy.batches(groups):
+        among_all, made = plain.log_probs(batch), policy.log_probs(batch)
+        for row, ((i, j), logprobs, mask) in enumerate(zip(batch.replies, made.logprobs, made.mask, strict=True)):
+            engine = torch.tensor(drawn[i][j].logprobs)
+            assert float((logprobs[mask].detach() - engine).abs().max()) < 1e-5
+            moved = max(moved, float((among_all.logprobs[row][mask].detach() - engine).abs().max()))
+        made.logprobs.sum().backward()
+    assert moved > 0.01  # among all tokens they are others
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def dropout_state(model):
     return [(name, m.training, getattr(m, "p", None)) for name, m in model.named_modules()]
 

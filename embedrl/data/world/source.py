@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from embedrl.data.world.families import FAMILIES
 from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample
@@ -73,6 +73,7 @@ class WorldSource:
         negatives: Number of hard negatives per pair: like the target, but wrong.
         alike: Rows come in blocks of this many pairs whose answers share many words: hard negatives of one another, to
             be drawn together (`data.block_size`). 1 makes no blocks.
+        gold: Whether pairs carry the evidence that retrieval needs (`Side.gold`), for rewards that compare with it.
 
     Raises:
         ConfigError: If a name is unknown or a number out of range.
@@ -87,6 +88,7 @@ class WorldSource:
         teacher: Teacher = "perfect",
         negatives: int = 0,
         alike: int = 1,
+        gold: bool = False,
     ) -> None:
         check_choice("family", family, tuple(FAMILIES))
         check_choice("split", split, SPLITS)
@@ -102,6 +104,7 @@ class WorldSource:
         self.teacher = teacher
         self.negatives = negatives
         self.alike = alike
+        self.gold = gold
 
     @property
     def name(self) -> str:
@@ -132,8 +135,8 @@ class WorldSource:
         pair_id = f"{self.family}-{self.split}-{self.seed}-{index}"
         rng = random.Random(f"world/{VERSION}/negatives/{pair_id}")
         return Pair(
-            write_up(sample.query, self.teacher, self.seed),
-            write_up(sample.target, self.teacher, self.seed),
+            self._write_up(sample.query),
+            self._write_up(sample.target),
             self.name,
             pair_id,
             tuple(
@@ -141,6 +144,10 @@ class WorldSource:
                 for _ in range(self.negatives)
             ),
         )
+
+    def _write_up(self, view: View) -> Side:
+        side = write_up(view, self.teacher, self.seed)
+        return replace(side, gold=view.gold) if self.gold else side
 
     def __iter__(self) -> Iterator[Pair]:
         """All pairs in order."""

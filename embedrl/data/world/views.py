@@ -12,7 +12,7 @@ from embedrl.data.world.scene import Picture, Thing
 from embedrl.data.world.video import Clip
 from embedrl.data.world.vocabulary import ROWS
 from embedrl.tcot.schema import Box
-from embedrl.types import Modality, Side
+from embedrl.types import GoldEvidence, Modality, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,17 @@ class View:
         frames = self.cue_frames or tuple(sorted({frame for item in items for frame in item.frames}))
         keywords = tuple(item.name for item in items) if self.modality is Modality.TEXT else ()
         return Needs(tuple(item.box for item in items if item.box is not None), frames, keywords, self.answer)
+
+    @property
+    def gold(self) -> GoldEvidence:
+        """The evidence that retrieval needs of this side, and what it shows."""
+        needs, modality = self.needs, self.modality
+        return GoldEvidence(
+            boxes=needs.boxes if modality is Modality.IMAGE else None,
+            frames=needs.frames if modality is Modality.VIDEO else None,
+            spans=needs.keywords if modality is Modality.TEXT else None,
+            names=tuple(dict.fromkeys(self.items[i].name for i in self.needed)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class QwenVL(VisionLanguageModel):
         Raises:
             ConfigError: If several texts share a row and the attention implementation takes no mask of blocks.
         """
-        tensors = {name: value for name, value in inputs.items() if name not in ("labels", "sources", "segments")}
+        others = ("labels", "sources", "segments", "last_segments")
+        tensors = {name: value for name, value in inputs.items() if name not in others}
         if "segments" not in inputs:
             if bool(inputs["attention_mask"][:, 0].all()):
                 # Padded behind, if at all: no token sees what comes after it, and attention is fastest without a mask.
@@ -118,7 +119,7 @@ class QwenVL(VisionLanguageModel):
             kind, dtype = inputs["segments"].device.type, self.network.get_input_embeddings().weight.dtype
             if torch.is_autocast_enabled(kind):
                 dtype = torch.get_autocast_dtype(kind)
-            tensors["attention_mask"] = block_mask(inputs["segments"], dtype)
+            tensors["attention_mask"] = block_mask(inputs["segments"], dtype, inputs.get("last_segments"))
         return tensors
 
     def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:

@@ -99,10 +99,21 @@ class QwenVLPreprocessor:
         Raises:
             DataError: As for one chat, or if a chat holds no `<emb>`.
         """
-        numbers = iter(range(sum(map(len, groups))))
-        members = [[next(numbers) for _ in group] for group in groups]
+        return self.bundles([[[chat] for chat in group] for group in groups], max_chats)
+
+    def bundles(
+        self, groups: Sequence[Sequence[Sequence[Chat]]], max_chats: int
+    ) -> tuple[Iterator[ModelInputs], Tensor]:
+        """As `groups`, a group being of bundles: chats that have more in common than the group, such as its beginnings.
+
+        Args:
+            groups: The groups of bundles; a bundle goes into one row.
+            max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
+        """
+        numbers = iter(range(sum(len(bundle) for group in groups for bundle in group)))
+        members = [[[next(numbers) for _ in bundle] for bundle in group] for group in groups]
         token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
-        chats = [chat for group in groups for chat in group]
+        chats = [chat for group in groups for bundle in group for chat in bundle]
         inputs, visuals = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
         return group_inputs(inputs, visuals, members, token, self.balance, max_chats)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from embedrl.data.variants import Variant
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
 from embedrl.rl.rewards.judge import ChoiceScorer, NeedsScorer
 from embedrl.rl.types import Reward, RolloutStep
@@ -19,7 +20,8 @@ class RewardRow:
 
     Attributes:
         reward: The reward.
-        weight: What it counts in the total; above 0. To leave a reward out, delete its row.
+        weight: What it counts in the total or, of a reward that gives values to sections, its advantage beside that of
+            the total; above 0. To leave a reward out, delete its row.
     """
 
     reward: Reward
@@ -33,6 +35,8 @@ class StepRewards:
     Attributes:
         totals: Weighted sum by rollout id, of `RolloutStep.mine` in the step's order; None if any part has no verdict.
         parts: For each reward by name, its unweighted values by rollout id.
+        sections: Weight of each reward that gives values to sections, and those values by rollout id; no part of the
+            totals.
         metrics: `reward/<name>/mean`, `/std` (of the values there are, with divisor n) and `/invalid` (share without
             verdict) of every part and of `total`, and what the rewards measured themselves. Names may differ between
             processes and steps: a figure that was not measured is not listed.
@@ -41,6 +45,7 @@ class StepRewards:
     totals: dict[str, float | None]
     parts: dict[str, dict[str, float | None]]
     metrics: dict[str, float]
+    sections: list[tuple[float, Mapping[str, tuple[float, ...] | None]]] = field(default_factory=list)
 
 
 def check_rewards(rows: Sequence[RewardRow]) -> list[str]:
@@ -69,8 +74,13 @@ def bind_scorer(rows: Iterable[RewardRow], scorer: ChoiceScorer) -> None:
             row.reward.bind(scorer)
 
 
+def needed_variants(rows: Iterable[RewardRow]) -> tuple[Variant, ...]:
+    """The parts of T-CoTs that the rewards read, each once."""
+    return tuple(dict.fromkeys(name for row in rows for name in getattr(row.reward, "variants", ())))
+
+
 def total_rewards(rows: Sequence[RewardRow], step: RolloutStep) -> StepRewards:
-    """R = Σ weight · part, by rollout id.
+    """R = Σ weight · part, by rollout id, over the parts that give no values to sections.
 
     Raises:
         NonFiniteError: If a reward is NaN or infinite.
@@ -88,9 +98,12 @@ def total_rewards(rows: Sequence[RewardRow], step: RolloutStep) -> StepRewards:
     ids = [rollout.id for rollout in step.rollouts if rollout.id in step.mine]
     parts: dict[str, dict[str, float | None]] = {}
     metrics: dict[str, float] = {}
+    sections: list[tuple[float, Mapping[str, tuple[float, ...] | None]]] = []
+    summed: list[RewardRow] = []
     for name, row in zip(check_rewards(rows), rows, strict=True):
         result = row.reward(step)
-        missing = [rollout for rollout in ids if rollout not in result.values]
+        given = result.values.keys() if result.sections is None else result.values.keys() & result.sections.keys()
+        missing = [rollout for rollout in ids if rollout not in given]
         if missing:
             raise RewardError(
                 f"the reward {name} says nothing on {len(missing)} rollouts (first: {missing[0]}): it must give every "
@@ -98,10 +111,14 @@ def total_rewards(rows: Sequence[RewardRow], step: RolloutStep) -> StepRewards:
             )
         parts[name] = {rollout: result.values[rollout] for rollout in ids}
         _refuse_non_finite(name, parts[name])
+        if result.sections is None:
+            summed.append(row)
+        else:
+            sections.append((row.weight, {rollout: result.sections[rollout] for rollout in ids}))
         metrics |= {f"reward/{name}/{metric}": value for metric, value in result.metrics.items()}
         metrics |= _figures(name, parts[name])
-    totals = {rollout: _weighted([(row.weight, parts[row.reward.name][rollout]) for row in rows]) for rollout in ids}
-    return StepRewards(totals, parts, metrics | _figures(TOTAL, totals))
+    totals = {rollout: _weighted([(row.weight, parts[row.reward.name][rollout]) for row in summed]) for rollout in ids}
+    return StepRewards(totals, parts, metrics | _figures(TOTAL, totals), sections)
 
 
 def _weighted(terms: Iterable[tuple[float, float | None]]) -> float | None:

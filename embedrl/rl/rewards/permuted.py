@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 
+from embedrl.data.variants import Variant
 from embedrl.rl.rewards.judge import ChoiceScorer, NeedsScorer
 from embedrl.rl.types import Reward, RewardResult, RolloutStep
 
@@ -43,6 +44,11 @@ class PermutedReward:
         """As the reward does."""
         return bool(getattr(self.reward, "compares_pairs", False))
 
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """As the reward reads."""
+        return tuple(getattr(self.reward, "variants", ()))
+
     def bind(self, scorer: ChoiceScorer) -> None:
         """Pass the reference model on."""
         if isinstance(self.reward, NeedsScorer):
@@ -56,7 +62,10 @@ class PermutedReward:
             if rollout.id in result.values:
                 groups[rollout.group].append(rollout.id)
         values: dict[str, float | None] = {}
+        sections: dict[str, tuple[float, ...] | None] = {}
         for group, ids in groups.items():
             dealt = random.Random(f"{step.seed}/{group}").sample(ids, len(ids))
             values |= {name: result.values[other] for name, other in zip(ids, dealt, strict=True)}
-        return RewardResult(values, result.metrics)
+            if result.sections is not None:
+                sections |= {name: result.sections[other] for name, other in zip(ids, dealt, strict=True)}
+        return RewardResult(values, result.metrics, None if result.sections is None else sections)

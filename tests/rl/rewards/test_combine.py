@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from reward_helpers import FakeJudge, step_of
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
-from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, total_rewards
+from embedrl.rl.rewards.combine import RewardRow, bind_scorer, check_rewards, needed_variants, total_rewards
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.judge import ReferenceJudge
 from embedrl.rl.rewards.outcome import OutcomeReward
@@ -160,3 +160,34 @@ def test_the_reference_model_reaches_whoever_asks_for_it():
     bind_scorer(rows, given)
     assert unnamed.scorer is given
     assert named.scorer is not given
+
+
+@pytest.mark.parametrize(
+    ("preset", "weights", "variants"),
+    [
+        ("evidence", {"format": 0.2, "outcome": 0.8, "evidence": 0.5}, ()),
+        ("step_credit", {"format": 0.2, "outcome": 0.8, "step_credit": 0.5}, ("none", "thinking", "rethink")),
+        ("counterfactual", {"format": 0.2, "outcome": 0.8, "counterfactual": 0.8}, ("no_evidence",)),
+    ],
+)
+def test_presets_of_further_rewards_load(preset, weights, variants):
+    rows = load(PRESETS / f"{preset}.yaml")
+    assert dict(zip(check_rewards(rows), [row.weight for row in rows], strict=True)) == weights
+    assert needed_variants(rows) == variants
+
+
+def test_a_reward_of_sections_is_no_part_of_the_total():
+    class OfSections(Told):
+        def __call__(self, step):
+            gains = {name: (value, 0.0, 2.0) for name, value in self.values.items()}
+            return RewardResult(self.values, self.metrics, gains | {"another process": (9.0, 9.0, 9.0)})
+
+    given = {name: float(i) for i, name in enumerate(IDS)}
+    rows = [RewardRow(Told("plain", given), 2.0), RewardRow(OfSections("of_sections", given, gain=1.0), 0.3)]
+    result = total_rewards(rows, step())
+    assert result.totals == {name: 2.0 * value for name, value in given.items()}
+    assert result.parts["of_sections"] == given
+    assert result.metrics["reward/of_sections/gain"] == 1.0
+    assert result.sections == [(0.3, {name: (value, 0.0, 2.0) for name, value in given.items()})]
+    alone = total_rewards(rows[1:], step())
+    assert set(alone.totals.values()) == {0.0}

@@ -10,6 +10,7 @@ from embedrl.rl.rewards.combine import RewardRow, total_rewards
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.rl.rewards.outcome import OutcomeReward
 from embedrl.rl.rewards.permuted import PermutedReward
+from embedrl.rl.types import RewardResult
 
 
 def grouped(step, values):
@@ -36,3 +37,19 @@ def test_parts_of_a_total_are_permuted_alike():
     totals = total_rewards(rows, step).totals
     dealt = total_rewards([RewardRow(PermutedReward(row.reward), row.weight) for row in rows], step).totals
     assert grouped(step, dealt) == grouped(step, totals)
+
+
+def test_values_of_sections_move_with_their_rollout():
+    class Sections:
+        name, variants = "sections", ("thinking",)
+
+        def __call__(self, step):
+            gains = {r.id: (float(r.index), 0.0, 1.0) for r in step.rollouts}
+            return RewardResult({name: sum(row) for name, row in gains.items()}, sections=gains)
+
+    reward, step = PermutedReward(Sections()), step_of("ab", "xy", 8, seed=2)
+    result = reward(step)
+    assert reward.variants == ("thinking",)
+    assert [row[0] + 1.0 for row in result.sections.values()] == list(result.values.values())
+    assert result.sections != Sections()(step).sections
+    assert PermutedReward(OutcomeReward())(step).sections is None
