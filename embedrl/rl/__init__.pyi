@@ -2,6 +2,7 @@ from .advantages import group_advantages as group_advantages
 from .grpo_loss import GRPOLoss as GRPOLoss
 from .module import EGRLModule as EGRLModule
 from .policy import PolicyOptions as PolicyOptions
+from .rewards.checkpoint_judge import CheckpointJudge as CheckpointJudge
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
 from .rewards.endpoint import EndpointJudge as EndpointJudge
@@ -11,6 +12,7 @@ from .rewards.judge import ReferenceJudge as ReferenceJudge
 from .rewards.outcome import OutcomeReward as OutcomeReward
 from .rewards.permuted import PermutedReward as PermutedReward
 from .rewards.process import ProcessReward as ProcessReward
+from .rewards.text_judge import TextEmbedderJudge as TextEmbedderJudge
 from .rollout import LocalRollout as LocalRollout
 from .rollout import RolloutEngine as RolloutEngine
 from .rollout import RolloutOptions as RolloutOptions

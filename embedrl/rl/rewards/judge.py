@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
+from embedrl.tcot.matching import match_chat
 from embedrl.types import Chat
 
 _INDEX = re.compile(r"""[\s"'`*\[(#]*([0-9]{1,6})[\s"'`*\]).]*""")
@@ -30,16 +31,20 @@ class Question:
         id: Id of the rollout that the answer rewards.
         prompt: What it reads; candidates are numbered from 1.
         choices: Number of candidates.
+        anchor: Text and notes of the side that is asked about, for judges that compare texts.
+        candidates: The candidates' notes, in order.
     """
 
     id: str
     prompt: str
     choices: int
+    anchor: str = ""
+    candidates: tuple[str, ...] = ()
 
     @property
     def chat(self) -> Chat:
         """The prompt as one user turn."""
-        return [{"role": "user", "content": [{"type": "text", "text": self.prompt}]}]
+        return match_chat(self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
