@@ -31,7 +31,7 @@ from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.judge_check import Rotated, check_judge, in_several_orders
 from embedrl.rl.rewards.checkpoint_judge import CheckpointJudge
 from embedrl.rl.rewards.comparison import compare_roles, margins
-from embedrl.rl.rewards.judge import Judge
+from embedrl.rl.rewards.judge import Judge, Question, Verdict
 from embedrl.rl.rewards.process import ProcessReward
 from embedrl.rl.rewards.questions import QuestionOptions, choose_candidates
 from embedrl.rl.rewards.text_judge import TextEmbedderJudge
@@ -52,6 +52,20 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "group, probability, no twins": ("probability", {**GROUP, "drop_twins": True}),
 }
 """Forms of the question with five candidates: name → `form`, and what is asked."""
+
+
+class Remembering:
+    """A judge that is asked each question once: forms that differ in what they pay ask the same ones."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.name = judge, judge.name
+        self.verdicts: dict[tuple[str, str], Verdict] = {}
+
+    def choose(self, questions: Sequence[Question]) -> list[Verdict]:
+        """See `Judge`."""
+        new = {(q.anchor, q.prompt): q for q in questions if (q.anchor, q.prompt) not in self.verdicts}
+        self.verdicts |= zip(new, self.judge.choose([*new.values()]), strict=True)
+        return [self.verdicts[q.anchor, q.prompt] for q in questions]
 
 
 def make_steps(reasoner: str, embedder: str, families: Sequence[str], pairs: int, group: int) -> dict[str, RolloutStep]:
@@ -144,7 +158,8 @@ def measure(
         paper: The judge that is asked in the paper's form too.
     """
     rows: list[dict[str, Any]] = []
-    for name, (judge, style) in judges.items():
+    for name, (asked_judge, style) in judges.items():
+        judge = Remembering(asked_judge)
         forms = FORMS | ({"paper": ("hit", PAPER)} if name == paper else {})
         for form, (pays, asked) in forms.items():
             for family, step in steps.items():
@@ -155,7 +170,7 @@ def measure(
                 row |= {"right": result.metrics.get("hit", ""), "chance": result.metrics.get("chance", "")}
                 row |= inside_groups(step, values) | {"follows": ""}
                 if form == "group, hit":
-                    scores = check_judge(judge, rotated(step, family, style, 64, asked))
+                    scores = check_judge(judge, rotated(step, family, style, 24, asked))
                     row["follows"] = scores[-1].follows
                 rows.append(row)
     return rows
@@ -181,7 +196,7 @@ def main(
     embedder: str = "runs/quickstart_embedder/model",
     reference: str = "runs/quickstart_reasoner/model",
     judge: str = "embedrl:world_judge",
-    pairs: int = 16,
+    pairs: int = 8,
     group: int = 8,
     size: Literal["full", "smallest"] = "full",
     out: Path | None = None,

@@ -30,6 +30,8 @@ CALLS = {
     "merge --models [data,data] --out out": (1, "give a folder of `embedrl export`"),
     f"mine --mix gone_rows.yaml --out out {TINY}": (1, "gone.jsonl"),
     f"mine --mix good.yaml --out out --options.share 2 {TINY}": (2, "--options.share"),
+    "judge check": (2, "--judge"),
+    "judge check --judge embedrl.rl.ReferenceJudge --sources embedrl.data.world.WorldSource": (2, "--sources"),
     "recipes gone": (2, "gone"),
     "recipez": (2, "embedrl recipes"),
     "annotate --mix good.yaml --out out --vlm null": (2, "--vlm"),

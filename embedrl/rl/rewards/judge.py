@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Question:
         choices: Number of candidates.
         anchor: Text and notes of the side that is asked about, for judges that compare texts.
         candidates: The candidates' notes, in order.
+        content: The parts of the prompt where it holds pictures; None if it is all text.
     """
 
     id: str
@@ -40,11 +41,12 @@ class Question:
     choices: int
     anchor: str = ""
     candidates: tuple[str, ...] = ()
+    content: list[dict[str, Any]] | None = field(default=None, compare=False)
 
     @property
     def chat(self) -> Chat:
         """The prompt as one user turn."""
-        return match_chat(self.prompt)
+        return match_chat(self.prompt) if self.content is None else [{"role": "user", "content": self.content}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,12 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """A frozen discriminator."""
+    """A frozen discriminator.
+
+    One that knows no probabilities may say so by an attribute `gives_probabilities = False`: training with
+    `form: probability` is then refused at its start. One that reads `Question.prompt` alone says so by
+    `sees_pictures = False`: `evidence` is then refused.
+    """
 
     @property
     def name(self) -> str:

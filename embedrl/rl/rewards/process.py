@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from embedrl.errors import ConfigError, RewardError
 from embedrl.rl.rewards.comparison import compare_roles, margins
+from embedrl.rl.rewards.evidence import EvidenceNotes
 from embedrl.rl.rewards.judge import TOO_LONG, ChoiceScorer, Judge, NeedsScorer, Question, Verdict
 from embedrl.rl.rewards.questions import Asked, Candidates, Positives, QuestionOptions, choose_candidates
 from embedrl.rl.types import RewardResult, RolloutStep
@@ -17,6 +18,7 @@ from embedrl.types import Role
 
 Form = Literal["probability", "hit", "margin"]
 
+_PROBABILITIES = "a judge that gives probabilities (of an EndpointJudge: logprobs: true); or take form: hit"
 _log = logging.getLogger(__name__)
 
 
@@ -50,12 +52,15 @@ class ProcessReward:
         positives: `all` rollouts of the partner are among the candidates, or `one`, drawn for the group.
         drop_twins: Leave out negatives whose answer reads like that of a positive among the candidates: no reader of
             text can tell them apart. The next nearest take their place; if none is left, there is no question.
+        evidence: Show the crops and key frames of each T-CoT in place, to a judge that sees pictures: for pairs that
+            words cannot tell apart.
         style: Style of the question; `brief` is for small models that were taught it, by `embedrl.data.MatchLessons`.
 
     Raises:
         ConfigError: If an option is out of its range.
 
     >>> import torch
+    >>> from embedrl.rl.types import Rollout
     >>> from embedrl.types import Pair, Side
     >>> class First:  # always takes the first candidate
     ...     name = "first"
@@ -84,6 +89,7 @@ class ProcessReward:
         positives: Positives = "all",
         drop_twins: bool = False,
         style: Style = "full",
+        evidence: bool = False,
     ) -> None:
         if hard_negatives < 1:
             raise ConfigError(f"process.hard_negatives is {hard_negatives}: give 1 or more")
@@ -102,6 +108,10 @@ class ProcessReward:
             raise ConfigError(f"process.max_failures is {max_failures}: give a share from 0 up to, not including, 1")
         if patience < 1:
             raise ConfigError(f"process.patience is {patience}: give 1 or more")
+        if form == "probability" and not getattr(judge, "gives_probabilities", True):
+            raise ConfigError(f"process.form is probability, which needs {_PROBABILITIES}")
+        if evidence and not getattr(judge, "sees_pictures", True):
+            raise ConfigError(f"process.evidence: {judge.name} reads words alone; take a CheckpointJudge")
         self.judge = judge
         self.hard_negatives = hard_negatives
         self.form: Form = form
@@ -113,6 +123,7 @@ class ProcessReward:
         self.positives: Positives = positives
         self.drop_twins = drop_twins
         self.style: Style = style
+        self.evidence = evidence
         self._failed_steps = 0
 
     def bind(self, scorer: ChoiceScorer) -> None:
@@ -138,7 +149,8 @@ class ProcessReward:
             prizes |= dict(zip(ids, margins(comparison, self.temperature, "softmax").tolist(), strict=True))
             asked += choose_candidates(step, comparison, options)
         values |= {one.anchor.id: None for one in asked if not one.candidates}
-        rows = [(one.question(step, self.style), one.right) for one in asked if one.candidates]
+        notes = EvidenceNotes(step) if self.evidence else None
+        rows = [(one.question(step, self.style, notes), one.right) for one in asked if one.candidates]
         questions = [question for question, _ in rows]
         verdicts = self._ask(questions)
         hits: list[bool] = []
@@ -160,8 +172,7 @@ class ProcessReward:
         if self.form == "probability":
             if verdict.probabilities is None:
                 raise RewardError(
-                    f"{self.judge.name} gives no probabilities, which process.form: probability needs: take form: hit, "
-                    "or a judge that gives them"
+                    f"{self.judge.name} gives no probabilities; process.form: probability needs {_PROBABILITIES}"
                 )
             return math.fsum(verdict.probabilities[i] for i in right)
         won = verdict.index in right

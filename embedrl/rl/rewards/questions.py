@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from embedrl.rl.rewards.comparison import Comparison, group_similarity
+from embedrl.rl.rewards.evidence import EvidenceNotes, evidence_content
 from embedrl.rl.rewards.judge import Question
 from embedrl.rl.types import Rollout, RolloutStep
 from embedrl.tcot.chat import side_of
@@ -54,12 +55,23 @@ class Asked:
         """Positions of the positives."""
         return frozenset(i for i, candidate in enumerate(self.candidates) if candidate.pair == self.anchor.pair)
 
-    def question(self, step: RolloutStep, style: Style) -> Question:
-        """What the discriminator is asked. The candidates' own texts stay out: they would give the partner away."""
+    def question(self, step: RolloutStep, style: Style, evidence: EvidenceNotes | None = None) -> Question:
+        """What the discriminator is asked. The candidates' own texts stay out: they would give the partner away.
+
+        Args:
+            step: The step.
+            style: Style of the question.
+            evidence: Shows the notes with their evidence, of the same step; None shows words alone.
+        """
         text = side_of(step.pairs[self.anchor.pair], self.anchor.role).text
         notes = tuple(candidate.text for candidate in self.candidates)
         prompt = match_prompt(self.anchor.role, text, self.anchor.text, notes, style)
-        return Question(self.anchor.id, prompt, len(notes), f"{text.strip()}\n{self.anchor.text}".strip(), notes)
+        content = None
+        if evidence is not None:
+            shown = [evidence.parts(candidate) for candidate in self.candidates]
+            content = evidence_content(self.anchor.role, text, evidence.parts(self.anchor), shown, style)
+        anchor = f"{text.strip()}\n{self.anchor.text}".strip()
+        return Question(self.anchor.id, prompt, len(notes), anchor, notes, content)
 
 
 def choose_candidates(step: RolloutStep, comparison: Comparison, options: QuestionOptions) -> list[Asked]:

@@ -28,6 +28,8 @@ class TextEmbedderJudge:
         ConfigError: If a number is out of range.
     """
 
+    sees_pictures = False
+
     def __init__(self, path: str, temperature: float = 0.05, batch_size: int = 64, device: Device = "auto") -> None:
         if not temperature > 0:
             raise ConfigError(f"judge.temperature is {temperature}: give a positive number, such as 0.05")

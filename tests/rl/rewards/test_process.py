@@ -257,7 +257,7 @@ def test_the_probability_form_pays_the_probability_of_the_right_numbers(candidat
 
 
 def test_the_probability_form_needs_probabilities():
-    with pytest.raises(RewardError, match=r"the fake judge gives no probabilities.*take form: hit"):
+    with pytest.raises(RewardError, match=r"the fake judge gives no probabilities; .*take form: hit"):
         ProcessReward(FakeJudge(), form="probability")(step_of("ab", "xy", 2))
 
 
