@@ -194,8 +194,9 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def main(
     reasoners: dict[str, str] | None = None,
     embedder: str = "runs/quickstart_embedder/model",
+    text_embedder: str = "embedrl:world_embedder",
     reference: str = "runs/quickstart_reasoner/model",
-    judge: str = "embedrl:world_judge",
+    judge: str | None = None,
     pairs: int = 8,
     group: int = 8,
     size: Literal["full", "smallest"] = "full",
@@ -205,9 +206,10 @@ def main(
 
     Args:
         reasoners: The policies by name; None takes those of the quickstart before and after EG-RL.
-        embedder: The frozen Embedder, also the text embedder that judges.
+        embedder: The frozen Embedder.
+        text_embedder: The text embedder that judges.
         reference: The Reasoner that EG-RL starts from: the reference model.
-        judge: The judge that was taught.
+        judge: A generator's folder that was taught to judge, in the brief style.
         pairs: Pairs of each family.
         group: Rollouts a prompt (G).
         size: `smallest` takes two families, the models of the package and few rollouts.
@@ -221,9 +223,10 @@ def main(
         reasoners, families = {"EG-RL": reference}, FAMILIES[:2]
     judges: dict[str, tuple[Judge, Style]] = {
         "reference": (CheckpointJudge(QwenVLReasoner(reference, max_length=2048)), "full"),
-        "taught": (CheckpointJudge(QwenVLReasoner(judge, max_length=2048)), "brief"),
-        "text embedder": (TextEmbedderJudge(embedder), "full"),
+        "text embedder": (TextEmbedderJudge(text_embedder), "full"),
     }
+    if judge is not None:
+        judges["taught"] = (CheckpointJudge(QwenVLReasoner(judge, max_length=2048)), "brief")
     rows: list[dict[str, Any]] = []
     for name, path in reasoners.items():
         rows += measure(name, make_steps(path, embedder, families, pairs, group), judges, "reference")

@@ -232,3 +232,15 @@ def test_a_table(benchmark):
 def test_the_documented_figures_are_the_recorded_ones(file):
     pages = [(BENCHMARKS.parent / "docs" / name).read_text() for name in ("performance.md", "results.md", "scale.md")]
     assert any(file.read_text().strip() in page for page in pages)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_judges(benchmark, tmp_path):
+    benchmark("judges").main(size="smallest", out=tmp_path)
+    means = rows(tmp_path, "judges")
+    by_family = rows(tmp_path, "judges_by_family")
+    assert {row["judge"] for row in means} == {"reference", "text embedder"}
+    assert len(by_family) == 2 * len(means)
+    (row,) = [row for row in means if (row["judge"], row["form"]) == ("text embedder", "group, hit")]
+    assert row["follows"] == 1.0  # it does not see the order

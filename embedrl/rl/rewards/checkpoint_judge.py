@@ -17,8 +17,8 @@ from embedrl.types import Chat
 class CheckpointJudge:
     """Takes the candidate whose number is the likeliest reply of a frozen model, which is not the policy's reference.
 
-    A judge that was taught to judge (`embedrl.data.MatchLessons`, or `embedrl:world_judge`), or a larger model than the
-    policy. Its weights are on every process, and whole.
+    A judge that was taught to judge (`embedrl.data.MatchLessons`), or a larger model than the policy. Its weights are
+    whole on every process.
 
     Args:
         generator: The model, such as `embedrl.QwenVLReasoner` on a folder; built when first asked.

@@ -70,14 +70,14 @@ class TextEmbedderJudge:
     def _encode(self, texts: list[str]) -> torch.Tensor:
         if self._model is None:
             self._model = _load(self.path, str(choose_device(self.device)))
-        vectors = self._model.encode(
+        encoded: torch.Tensor = self._model.encode(
             texts,
             batch_size=self.batch_size,
             show_progress_bar=False,
             convert_to_tensor=True,
             normalize_embeddings=True,
         )
-        vectors = vectors.double().cpu()
+        vectors = encoded.double().cpu()
         if not vectors.isfinite().all():
             raise NonFiniteError(f"{self.name}: a vector is NaN or infinite; look at its checkpoint")
         return vectors
