@@ -87,6 +87,11 @@ COMMANDS: dict[str, Command] = {
         positional=True,
         kept="the index is as it was",
     ),
+    "judge check": Command(
+        "Ask a judge of the process reward questions with known answers, in several orders",
+        "embedrl.commands.judge:check",
+        True,
+    ),
     "data pages": Command(
         "Write the pages that a benchmark's Parquet files hold", "embedrl.evaluation.pages:write_pages"
     ),

@@ -116,6 +116,7 @@ ABBREVIATED = {
     "merge": (["merge", "--ou", "x"], "--ou", "--out"),
     "mine": (["mine", "--ou", "x"], "--ou", "--out"),
     "gain": (["gain", "--ou", "x"], "--ou", "--out"),
+    "judge check": (["judge", "check", "--rotation", "3"], "--rotation", "--rotations"),
     "reason": (["reason", "--checkpoin", "x"], "--checkpoin", "--checkpoint"),
     "annotate": (["annotate", "--ou", "x"], "--ou", "--out"),
     "filter": (["filter", "--ou", "x"], "--ou", "--out"),

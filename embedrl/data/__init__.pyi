@@ -12,6 +12,7 @@ from .inputs import GroupPreprocessor as GroupPreprocessor
 from .inputs import ModelInputs as ModelInputs
 from .inputs import Preprocessor as Preprocessor
 from .inserter import Placement as Placement
+from .match_lessons import MatchLessons as MatchLessons
 from .mix import MixRow as MixRow
 from .pair_tasks import PairTasks as PairTasks
 from .render import RenderOptions as RenderOptions

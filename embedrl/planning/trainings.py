@@ -188,7 +188,8 @@ def _egrl(plan: Plan, module: Any, data: Any, sides: Sides, flops: Flops, setup:
 
     for reward in (row.reward for row in module.rewards):
         if isinstance(reward, ProcessReward) and isinstance(reward.judge, ReferenceJudge):
-            read = QUESTION + assume.text + (1 + group + reward.hard_negatives) * assume.tcot
+            positives = group if reward.positives == "all" else 1
+            read = QUESTION + assume.text + (1 + positives + reward.hard_negatives) * assume.tcot
             question = [(TokenRow(read), 2.0 * pairs * group)]
             plan.tokens["discriminator"] = tokens(question)
             plan.flops["discriminator"] = judge.forward(question)

@@ -3,6 +3,7 @@ from .grpo_loss import GRPOLoss as GRPOLoss
 from .module import EGRLModule as EGRLModule
 from .policy import PolicyOptions as PolicyOptions
 from .policy_vectors import PolicyVectors as PolicyVectors
+from .rewards.checkpoint_judge import CheckpointJudge as CheckpointJudge
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
 from .rewards.counterfactual import CounterfactualReward as CounterfactualReward
@@ -17,6 +18,7 @@ from .rewards.permuted import PermutedReward as PermutedReward
 from .rewards.process import ProcessReward as ProcessReward
 from .rewards.reasoning_format import ReasoningFormat as ReasoningFormat
 from .rewards.step_credit import StepCreditReward as StepCreditReward
+from .rewards.text_judge import TextEmbedderJudge as TextEmbedderJudge
 from .rollout import LocalRollout as LocalRollout
 from .rollout import RolloutEngine as RolloutEngine
 from .rollout import RolloutOptions as RolloutOptions

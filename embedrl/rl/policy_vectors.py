@@ -17,6 +17,7 @@ from embedrl.data.lenient_render import as_lenient, fitting_chat
 from embedrl.data.on_bad import BadSample
 from embedrl.data.opened import open_side
 from embedrl.data.render import RenderOptions, render
+from embedrl.data.variants import Variant
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.inference.frozen_embedder import FrozenEmbedder, encode
@@ -111,6 +112,27 @@ class PolicyVectors(FrozenEmbedder):
         if repairs is not None:
             repairs.update(repaired)
         return self._encoded(chats, where, device)
+
+    def embed_variants(
+        self,
+        sides: Sequence[Side],
+        where: Sequence[str],
+        device: torch.device,
+        variants: Sequence[Variant] = (),
+        parsed: Sequence[ParseResult] | None = None,
+        repairs: Counter[str] | None = None,
+    ) -> Tensor:
+        """Unit vectors of sides with their rollouts, `[1, sides, dim]`.
+
+        Raises:
+            ConfigError: If a reward asks for vectors of parts of a T-CoT.
+        """
+        if variants:
+            raise ConfigError(
+                "embedrl.rl.PolicyVectors embeds rollouts whole: rewards of their parts (step credit, counterfactual "
+                "evidence) need a FrozenEmbedder"
+            )
+        return self.embed(sides, where, device, parsed, repairs)[None]
 
     @torch.no_grad()
     def embed_bare(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:

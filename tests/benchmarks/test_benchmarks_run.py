@@ -252,3 +252,15 @@ def test_thinking_on_demand(benchmark, tmp_path):
     assert module.best_threshold(known, 2) == pytest.approx(0.1, abs=1e-5)
     assert module.at_threshold(known, 0.15, 2) == (0.25, 0.75)
     assert module.curve(known, known["gap2"].argsort())[::5] == [0.5, 0.75, 0.75, 0.75, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_judges(benchmark, tmp_path):
+    benchmark("judges").main(size="smallest", out=tmp_path)
+    means = rows(tmp_path, "judges")
+    by_family = rows(tmp_path, "judges_by_family")
+    assert {row["judge"] for row in means} == {"reference", "text embedder"}
+    assert len(by_family) == 2 * len(means)
+    (row,) = [row for row in means if (row["judge"], row["form"]) == ("text embedder", "group, hit")]
+    assert row["follows"] == 1.0  # it does not see the order

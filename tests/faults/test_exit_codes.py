@@ -32,6 +32,8 @@ CALLS = {
     f"mine --mix good.yaml --out out --options.share 2 {TINY}": (2, "--options.share"),
     f"gain --mix gone_rows.yaml --out out {TINY}": (1, "gone.jsonl"),
     f"gain --mix good.yaml --out out --render.tcot none {TINY}": (2, "--render.tcot none"),
+    "judge check": (2, "--judge"),
+    "judge check --judge embedrl.rl.ReferenceJudge --sources embedrl.data.world.WorldSource": (2, "--sources"),
     "recipes gone": (2, "gone"),
     "recipez": (2, "embedrl recipes"),
     "annotate --mix good.yaml --out out --vlm null": (2, "--vlm"),

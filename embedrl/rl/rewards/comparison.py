@@ -88,6 +88,19 @@ def margins(comparison: Comparison, temperature: float, weights: NegativeWeights
     return (similarity * positive).sum(1) / positive.sum(1) - (similarity * weight).sum(1)
 
 
+def group_similarity(step: RolloutStep, comparison: Comparison) -> Tensor:
+    """Cosine sums of the mean vector of each anchor's whole group with the candidates, `[anchors, candidates]`.
+
+    All anchors of a group have the same row, whichever process asks: their candidates' order follows from it.
+    """
+    rows: dict[str, Tensor] = {}
+    candidates = _vectors(step, comparison.candidates)
+    for group in dict.fromkeys(anchor.group for anchor in comparison.anchors):
+        members = sorted((r for r in step.rollouts if r.group == group), key=lambda rollout: rollout.id)
+        rows[group] = candidates @ _vectors(step, members).mean(0)
+    return torch.stack([rows[anchor.group] for anchor in comparison.anchors])
+
+
 def _vectors(step: RolloutStep, rollouts: list[Rollout]) -> Tensor:
     missing = [r.id for r in rollouts if r.id not in step.vectors]
     if missing:

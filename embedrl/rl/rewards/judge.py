@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from embedrl.errors import ConfigError, NonFiniteError, RewardError
+from embedrl.tcot.matching import match_chat
 from embedrl.types import Chat
 
 _INDEX = re.compile(r"""[\s"'`*\[(#]*([0-9]{1,6})[\s"'`*\]).]*""")
@@ -30,16 +31,22 @@ class Question:
         id: Id of the rollout that the answer rewards.
         prompt: What it reads; candidates are numbered from 1.
         choices: Number of candidates.
+        anchor: Text and notes of the side that is asked about, for judges that compare texts.
+        candidates: The candidates' notes, in order.
+        content: The parts of the prompt where it holds pictures; None if it is all text.
     """
 
     id: str
     prompt: str
     choices: int
+    anchor: str = ""
+    candidates: tuple[str, ...] = ()
+    content: list[dict[str, Any]] | None = field(default=None, compare=False)
 
     @property
     def chat(self) -> Chat:
         """The prompt as one user turn."""
-        return [{"role": "user", "content": [{"type": "text", "text": self.prompt}]}]
+        return match_chat(self.prompt) if self.content is None else [{"role": "user", "content": self.content}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,12 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """A frozen discriminator."""
+    """A frozen discriminator.
+
+    One that knows no probabilities may say so by an attribute `gives_probabilities = False`: training with
+    `form: probability` is then refused at its start. One that reads `Question.prompt` alone says so by
+    `sees_pictures = False`: `evidence` is then refused.
+    """
 
     @property
     def name(self) -> str:

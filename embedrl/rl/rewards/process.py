@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-import random
+import math
 from collections import Counter
-from typing import Literal
+from typing import Literal, get_args
 
 from embedrl.errors import ConfigError, RewardError
-from embedrl.rl.rewards.comparison import Comparison, compare_roles, margins
+from embedrl.rl.rewards.comparison import compare_roles, margins
 from embedrl.rl.rewards.judge import TOO_LONG, ChoiceScorer, Judge, NeedsScorer, Question, Verdict
-from embedrl.rl.types import RewardResult, Rollout, RolloutStep
-from embedrl.tcot.schema import clean_text
+from embedrl.rl.rewards.notes import EvidenceNotes
+from embedrl.rl.rewards.questions import Asked, Candidates, Positives, QuestionOptions, choose_candidates
+from embedrl.rl.types import RewardResult, RolloutStep
+from embedrl.tcot.prompts import Style
 from embedrl.types import Role
-from embedrl.utils.reserved_words import escape
 
-Form = Literal["hit", "margin"]
+Form = Literal["probability", "hit", "margin"]
 
+_PROBABILITIES = "a judge that gives probabilities (of an EndpointJudge: logprobs: true); or take form: hit"
 _log = logging.getLogger(__name__)
-_WORDS = {
-    Role.QUERY: ("search query", "results it may be looking for", "result it is looking for"),
-    Role.TARGET: ("search result", "queries that may be looking for it", "query that is looking for it"),
-}
 
 
 class ProcessReward:
@@ -31,6 +29,11 @@ class ProcessReward:
     other pairs the target rollout nearest to it. The discriminator reads the query's text and T-CoT and the candidates'
     T-CoTs alone, numbered in an order drawn from `RolloutStep.seed`. The same the other way round for targets.
 
+    That is the paper's form. In it every rollout of a group has another question: a good T-CoT meets harder negatives,
+    and the order differs, so that rewards of a group differ for reasons that are not in the rollouts. With
+    `candidates: group` a group has one question: the negatives are those nearest to the mean vector of the group, in
+    one order, and what is left of a difference comes from the rollout alone.
+
     No verdict is no reward: a rollout whose question fails, or which has no negatives, takes no part in the advantage.
     Failures are logged by cause. When more than `max_failures` of the questions fail in `patience` steps in a row, the
     run stops; notes that are too long for the discriminator (`too_long`) do not count for that.
@@ -39,16 +42,25 @@ class ProcessReward:
         judge: The discriminator: `ReferenceJudge`, `EndpointJudge`, or your own.
         hard_negatives: Number of other pairs among the candidates.
         form: `hit` is the formula above; `margin` pays the rollout's similarity margin (see `margins`) in place of 1,
-            as the released code does.
-        temperature: τ of the margin; unused by `hit`.
+            as the released code does; `probability` pays the discriminator's probability of the right numbers, which
+            tells more of a sure answer than of a lucky one and needs a discriminator that gives probabilities.
+        temperature: τ of the margin; unused by the others.
         mask_duplicates: Keep pairs whose target is a known answer to the same query out of the negatives.
         max_failures: Share of failed questions that a step may have.
         patience: Number of consecutive steps above `max_failures` that stop the run.
+        candidates: `rollout` or `group`: whether each rollout has candidates of its own.
+        positives: `all` rollouts of the partner are among the candidates, or `one`, drawn for the group.
+        drop_twins: Leave out negatives whose answer reads like that of a positive among the candidates: no reader of
+            text can tell them apart. The next nearest take their place; if none is left, there is no question.
+        evidence: Show the crops and key frames of each T-CoT in place, to a judge that sees pictures: for pairs that
+            words cannot tell apart.
+        style: Style of the question; `brief` is for small models that were taught it, by `embedrl.data.MatchLessons`.
 
     Raises:
         ConfigError: If an option is out of its range.
 
     >>> import torch
+    >>> from embedrl.rl.types import Rollout
     >>> from embedrl.types import Pair, Side
     >>> class First:  # always takes the first candidate
     ...     name = "first"
@@ -73,17 +85,33 @@ class ProcessReward:
         mask_duplicates: bool = True,
         max_failures: float = 0.5,
         patience: int = 3,
+        candidates: Candidates = "rollout",
+        positives: Positives = "all",
+        drop_twins: bool = False,
+        style: Style = "full",
+        evidence: bool = False,
     ) -> None:
         if hard_negatives < 1:
             raise ConfigError(f"process.hard_negatives is {hard_negatives}: give 1 or more")
-        if form not in ("hit", "margin"):
-            raise ConfigError(f"process.form is {form!r}: give hit or margin")
+        choices = {
+            "form": (form, get_args(Form)),
+            "candidates": (candidates, get_args(Candidates)),
+            "positives": (positives, get_args(Positives)),
+            "style": (style, get_args(Style)),
+        }
+        for option, (value, known) in choices.items():
+            if value not in known:
+                raise ConfigError(f"process.{option} is {value!r}: give {' or '.join(known)}")
         if not temperature > 0:
             raise ConfigError(f"process.temperature is {temperature}: give a positive number, such as 0.5")
         if not 0 <= max_failures < 1:
             raise ConfigError(f"process.max_failures is {max_failures}: give a share from 0 up to, not including, 1")
         if patience < 1:
             raise ConfigError(f"process.patience is {patience}: give 1 or more")
+        if form == "probability" and not getattr(judge, "gives_probabilities", True):
+            raise ConfigError(f"process.form is probability, which needs {_PROBABILITIES}")
+        if evidence and not getattr(judge, "sees_pictures", True):
+            raise ConfigError(f"process.evidence: {judge.name} reads words alone; take a CheckpointJudge")
         self.judge = judge
         self.hard_negatives = hard_negatives
         self.form: Form = form
@@ -91,6 +119,11 @@ class ProcessReward:
         self.mask_duplicates = mask_duplicates
         self.max_failures = max_failures
         self.patience = patience
+        self.candidates: Candidates = candidates
+        self.positives: Positives = positives
+        self.drop_twins = drop_twins
+        self.style: Style = style
+        self.evidence = evidence
         self._failed_steps = 0
 
     def bind(self, scorer: ChoiceScorer) -> None:
@@ -106,51 +139,44 @@ class ProcessReward:
             RewardError: If the discriminator has failed for too long.
         """
         values: dict[str, float | None] = {}
-        questions: list[Question] = []
-        right: list[set[int]] = []  # for each question, the positions of the positives
-        prizes: list[float] = []
+        asked: list[Asked] = []
+        prizes: dict[str, float] = {}
+        options = QuestionOptions(self.hard_negatives, self.candidates, self.positives, self.drop_twins)
         for role in Role:
             comparison = compare_roles(step, role, self.mask_duplicates)
             values |= dict.fromkeys(comparison.unjudged)
-            prizes += margins(comparison, self.temperature, "softmax").tolist()
-            for row, candidates in enumerate(self._candidates(comparison)):
-                anchor = comparison.anchors[row]
-                random.Random(f"{step.seed}/{anchor.id}").shuffle(candidates)
-                questions.append(Question(anchor.id, _prompt(step, anchor, candidates), len(candidates)))
-                right.append({i for i, candidate in enumerate(candidates) if candidate.pair == anchor.pair})
+            ids = [anchor.id for anchor in comparison.anchors]
+            prizes |= dict(zip(ids, margins(comparison, self.temperature, "softmax").tolist(), strict=True))
+            asked += choose_candidates(step, comparison, options)
+        values |= {one.anchor.id: None for one in asked if not one.candidates}
+        notes = EvidenceNotes(step) if self.evidence else None
+        rows = [(one.question(step, self.style, notes), one.right) for one in asked if one.candidates]
+        questions = [question for question, _ in rows]
         verdicts = self._ask(questions)
         hits: list[bool] = []
-        for question, positions, prize, verdict in zip(questions, right, prizes, verdicts, strict=True):
+        for (question, right), verdict in zip(rows, verdicts, strict=True):
             if verdict.index is None:
                 values[question.id] = None
                 continue
-            hits.append(verdict.index in positions)
-            values[question.id] = (1.0 if self.form == "hit" else prize) if hits[-1] else 0.0
+            hits.append(verdict.index in right)
+            values[question.id] = self._pay(verdict, right, prizes[question.id])
         metrics = {}
         if hits:
-            chance = sum(len(p) / q.choices for p, q in zip(right, questions, strict=True)) / len(questions)
+            chance = sum(len(right) / question.choices for question, right in rows) / len(rows)
             metrics = {"hit": sum(hits) / len(hits), "chance": chance}
         causes = Counter(verdict.cause for verdict in verdicts if verdict.index is None)
         metrics |= {f"failed/{cause}": count / len(questions) for cause, count in sorted(causes.items())}
         return RewardResult(values, metrics)
 
-    def _candidates(self, comparison: Comparison) -> list[list[Rollout]]:
-        """For each anchor, the rollouts of its partner and the nearest one of each of the nearest other pairs."""
-        order = comparison.similarity.masked_fill(~comparison.negative, -float("inf")).argsort(1, descending=True)
-        lists = []
-        for row, (anchor, count) in enumerate(
-            zip(comparison.anchors, comparison.negative.sum(1).tolist(), strict=True)
-        ):
-            nearest: dict[int, Rollout] = {}
-            for column in order[row, :count].tolist():
-                candidate = comparison.candidates[column]
-                nearest.setdefault(candidate.pair, candidate)
-                if len(nearest) == self.hard_negatives:
-                    break
-            partner = [candidate for candidate in comparison.candidates if candidate.pair == anchor.pair]
-            # By id: what the shuffle gives must not depend on the order of the rollouts.
-            lists.append(sorted([*partner, *nearest.values()], key=lambda candidate: candidate.id))
-        return lists
+    def _pay(self, verdict: Verdict, right: frozenset[int], prize: float) -> float:
+        if self.form == "probability":
+            if verdict.probabilities is None:
+                raise RewardError(
+                    f"{self.judge.name} gives no probabilities; process.form: probability needs {_PROBABILITIES}"
+                )
+            return math.fsum(verdict.probabilities[i] for i in right)
+        won = verdict.index in right
+        return (1.0 if self.form == "hit" else prize) if won else 0.0
 
     def _ask(self, questions: list[Question]) -> list[Verdict]:
         if not questions:
@@ -179,18 +205,3 @@ class ProcessReward:
         if failed:
             _log.warning("%s: no verdict on %d of %d questions (%s)", self.judge.name, failed, len(questions), told)
         return verdicts
-
-
-def _prompt(step: RolloutStep, anchor: Rollout, candidates: list[Rollout]) -> str:
-    """What the discriminator reads. The candidates' own texts stay out: they would give the partner away."""
-    what, options, counterpart = _WORDS[anchor.role]
-    pair = step.pairs[anchor.pair]
-    text = (pair.query if anchor.role is Role.QUERY else pair.target).text.strip()
-    parts = [
-        f"Below are notes on a {what}, then numbered notes on {len(candidates)} {options}.",
-        *([f"Text of the {what}: {text}"] if text else []),
-        f"Notes on the {what}: {anchor.text}",
-        *(f"[{number}] {candidate.text}" for number, candidate in enumerate(candidates, start=1)),
-        f"Which notes describe the {counterpart} best? Reply with its number only, from 1 to {len(candidates)}.",
-    ]
-    return escape(clean_text("\n\n".join(parts)))

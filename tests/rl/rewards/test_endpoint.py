@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -305,3 +306,38 @@ def test_a_failing_endpoint_is_counted_and_then_stops_the_run():
 def test_refuses_options_out_of_range(option, value):
     with pytest.raises(ConfigError, match=f"judge.{option}"):
         EndpointJudge(**{"base_url": "http://127.0.0.1:1/v1", "model": "m", option: value})
+
+
+def weighed(tokens):
+    answer = completion("2")
+    top = [{"token": token, "logprob": value} for token, value in tokens]
+    answer["choices"][0]["logprobs"] = {
+        "content": [{"token": tokens[0][0], "logprob": tokens[0][1], "top_logprobs": top}]
+    }
+    return answer
+
+
+def test_log_probabilities_of_the_first_token_are_the_judges_probabilities():
+    tokens = [("2", -0.5), ("1", -1.5), (" 1", -3.0), ("The", -4.0), ("12", -5.0), ("9", -6.0)]
+    with serving(lambda handler, request: handler.send(200, weighed(tokens))) as server:
+        judge = EndpointJudge(server.url, "tiny", logprobs=True)
+        (verdict,) = judge.choose([Question("0/query/0", "which ?", 3)])
+        assert all(body["logprobs"] is True and body["top_logprobs"] == 20 for body in server.requests)
+    one, two = math.exp(-1.5) + math.exp(-3.0), math.exp(-0.5)
+    assert verdict.probabilities == pytest.approx((one / (one + two), two / (one + two), 0.0))
+    assert verdict.index == 1
+    assert judge.gives_probabilities
+
+
+def test_a_server_without_log_probabilities_gives_no_verdict():
+    with serving(lambda handler, request: handler.send(200, completion("2"))) as server:
+        (verdict,) = EndpointJudge(server.url, "tiny", logprobs=True).choose([Question("0/query/0", "which ?", 3)])
+    assert verdict == Verdict(None, "no_logprobs")
+
+
+def test_probabilities_that_an_endpoint_cannot_give_are_refused():
+    url = "http://127.0.0.1:1/v1"
+    with pytest.raises(ConfigError, match="logprobs: true"):
+        ProcessReward(EndpointJudge(url, "tiny"), form="probability")
+    with pytest.raises(ConfigError, match="at most 9 candidates"):
+        EndpointJudge(url, "tiny", logprobs=True).choose([Question("0/query/0", "which ?", 10)])

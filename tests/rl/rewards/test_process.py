@@ -216,6 +216,9 @@ def test_refuses_vectors_that_are_not_finite():
     [
         ("hard_negatives", 0),
         ("form", "soft"),
+        ("candidates", "step"),
+        ("positives", "two"),
+        ("style", "short"),
         ("temperature", 0.0),
         ("max_failures", 1.0),
         ("max_failures", -0.1),
@@ -225,3 +228,53 @@ def test_refuses_vectors_that_are_not_finite():
 def test_refuses_options_out_of_range(option, value):
     with pytest.raises(ConfigError, match=f"process.{option}"):
         ProcessReward(FakeJudge(), **{option: value})
+
+
+class SureJudge(FakeJudge):
+    """Gives the candidates of the right pair the shares `given`, by the number of the rollout that it reads."""
+
+    def choose(self, questions):
+        verdicts = []
+        for question in questions:
+            right = [pair == pair_of(question) for pair, *_ in notes(question)]
+            share = int(question.id[-1]) / 10
+            rest = (1 - share) / (len(right) - sum(right))
+            values = tuple(share / sum(right) if is_right else rest for is_right in right)
+            verdicts.append(Verdict(max(range(len(values)), key=values.__getitem__), probabilities=values))
+        return verdicts
+
+
+@pytest.mark.parametrize("positives", ["all", "one"])
+@pytest.mark.parametrize("candidates", ["rollout", "group"])
+def test_the_probability_form_pays_the_probability_of_the_right_numbers(candidates, positives):
+    step = step_of(range(4), range(4), 5)
+    reward = ProcessReward(SureJudge(), form="probability", candidates=candidates, positives=positives)
+    result = reward(step)
+    assert result.values == pytest.approx({r.id: r.index / 10 for r in step.rollouts})
+    assert result.metrics["chance"] == pytest.approx(
+        (5 if positives == "all" else 1) / (8 if positives == "all" else 4)
+    )
+
+
+def test_the_probability_form_needs_probabilities():
+    with pytest.raises(RewardError, match=r"the fake judge gives no probabilities; .*take form: hit"):
+        ProcessReward(FakeJudge(), form="probability")(step_of("ab", "xy", 2))
+
+
+def test_one_question_a_group_rewards_equal_rollouts_equally():
+    """A judge that answers a place pays a whole group alike, so nothing is learned from it; the paper's form pays."""
+    step = step_of(range(6), range(6), 4)
+    for form, spread in (("group", False), ("rollout", True)):
+        values = ProcessReward(FakeJudge(lambda question: 1), candidates=form, positives="one")(step).values
+        groups = {
+            r.group: {values[other.id] for other in step.rollouts if other.group == r.group} for r in step.rollouts
+        }
+        assert any(len(group) > 1 for group in groups.values()) == spread
+
+
+def test_without_a_negative_that_differs_there_is_no_verdict():
+    step = step_of("abc", "xyz", 2)
+    judge = FakeJudge()
+    result = ProcessReward(judge, drop_twins=True)(step)  # all rollouts give one answer
+    assert result.values == dict.fromkeys(r.id for r in step.rollouts)
+    assert judge.questions == []
