@@ -10,6 +10,7 @@ from rich.table import Table
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
+from embedrl.index.models import load_reranker
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, make_console, one_line, tell
@@ -27,6 +28,8 @@ def search(
     out: Path | None = None,
     embedder: str | None = None,
     reasoner: str | None = None,
+    rerank: int = 0,
+    reranker: str | None = None,
     style: Style | None = None,
     device: Device = "auto",
 ) -> None:
@@ -44,7 +47,9 @@ def search(
         out: Draw the hits with their evidence into this picture.
         embedder: Where the index's model lies now, if not where it was.
         reasoner: A Reasoner; by default the one that the index was made with.
-        style: The Reasoner's prompt; by default the index's.
+        rerank: Let a reranker read this many of the best items with the query, and put them in its order.
+        reranker: A model that learned to rerank; see configs/world/reranker.yaml.
+        style: The prompt of Reasoner and reranker; by default the index's.
         device: Where to compute; auto takes a GPU if there is one.
 
     Raises:
@@ -55,8 +60,14 @@ def search(
         raise ConfigError("nothing to search for: give --text or --image")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
+    if rerank < 0 or bool(rerank) != bool(reranker):
+        raise ConfigError(f"--rerank {rerank}: give a number above 0 and a model that reads so many items (--reranker)")
     opened = open_with_models(index, embedder, reasoner, device, reason, style)
-    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact)
+    style = style or opened.store.header["models"].get("style")
+    read = load_reranker(reranker, device, style) if reranker else None
+    hits = opened.search(
+        text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact, rerank=rerank, reranker=read
+    )
     if hits.tcot:
         sys.stdout.write(escaped(f"{hits.tcot}\n\n"))
     _print(hits)
@@ -67,10 +78,14 @@ def search(
 
 
 def _print(hits: Hits) -> None:
-    table = Table("", "score", "item", "what", "metadata")
+    reranked = any(hit.reranked is not None for hit in hits)
+    table = Table("", "score", *(["reranked"] if reranked else []), "item", "what", "metadata")
     for rank, hit in enumerate(hits, 1):
         answer = parse(hit.tcot, hit.modality).tcot.answer if hit.tcot else ""
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
         cells = (hit.path, answer or hit.text, metadata)
-        table.add_row(str(rank), f"{hit.score:.4f}", *(one_line(cell)[:200] for cell in cells))
+        scores = [f"{hit.score:.4f}"]
+        if reranked:
+            scores.append("" if hit.reranked is None else f"{hit.reranked:.4f}")
+        table.add_row(str(rank), *scores, *(one_line(cell)[:200] for cell in cells))
     make_console().print(table)
