@@ -12,11 +12,14 @@ from .inputs import GroupPreprocessor as GroupPreprocessor
 from .inputs import ModelInputs as ModelInputs
 from .inputs import Preprocessor as Preprocessor
 from .inserter import Placement as Placement
+from .lesson_stages import LessonStage as LessonStage
+from .lesson_stages import LessonStages as LessonStages
 from .mix import MixRow as MixRow
 from .pair_tasks import PairTasks as PairTasks
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
 from .rerank_lessons import RerankLessons as RerankLessons
+from .rerank_thoughts import RerankThoughts as RerankThoughts
 from .sampler import SubBatchSampler as SubBatchSampler
 from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource

@@ -13,6 +13,10 @@ from .rewards.judge import ReferenceJudge as ReferenceJudge
 from .rewards.outcome import OutcomeReward as OutcomeReward
 from .rewards.permuted import PermutedReward as PermutedReward
 from .rewards.process import ProcessReward as ProcessReward
+from .rewards.rerank import RankingAnswer as RankingAnswer
+from .rewards.rerank import RankingReward as RankingReward
+from .rewards.rerank import RerankFormat as RerankFormat
+from .rewards.rerank import VerdictReward as VerdictReward
 from .rollout import LocalRollout as LocalRollout
 from .rollout import RolloutEngine as RolloutEngine
 from .rollout import RolloutOptions as RolloutOptions
