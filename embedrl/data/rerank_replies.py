@@ -24,7 +24,7 @@ _TAG = re.compile(r"</?(think|answer|ranking)>")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RelevanceVerdict:
     """A reply on one candidate.
 
     Attributes:
@@ -38,7 +38,7 @@ class Verdict:
     def render(self) -> str:
         """The reply as text.
 
-        >>> Verdict("both are red .", True).render()
+        >>> RelevanceVerdict("both are red .", True).render()
         '<think>both are red .</think><answer>relevant</answer>'
         """
         return f"<think>{self.thought}</think><answer>{RELEVANT if self.relevant else IRRELEVANT}</answer>"
@@ -68,18 +68,18 @@ class CandidateRanking:
         return text if self.answer is None else f"{text}<answer>{self.answer}</answer>"
 
 
-def read_verdict(reply: str) -> Verdict | None:
+def read_verdict(reply: str) -> RelevanceVerdict | None:
     """The verdict of a reply; None if it is not exactly a thought and one of the two words, in their tags.
 
     >>> read_verdict("<think>red , blue .</think><answer>irrelevant</answer>")
-    Verdict(thought='red , blue .', relevant=False)
+    RelevanceVerdict(thought='red , blue .', relevant=False)
     >>> read_verdict("<answer>relevant</answer>") is None
     True
     """
     match = _VERDICT.fullmatch(reply)
     if match is None or _TAG.search(match["thought"]):
         return None
-    return Verdict(match["thought"], match["verdict"] == RELEVANT)
+    return RelevanceVerdict(match["thought"], match["verdict"] == RELEVANT)
 
 
 def read_ranking(reply: str, candidates: int, answers: bool = False) -> CandidateRanking | None:

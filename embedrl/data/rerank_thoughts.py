@@ -12,7 +12,7 @@ from typing import Any, Literal
 from embedrl.data.lenient_render import as_lenient
 from embedrl.data.render import RenderOptions, side_content
 from embedrl.data.rerank_lessons import RerankLessons
-from embedrl.data.rerank_replies import CandidateRanking, Verdict, reference_thought
+from embedrl.data.rerank_replies import CandidateRanking, RelevanceVerdict, reference_thought
 from embedrl.data.sources import PairSource
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -41,7 +41,7 @@ _ANSWER = {"full": ", and the query's answer in <answer></answer>", "brief": " ,
 def verdict_chat(
     query: Side, candidate: Side, render: RenderOptions, style: Style = "full", *, where: str = ""
 ) -> Chat:
-    """The request for a thought and a verdict on one candidate, to which `Verdict.render` is a reply.
+    """The request for a thought and a verdict on one candidate, to which `RelevanceVerdict.render` is a reply.
 
     Args:
         query: The query.
@@ -152,7 +152,7 @@ class RerankThoughts:
         pair, candidate, relevant = self._questions.question(index)
         where = f"{pair.dataset}/{pair.id}"
         chat = verdict_chat(pair.query, candidate, self.render, self.style, where=where)
-        reply = Verdict(reference_thought(_answer(pair.query), [_answer(candidate)]), relevant)
+        reply = RelevanceVerdict(reference_thought(_answer(pair.query), [_answer(candidate)]), relevant)
         share = (1 if relevant else self._questions.negatives) / (1 + self._questions.negatives)
         gold = {"relevant": relevant, "balance": 0.5 / share}
         return Lesson(chat, reply.render(), f"{pair.dataset.rpartition('/')[2]}_verdict", gold)

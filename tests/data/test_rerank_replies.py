@@ -1,11 +1,11 @@
 import pytest
 
-from embedrl.data.rerank_replies import CandidateRanking, Verdict, read_ranking, read_verdict
+from embedrl.data.rerank_replies import CandidateRanking, RelevanceVerdict, read_ranking, read_verdict
 
 
 @pytest.mark.parametrize("relevant", [True, False])
 def test_a_verdict_is_read_as_it_was_written(relevant):
-    verdict = Verdict("asked : a . shown : b .", relevant)
+    verdict = RelevanceVerdict("asked : a . shown : b .", relevant)
     assert read_verdict(verdict.render()) == verdict
 
 

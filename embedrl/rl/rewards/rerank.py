@@ -10,12 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from embedrl.data.rerank_replies import CandidateRanking, Verdict, read_ranking, read_verdict
+from embedrl.data.rerank_replies import CandidateRanking, RelevanceVerdict, read_ranking, read_verdict
 from embedrl.errors import RewardError
 from embedrl.types import Lesson
 
 
-def _read(lesson: Lesson, reply: str) -> Verdict | CandidateRanking | None:
+def _read(lesson: Lesson, reply: str) -> RelevanceVerdict | CandidateRanking | None:
     if "relevant" in lesson.gold:
         return read_verdict(reply)
     if "grades" in lesson.gold:
@@ -59,7 +59,7 @@ class VerdictReward:
         read = _read(lesson, reply)
         if "relevant" not in lesson.gold:
             raise RewardError("the reward verdict: the lesson asks for a ranking; give RerankThoughts(form='verdict')")
-        right = isinstance(read, Verdict) and read.relevant == lesson.gold["relevant"]
+        right = isinstance(read, RelevanceVerdict) and read.relevant == lesson.gold["relevant"]
         return float(lesson.gold["balance"]) if right else 0.0
 
 

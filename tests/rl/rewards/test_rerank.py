@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from cli_process import logged
+from recipes import CONFIGS, SMALL, VERIFIABLE_RL, overlays
 from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 
+from embedrl.cli import main
 from embedrl.errors import RewardError
 from embedrl.rl.rewards.rerank import RankingAnswer, RankingReward, RerankFormat, VerdictReward
 from embedrl.types import Lesson
@@ -17,6 +20,24 @@ def verdict(relevant, balance=1.0):
 
 def ranking(grades, **gold):
     return Lesson([], "", "ranking", {"grades": grades, **gold})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rankings_are_trained_by_their_rewards(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    form = {"init_args": {"form": "ranking", "negatives": 2, "answers": True}}
+    rankings = {
+        "model": {"init_args": {"rewards": str(CONFIGS / "parts/reply_reward/rerank_ranking.yaml")}},
+        "data": {"init_args": {"train": form, "val": {"init_args": {"limit": 2, **form["init_args"]}}}},
+    }
+    words = ["--config", str(CONFIGS / "world/reranker_grpo.yaml"), *overlays(tmp_path, SMALL, VERIFIABLE_RL, rankings)]
+    assert main(["fit", *words, "--checkpoint.monitor", "val/ndcg"]) == 0, capsys.readouterr().err
+    (run,) = tmp_path.rglob("version_0")
+    for name in ("format", "ndcg", "ranking_answer", "total"):
+        assert sorted(logged(run, f"reward/{name}/mean")) == [0, 1]
+    for name in ("ndcg", "ranking_answer", "reward", "vqa_ranking/ndcg"):
+        assert logged(run, f"val/{name}")
 
 
 @pytest.mark.parametrize(
