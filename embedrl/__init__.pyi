@@ -21,6 +21,7 @@ from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .data.datamodules.unified import UnifiedDataModule as UnifiedDataModule
+from .data.datamodules.verifiable_rl import VerifiableRLDataModule as VerifiableRLDataModule
 from .errors import EmbedRLError as EmbedRLError
 from .index.index import Index as Index
 from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
@@ -35,6 +36,7 @@ from .models.vlm.backbone import VLMBackbone as VLMBackbone
 from .models.vlm.encoder import EncoderBackbone as EncoderBackbone
 from .models.vlm.reasoner import VLMReasoner as VLMReasoner
 from .rl.module import EGRLModule as EGRLModule
+from .rl.verifiable_module import VerifiableRLModule as VerifiableRLModule
 from .training.embedder import EmbedderModule as EmbedderModule
 from .training.reasoner import ReasonerModule as ReasonerModule
 from .training.unified import UnifiedEmbedderModule as UnifiedEmbedderModule

@@ -25,6 +25,10 @@ REWARDS = {
 
 TRIED = {
     "embedrl.rl.ServerRollout": "tests/integration/test_server_rollout_cli.py::test_the_quickstart_with_a_server",
+    **dict.fromkeys(
+        ("embedrl.rl.RankingAnswer", "embedrl.rl.RankingReward"),
+        "tests/rl/rewards/test_rerank.py::test_rankings_are_trained_by_their_rewards",
+    ),
     "embedrl.rl.RolloutSuccess": "tests/rl/test_rollout_success.py::test_from_rollouts_to_the_split",
     "embedrl.training.RetrievalGrid": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
     "embedrl.training.EmbeddingProjector": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",

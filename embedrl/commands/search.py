@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.table import Table
 
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
+from embedrl.index.models import load_reranker
 from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -29,6 +30,8 @@ def search(
     out: Path | None = None,
     embedder: str | None = None,
     reasoner: str | None = None,
+    rerank: int = 0,
+    reranker: str | None = None,
     style: Style | None = None,
     device: Device = "auto",
     gate: ConfidenceGate | None = None,
@@ -47,7 +50,9 @@ def search(
         out: Draw the hits with their evidence into this picture.
         embedder: Where the index's model lies now, if not where it was.
         reasoner: A Reasoner; by default the one that the index was made with.
-        style: The Reasoner's prompt; by default the index's.
+        rerank: Let a reranker read this many of the best items with the query, and put them in its order.
+        reranker: A model that learned to rerank; see configs/world/reranker.yaml.
+        style: The prompt of Reasoner and reranker; by default the index's.
         device: Where to compute; auto takes a GPU if there is one.
         gate: `--reason auto`: who is not sure, such as `--gate.below 0.05`.
 
@@ -59,8 +64,13 @@ def search(
         raise ConfigError("nothing to search for: give --text or --image")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
+    if rerank < 0 or bool(rerank) != bool(reranker):
+        raise ConfigError(f"--rerank {rerank}: give a number above 0 and a model that reads so many items (--reranker)")
     opened = open_with_models(index, embedder, reasoner, device, bool(reason), style)
-    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact, gate=gate)
+    style = style or opened.store.header["models"].get("style")
+    read = load_reranker(reranker, device, style) if reranker else None
+    how: dict[str, Any] = {"reason": reason, "hybrid": hybrid, "exact": exact, "gate": gate}
+    hits = opened.search(text, image, k=k, where=where, rerank=rerank, reranker=read, **how)
     if hits.tcot:
         sys.stdout.write(escaped(f"{hits.tcot}\n\n"))
     _print(hits)
@@ -71,10 +81,14 @@ def search(
 
 
 def _print(hits: Hits) -> None:
-    table = Table("", "score", "item", "what", "metadata")
+    reranked = any(hit.reranked is not None for hit in hits)
+    table = Table("", "score", *(["reranked"] if reranked else []), "item", "what", "metadata")
     for rank, hit in enumerate(hits, 1):
         answer = parse(hit.tcot, hit.modality).tcot.answer if hit.tcot else ""
         metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
         cells = (hit.path, answer or hit.text, metadata)
-        table.add_row(str(rank), f"{hit.score:.4f}", *(one_line(cell)[:200] for cell in cells))
+        scores = [f"{hit.score:.4f}"]
+        if reranked:
+            scores.append("" if hit.reranked is None else f"{hit.reranked:.4f}")
+        table.add_row(str(rank), *scores, *(one_line(cell)[:200] for cell in cells))
     make_console().print(table)

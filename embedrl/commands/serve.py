@@ -6,16 +6,13 @@ import ipaddress
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
+from embedrl.index.models import load_reranker
 from embedrl.service.options import ServiceLimits
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import tell
-
-if TYPE_CHECKING:
-    from embedrl.inference.reranker import Reranker
 
 TOKEN = "EMBEDRL_TOKEN"
 """The environment variable that may hold the token."""
@@ -71,7 +68,8 @@ def serve(
 
     made = Index.open(index).store.header["models"]
     opened = open_with_models(index, embedder, reasoner, device, bool(reasoner or made.get("reasoner")), style)
-    models = ServedModels(opened, _reranker(reranker, style or made.get("style"), device))
+    read = None if reranker is None else load_reranker(reranker, device, style or made.get("style"))
+    models = ServedModels(opened, read)
     hosts = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if is_loopback(host) else None
     app = make_app(models, limits, token, hosts)
     config = uvicorn.Config(
@@ -93,22 +91,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _reranker(name: str | None, style: Style | None, device: Device) -> Reranker | None:
-    if name is None:
-        return None
-    from embedrl.api.options import choose_device
-    from embedrl.errors import CheckpointError
-    from embedrl.inference.reranker import Reranker
-    from embedrl.models.policy_generator import PolicyGenerator
-    from embedrl.training.trained_model import load_reasoner
-
-    try:
-        generator = load_reasoner(name)
-    except CheckpointError as error:
-        raise CheckpointError(str(error).replace("--checkpoint", "--reranker", 1)) from error
-    assert isinstance(generator, PolicyGenerator)
-    reranker = Reranker(generator, style=style or "full")
-    reranker.build(choose_device(device))
-    return reranker

@@ -4,6 +4,7 @@ from .datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
 from .datamodules.unified import UnifiedDataModule as UnifiedDataModule
+from .datamodules.verifiable_rl import VerifiableRLDataModule as VerifiableRLDataModule
 from .formats import JsonlSource as JsonlSource
 from .formats import LlavaHoundSource as LlavaHoundSource
 from .formats import MMEBSource as MMEBSource
@@ -12,12 +13,15 @@ from .inputs import GroupPreprocessor as GroupPreprocessor
 from .inputs import ModelInputs as ModelInputs
 from .inputs import Preprocessor as Preprocessor
 from .inserter import Placement as Placement
+from .lesson_stages import LessonStage as LessonStage
+from .lesson_stages import LessonStages as LessonStages
 from .match_lessons import MatchLessons as MatchLessons
 from .mix import MixRow as MixRow
 from .pair_tasks import PairTasks as PairTasks
 from .render import RenderOptions as RenderOptions
 from .replay import Replay as Replay
 from .rerank_lessons import RerankLessons as RerankLessons
+from .rerank_thoughts import RerankThoughts as RerankThoughts
 from .sampler import SubBatchSampler as SubBatchSampler
 from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource

@@ -109,16 +109,25 @@ class RerankLessons:
         Raises:
             DataError: If a side is broken, or the data set has no other target; the message names `dataset/id`.
         """
+        pair, candidate, relevant = self.question(index)
+        chat = rerank_chat(pair.query, candidate, self.render, self.style, where=f"{pair.dataset}/{pair.id}")
+        return Lesson(chat, YES if relevant else NO, f"{pair.dataset.rpartition('/')[2]}_rerank")
+
+    def question(self, index: int) -> tuple[Pair, Side, bool]:
+        """The pair of question `index`, the candidate, and whether it is what the query asks for.
+
+        Raises:
+            DataError: If the data set has no other target; the message names `dataset/id`.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._ends, index)
         row, which = divmod(index - (self._ends[number - 1] if number else 0), 1 + self.negatives)
         source = self.sources[number]
         pair = source[row]
-        where = f"{pair.dataset}/{pair.id}"
-        candidate = pair.target if which == 0 else self._negative(source, self._sizes[number], row, pair, which - 1)
-        chat = rerank_chat(pair.query, candidate, self.render, self.style, where=where)
-        return Lesson(chat, NO if which else YES, f"{pair.dataset.rpartition('/')[2]}_rerank")
+        if which == 0:
+            return pair, pair.target, True
+        return pair, self._negative(source, self._sizes[number], row, pair, which - 1), False
 
     def _negative(self, source: PairSource, size: int, row: int, pair: Pair, which: int) -> Side:
         """A candidate that is a no: each of a pair's is another one, as far as the data set has others."""

@@ -28,6 +28,7 @@ class Hit:
         evidence: What the T-CoT points at: `boxes` (0..1000 of the first picture), `frames` (from 1), `keywords`.
         metadata: Its other columns; what is empty is left out.
         thumbnail_file: The file of `thumbnail`, a JPEG.
+        reranked: How surely a reranker takes the item for what the query asks for, 0..1; None if none has read it.
     """
 
     score: float
@@ -39,6 +40,7 @@ class Hit:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     thumbnail_file: bytes | None = field(default=None, repr=False)
+    reranked: float | None = None
 
     @property
     def text(self) -> str:

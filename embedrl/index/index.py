@@ -17,6 +17,7 @@ from embedrl.index.ann import ANN_ROWS, is_indexed, keep_fresh
 from embedrl.index.filters import equals_any
 from embedrl.index.header import check_format, make_header, wrong_model
 from embedrl.index.hits import Hits
+from embedrl.index.reranking import rerank_hits
 from embedrl.index.search import nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
@@ -28,6 +29,7 @@ from embedrl.utils.console import one_line
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
+    from embedrl.inference.reranker import Reranker
 
 
 class Index:
@@ -169,6 +171,8 @@ class Index:
         hybrid: bool = False,
         exact: bool = False,
         gate: ConfidenceGate | None = None,
+        rerank: int = 0,
+        reranker: Reranker | None = None,
     ) -> Hits:
         """The items most alike to a query: a text, a picture, a video or several of them.
 
@@ -183,9 +187,12 @@ class Index:
             hybrid: Rank by the words of `text` in the items' texts and T-CoTs, too (reciprocal rank fusion).
             exact: Compare with every vector even if there is an ANN index.
             gate: `auto`: the Δs below which the query is not sure (`ConfidenceGate.below`).
+            rerank: Let the reranker read this many of the best items with the query, and put them in its order.
+            reranker: The reranker, built.
 
         Raises:
-            ConfigError: If there is no query, no model or no Reasoner, `k` is below 1, or the condition is wrong.
+            ConfigError: If there is no query, no model, no Reasoner or no reranker, `k` is below 1, or the condition is
+                wrong.
             DataError: If the query cannot be read.
             NonFiniteError: If the query's vector is NaN or infinite.
         """
@@ -197,6 +204,10 @@ class Index:
             raise ConfigError("--hybrid ranks by words, too: give --text")
         if (reason == "auto") != (gate is not None) or (gate is not None and gate.below is None):
             raise ConfigError("--reason auto goes with --gate.below, the Δs below which a query thinks: give both")
+        if rerank < 0 or bool(rerank) != (reranker is not None) or (rerank and vector is not None):
+            raise ConfigError(
+                f"rerank {rerank}: give a number above 0, a reranker (--reranker), and a query for it to read"
+            )
         tcot, modality = "", Modality.TEXT
         if vector is None:
             embedder = self._model("search")
@@ -209,10 +220,13 @@ class Index:
                     raise ConfigError("--reason: no Reasoner: open the index with one")
                 if gate is None or self._unsure(embedder, side, gate, where, exact):
                     tcot = self.reasoner.reason([side], role="query", progress=False)[0].text
-            vector = embedder.encode([side.with_tcot(tcot)], role="query", reason=False, progress=False)[0]
+            side = side.with_tcot(tcot)
+            vector = embedder.encode([side], role="query", reason=False, progress=False)[0]
         elif reason:
             raise ConfigError("reason: a Reasoner reads texts and pictures, not a vector: give a query")
-        hits = nearest(self.store, np.asarray(vector), k, where, text if hybrid else None, exact)
+        hits = nearest(self.store, np.asarray(vector), max(k, rerank), where, text if hybrid else None, exact)
+        if reranker is not None:
+            hits = rerank_hits(reranker, side, hits, rerank)[:k]
         shown = one_line(text) if text else Path(str(image)).name if isinstance(image, str | Path) else ""
         return Hits(tuple(hits), shown, tcot, modality)
 

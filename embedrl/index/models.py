@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
+    from embedrl.inference.reranker import Reranker
     from embedrl.tcot.prompts import Style
 
 
@@ -35,3 +36,19 @@ def load_reasoner(names: Mapping[str, str], device: str) -> Reasoner:
 
     style: Style = "brief" if names.get("style") == "brief" else "full"
     return Reasoner.from_pretrained(names["reasoner"], device=device, style=style)
+
+
+def load_reranker(name: str, device: str, style: Style | None = None) -> Reranker:
+    """A reranker, ready to score.
+
+    Args:
+        name: What `embedrl fit` or `export` left of it.
+        device: Where to compute.
+        style: Style of its question; None means `full`.
+    """
+    from embedrl.api.options import choose_device
+    from embedrl.training import trained_model
+
+    reranker = trained_model.load_reranker(name, style or "full")
+    reranker.build(choose_device(device))
+    return reranker

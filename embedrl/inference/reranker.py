@@ -57,9 +57,23 @@ class Reranker:
         self.generator.requires_grad_(False).eval()
         self.generator.to(device)
 
-    @torch.no_grad()
     def score(self, query: Side, candidates: Sequence[Side], where: str = "") -> Tensor:
-        """How surely each candidate is a yes, `[candidates]` in 0..1, float32, on the CPU.
+        """How surely each candidate is a yes: `logits` as probabilities, `[candidates]` in 0..1.
+
+        Args:
+            query: The query.
+            candidates: The candidates.
+            where: Name of the query for errors.
+
+        Raises:
+            DataError: If a side cannot be shown, or the model cannot read both at once.
+            NonFiniteError: If the model gives NaN.
+        """
+        return self.logits(query, candidates, where).sigmoid()
+
+    @torch.no_grad()
+    def logits(self, query: Side, candidates: Sequence[Side], where: str = "") -> Tensor:
+        """What `score` is the sigmoid of: log p(yes) - log p(no), `[candidates]`, float32, on the CPU.
 
         Args:
             query: The query.
@@ -84,7 +98,7 @@ class Reranker:
             raise NonFiniteError(
                 f"{where or 'query'}: the reranker's scores are NaN or infinite; look at its checkpoint"
             )
-        return (scores[:, 0] - scores[:, 1]).sigmoid().cpu()
+        return (scores[:, 0] - scores[:, 1]).cpu()
 
     def rerank(self, task: RetrievalTask, ranking: Ranking, depth: int, rank: int = 0) -> Ranking:
         """The ranking with the best candidates of every query in a new order, distributed over ranks.

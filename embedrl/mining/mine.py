@@ -22,12 +22,15 @@ from embedrl.distributed.processes import Device, processes
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import check_single
+from embedrl.inference.reranker import Reranker
 from embedrl.metrics.ranking import Blocks
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.pair_reading import read_pairs
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
+from embedrl.tcot.prompts import Style
 from embedrl.training.checkpoints import config_form
+from embedrl.training.trained_model import load_reranker
 from embedrl.types import Pair, RetrievalTask, Side
 from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import data_set_column, make_console, tell
@@ -46,6 +49,8 @@ def mine(
     options: MiningOptions = MiningOptions(),  # noqa: B008 (frozen)
     render: RenderOptions = RenderOptions(),  # noqa: B008 (frozen)
     encode: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
+    reranker: str | None = None,
+    style: Style = "full",
     device: Device = "auto",
     seed: int = 0,
     on_bad: OnBadMode = "raise",
@@ -53,10 +58,10 @@ def mine(
 ) -> None:
     """Give each pair of a mix the targets of its data set that an Embedder finds most alike, but less than its own.
 
-    Writes `mix.yaml` with its JSONL files, which hold the negatives and the Embedder's cosines as `score` and
-    `negative_scores` (a teacher's scores for `embedrl.losses.Distillation`), `report.json`, and under `samples/` a page
-    of each data set's samples to look at. The negatives of a data set's rows join its corpus. Restarted after an
-    interruption, it resumes: vectors that were finished are not computed again. Several processes
+    Writes `mix.yaml` with its JSONL files, which hold the negatives and, as `score` and `negative_scores`, a teacher's
+    scores for `embedrl.losses.Distillation`: the Embedder's cosines, or the logits of a reranker; `report.json`, and
+    under `samples/` a page of each data set's samples to look at. The negatives of a data set's rows join its corpus.
+    Restarted after an interruption, it resumes: vectors that were finished are not computed again. Several processes
     (`torchrun --nproc_per_node 2 -m embedrl mine ...`) share the work of embedding.
 
     Args:
@@ -66,6 +71,9 @@ def mine(
         options: What counts as a hard negative.
         render: What the Embedder reads of a side.
         encode: Where vectors are stored, and how they are computed.
+        reranker: A model that learned to rerank; see configs/world/reranker.yaml. It reads each pair's target and the
+            negatives that the Embedder chose, on the first process, and its log p(yes) - log p(no) are the scores.
+        style: The reranker's question: that of its lessons.
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
         on_bad: A pair that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
@@ -80,6 +88,7 @@ def mine(
         NonFiniteError: If a vector is NaN or infinite.
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
+    settings |= {"reranker": reranker, "style": style}
     check_single(backbone, "embedrl mine")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")
@@ -91,10 +100,13 @@ def mine(
         started = time.monotonic()
         vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
         report, rows = {}, []
+        teacher = load_reranker(reranker, style) if reranker and rank == 0 else None
+        if teacher is not None:
+            teacher.build(place)
         for row in mix:
             left = _embed(row, vectors, bad)
             if rank == 0:
-                figures, written = _write(row, left, options, out)
+                figures, written = _write(row, left, options, out, teacher)
                 report[row.label] = figures
                 rows.append(written)
                 tell(f"{row.label}: {figures['negatives']:,} negatives for {figures['pairs']:,} pairs")
@@ -161,7 +173,7 @@ def _embed(row: MixRow, vectors: VectorCache, bad: OnBad) -> _Embedded:
 
 
 def _write(
-    row: MixRow, embedded: _Embedded, options: MiningOptions, out: Path
+    row: MixRow, embedded: _Embedded, options: MiningOptions, out: Path, reranker: Reranker | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Mine one data set; its report, and the mix row that reads what was written."""
     left, corpus = embedded.left, _corpus(embedded.pairs, embedded.left)
@@ -172,10 +184,18 @@ def _write(
     for pair, one in zip(corpus.pairs, neighbours, strict=True):
         negatives = tuple(corpus.sides[i] for i, _ in one.negatives)
         scores = tuple(score for _, score in one.negatives)
-        writer.write(replace(pair, negatives=negatives, score=one.score, negative_scores=scores))
+        scored = replace(pair, negatives=negatives, score=one.score, negative_scores=scores)
+        writer.write(scored if reranker is None else _read_by(reranker, scored))
     (out / "samples").mkdir(exist_ok=True)
     draw_samples(row.label, _samples(corpus, neighbours, options)).save(out / "samples" / f"{writer.slug}.png")
     return {**_figures(corpus, neighbours), "skipped": dict(left.skipped)}, writer.close()
+
+
+def _read_by(reranker: Reranker, pair: Pair) -> Pair:
+    """The pair with a reranker's logits as scores."""
+    name = f"{pair.dataset}/{pair.id}"
+    score, *others = reranker.logits(pair.query, [pair.target, *pair.negatives], name).tolist()
+    return replace(pair, score=score, negative_scores=tuple(others))
 
 
 def _task(name: str, pairs: Sequence[Pair]) -> RetrievalTask:

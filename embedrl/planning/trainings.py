@@ -20,6 +20,7 @@ from embedrl.planning.rows import Assumptions, Mix, Sides, TokenRow, longest, to
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.judge import ReferenceJudge
 from embedrl.rl.rewards.process import ProcessReward
+from embedrl.rl.verifiable_module import VerifiableRLModule
 from embedrl.training.embedder import EmbedderModule
 from embedrl.training.reasoner import ReasonerModule
 
@@ -76,8 +77,10 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
 
     Raises:
         CheckpointError: If the shape of a checkpoint is not known on this machine.
-        ConfigError: If a model's class is unknown, or its pixel budgets are.
+        ConfigError: If a model's class is unknown, or its pixel budgets are, or the training is none that it knows.
     """
+    if isinstance(module, VerifiableRLModule):
+        raise ConfigError("embedrl plan does not know the lengths of a VerifiableRLModule's lessons; plan EG-RL, say")
     if isinstance(module.trained_model, UnifiedModel):
         raise ConfigError(
             f"{type(module.trained_model).__name__}: `embedrl plan` does not know models that reason and embed; plan "

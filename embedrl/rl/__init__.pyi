@@ -3,6 +3,8 @@ from .grpo_loss import GRPOLoss as GRPOLoss
 from .module import EGRLModule as EGRLModule
 from .policy import PolicyOptions as PolicyOptions
 from .policy_vectors import PolicyVectors as PolicyVectors
+from .reply_rewards import ReplyReward as ReplyReward
+from .reply_rewards import ReplyRewardRow as ReplyRewardRow
 from .rewards.checkpoint_judge import CheckpointJudge as CheckpointJudge
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
@@ -17,6 +19,10 @@ from .rewards.outcome import OutcomeReward as OutcomeReward
 from .rewards.permuted import PermutedReward as PermutedReward
 from .rewards.process import ProcessReward as ProcessReward
 from .rewards.reasoning_format import ReasoningFormat as ReasoningFormat
+from .rewards.rerank import RankingAnswer as RankingAnswer
+from .rewards.rerank import RankingReward as RankingReward
+from .rewards.rerank import RerankFormat as RerankFormat
+from .rewards.rerank import VerdictReward as VerdictReward
 from .rewards.step_credit import StepCreditReward as StepCreditReward
 from .rewards.text_judge import TextEmbedderJudge as TextEmbedderJudge
 from .rollout import LocalRollout as LocalRollout
@@ -28,4 +34,5 @@ from .types import Reward as Reward
 from .types import RewardResult as RewardResult
 from .types import Rollout as Rollout
 from .types import RolloutStep as RolloutStep
+from .verifiable_module import VerifiableRLModule as VerifiableRLModule
 from .vllm.engine import ServerRollout as ServerRollout

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from embedrl.api.items import to_side
 from embedrl.api.thought import Thought
 from embedrl.errors import ConfigError, DataError
 from embedrl.index.hits import Hit
+from embedrl.index.reranking import read_hits, reorder_hits
 from embedrl.service.models import Candidate, ServedModels, as_data_url
 from embedrl.service.options import ServiceLimits
 from embedrl.service.requests import ItemBody, SearchBody, to_sides
@@ -64,11 +64,9 @@ async def _reranked(compute: Compute, query: Side, hits: list[Hit], depth: int) 
     """The hits, the first ones in the reranker's order; their files are opened as the index names them."""
 
     def read() -> list[Candidate]:
-        return [Candidate(query, to_side(hit.item).with_tcot(hit.tcot)) for hit in hits[:depth]]
+        return [Candidate(query, side) for side in read_hits(hits[:depth])]
 
-    scores = await compute("rerank", "", await asyncio.to_thread(read))
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return [*(hits[i] for i in order), *hits[depth:]]
+    return reorder_hits(hits, await compute("rerank", "", await asyncio.to_thread(read)))
 
 
 def _query(side: Side) -> dict[str, Any]:

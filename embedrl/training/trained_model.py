@@ -20,21 +20,25 @@ from lightning.pytorch.cli import instantiate_module
 import embedrl
 from embedrl.distributed.sharded_checkpoint import is_sharded, read_rest, read_weights, reading
 from embedrl.errors import CheckpointError
+from embedrl.inference.reranker import Reranker
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.backbone import Backbone
 from embedrl.models.exported import MODEL_FILES, exported_class, load_exported
 from embedrl.models.generator import Generator
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.tcot.prompts import Style
 from embedrl.training.base import TrainingModule
 from embedrl.training.checkpoints import check_classes
 from embedrl.training.run_dir import find_checkpoint
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
-# The argument that only one of the modules has identifies it; the module by its public name, as rooms above have it.
+# The first of these arguments that a checkpoint has identifies its module, by its public name, as rooms above have it.
 _MODULES = {
-    "rewards": "EGRLModule",
+    "embedder": "EGRLModule",
+    "rewards": "VerifiableRLModule",
     "generator": "ReasonerModule",
     "losses": "UnifiedEmbedderModule",
     "backbone": "EmbedderModule",
@@ -65,6 +69,25 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
         CheckpointError: If it cannot be read, or is no Reasoner's.
     """
     return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)  # type: ignore[type-abstract]
+
+
+def load_reranker(checkpoint: str, style: Style = "full") -> Reranker:
+    """A reranker with its weights, on the CPU; `Reranker.build` moves it.
+
+    Args:
+        checkpoint: See the table above: what a Reasoner's training on `embedrl.data.RerankLessons` left.
+        style: Style of the question: that of the lessons.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is no model that can rerank.
+    """
+    try:
+        generator = load_reasoner(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("--checkpoint", "--reranker", 1)) from error
+    if not isinstance(generator, PolicyGenerator):
+        raise CheckpointError(f"--reranker {checkpoint}: it does not say how likely its replies are: it cannot rerank")
+    return Reranker(generator, style=style)
 
 
 def load_trained(checkpoint: str) -> Backbone | Generator:

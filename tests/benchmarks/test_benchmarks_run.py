@@ -129,6 +129,17 @@ def test_service_load(benchmark, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_reranking_world(benchmark, tmp_path):
+    benchmarked = benchmark("reranking_world")
+    benchmarked.main(tmp_path, "embedrl:world_base", seeds=1, smallest=True)
+    assert [row["hit@1"] for row in rows(tmp_path, "reranking_world")] == ["before", "best 2"]
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "model_0").iterdir()}
+    benchmarked.main(tmp_path, "embedrl:world_base", seeds=1, smallest=True)  # nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "model_0").iterdir()} == stamps
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_gpu_modules_at_the_tiny_shape(benchmark, tmp_path):
     benchmark("gpu_modules").main(size="smallest", out=tmp_path)
     assert [row["module"] for row in rows(tmp_path, "gpu_modules_smallest")] == [

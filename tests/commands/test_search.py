@@ -49,6 +49,8 @@ def test_from_a_folder_to_hits(model, tmp_path, monkeypatch, capsys):
     assert "1.0000" in said
     assert Image.open("hits.png").width > 400
     assert "year=2001" in run("search", "x.lance", "--text", "red", "--hybrid", "true", "--where", "year > 2000")
+    said = run("search", "x.lance", "--text", "red", "--k", 2, "--rerank", 3, "--reranker", "embedrl:tiny")
+    assert "reranked" in said
     assert "duplicates: none" in run("index", "verify", "x.lance", "--embedder", model)
     assert "1 rows deleted, 4 left" in run("index", "delete", "x.lance", "--where", "year < 2000")
     assert "4 rows in 1 files, exact search" in run("index", "compact", "x.lance")
@@ -56,6 +58,9 @@ def test_from_a_folder_to_hits(model, tmp_path, monkeypatch, capsys):
         ("search", "x.lance"): "nothing to search for: give --text or --image",
         ("search", "none.lance", "--text", "a"): "no index there",
         ("search", "x.lance", "--text", "a", "--reason", "true"): "--reasoner is missing",
+        ("search", "x.lance", "--text", "a", "--rerank", "2"): "--rerank 2: give a number above 0 and a model",
+        ("search", "x.lance", "--text", "a", "--reranker", "embedrl:tiny"): "--rerank 0: give a number above 0",
+        ("search", "x.lance", "--text", "a", "--rerank", "2", "--reranker", "none"): "--reranker none",
         ("search", "x.lance", "--text", "a", "--where", "nope = 1"): "No field named nope",
         ("index", "build", "photos"): "--embedder is missing",
         ("index", "delete", "x.lance"): "one of both",

@@ -105,11 +105,26 @@ UNIFIED = {
 }
 
 
+VERIFIABLE_RL = {
+    "trainer": {"limit_val_batches": 1, "callbacks": []},
+    "model": {
+        "init_args": {
+            "generator": {"init_args": {"path": "embedrl:tiny"}},
+            "group_size": 2,
+            "rollout": {"max_new_tokens": 4},
+            "max_new_tokens": 4,
+        }
+    },
+    "data": {"init_args": {"batch_size": 2}},
+}
+
+
 SMALLER = {
     "EmbedderModule": EMBEDDER,
     "ReasonerModule": REASONER,
     "EGRLModule": EGRL,
     "UnifiedEmbedderModule": UNIFIED,
+    "VerifiableRLModule": VERIFIABLE_RL,
 }
 
 

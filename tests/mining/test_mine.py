@@ -1,6 +1,7 @@
 """`embedrl mine` through the command line, on texts and pictures."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from embedrl.data.formats import JsonlSource
 from embedrl.data.render import RenderOptions, render
 from embedrl.errors import CAUSES
 from embedrl.models.backbone import Backbone
+from embedrl.training.trained_model import load_reranker
 
 TINY = Path(__file__).parents[2] / "configs/parts/backbone/tiny.yaml"
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 160, 0), "white": (240, 240, 240)}
@@ -86,6 +88,21 @@ def test_writes_a_mix_with_negatives_and_scores_and_resumes(mix, tmp_path, capsy
     assert run(mix, out, "--options.share", "null") == 0
     assert json.loads((out / "report.json").read_text())["sides_embedded"] == 0
     assert (out / "col_ours.jsonl").read_bytes() == written
+
+
+def test_a_rerankers_logits_are_the_scores(mix, tmp_path, capsys):
+    words = ("--options.share", "null", "--reranker", "embedrl:tiny", "--style", "brief")
+    assert run(mix, tmp_path / "out", *words) == 0, capsys.readouterr().err
+    source, reranker = mined(tmp_path / "out"), load_reranker("embedrl:tiny", "brief")
+    assert any(len(source[i].negatives) for i in range(len(source)))
+    for i in range(len(source)):
+        pair = source[i]
+        for side, score in zip((pair.target, *pair.negatives), (pair.score, *pair.negative_scores), strict=True):
+            [probability] = reranker.score(pair.query, [side]).tolist()
+            assert 1 / (1 + math.exp(-score)) == pytest.approx(probability, abs=1e-5)
+    assert json.loads((tmp_path / "out/report.json").read_text())["config"]["reranker"] == "embedrl:tiny"
+    assert run(mix, tmp_path / "no", "--reranker", "none") == 1
+    assert "--reranker none: no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

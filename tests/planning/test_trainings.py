@@ -10,6 +10,7 @@ from PIL import Image
 from recipes import CONFIGS
 from timm.optim import Muon
 from torch.utils.flop_counter import FlopCounterMode
+from verifiable import build as verifiable_rl
 
 from embedrl.commands.plan import plan
 from embedrl.errors import CheckpointError, ConfigError
@@ -28,6 +29,7 @@ from embedrl.planning.memory import Setup, kept, optimizer_bytes, training_bytes
 from embedrl.planning.pictures import COLOUR, PictureReader
 from embedrl.planning.rows import Assumptions, Sides, TokenRow
 from embedrl.planning.shapes import TABLE, find_shape, table_config
+from embedrl.planning.trainings import make_plan
 from embedrl.training.embedder import EmbedderModule
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
@@ -291,3 +293,8 @@ def test_unknown_shapes_budgets_and_classes_are_errors():
         build_on_meta(torch.nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="video_share"):
         Assumptions(video_share=2)
+
+
+def test_a_training_without_known_lengths_is_refused():
+    with pytest.raises(ConfigError, match="does not know the lengths of a VerifiableRLModule's lessons"):
+        make_plan(verifiable_rl(), None, None, Assumptions())
