@@ -10,6 +10,7 @@ from rich.table import Table
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
+from embedrl.index.search import NPROBES, REFINE
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, make_console, one_line, tell
@@ -24,6 +25,8 @@ def search(
     reason: bool = False,
     hybrid: bool = False,
     exact: bool = False,
+    nprobes: int = NPROBES,
+    refine: int = REFINE,
     out: Path | None = None,
     embedder: str | None = None,
     reasoner: str | None = None,
@@ -41,6 +44,8 @@ def search(
         reason: Let the Reasoner write the query's T-CoT first.
         hybrid: Rank by the words of `text`, too (reciprocal rank fusion with full text).
         exact: Compare with every vector even if there is an approximate index.
+        nprobes: Lists of the approximate index that are looked through: more find more; see `embedrl index verify`.
+        refine: This many times `k` whole vectors are read behind the approximate index and ranked.
         out: Draw the hits with their evidence into this picture.
         embedder: Where the index's model lies now, if not where it was.
         reasoner: A Reasoner; by default the one that the index was made with.
@@ -56,7 +61,9 @@ def search(
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
     opened = open_with_models(index, embedder, reasoner, device, reason, style)
-    hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact)
+    hits = opened.search(
+        text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact, nprobes=nprobes, refine=refine
+    )
     if hits.tcot:
         sys.stdout.write(escaped(f"{hits.tcot}\n\n"))
     _print(hits)

@@ -17,7 +17,7 @@ from embedrl.index.ann import ANN_ROWS, is_indexed, keep_fresh
 from embedrl.index.filters import equals_any
 from embedrl.index.header import check_format, make_header, wrong_model
 from embedrl.index.hits import Hits
-from embedrl.index.search import nearest
+from embedrl.index.search import NPROBES, REFINE, nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
 from embedrl.index.verify import Verified, verify
@@ -167,6 +167,8 @@ class Index:
         reason: bool = False,
         hybrid: bool = False,
         exact: bool = False,
+        nprobes: int = NPROBES,
+        refine: int = REFINE,
     ) -> Hits:
         """The items most alike to a query: a text, a picture, a video or several of them.
 
@@ -180,9 +182,11 @@ class Index:
             reason: Let the Reasoner write the query's T-CoT first.
             hybrid: Rank by the words of `text` in the items' texts and T-CoTs, too (reciprocal rank fusion).
             exact: Compare with every vector even if there is an ANN index.
+            nprobes: Lists of the ANN index that are looked through: more find more and take longer.
+            refine: This many times `k` whole vectors are read behind the ANN index and ranked.
 
         Raises:
-            ConfigError: If there is no query, no model or no Reasoner, `k` is below 1, or the condition is wrong.
+            ConfigError: If there is no query, no model or no Reasoner, a number is below 1, or the condition is wrong.
             DataError: If the query cannot be read.
             NonFiniteError: If the query's vector is NaN or infinite.
         """
@@ -206,7 +210,7 @@ class Index:
             vector = embedder.encode([side.with_tcot(tcot)], role="query", reason=False, progress=False)[0]
         elif reason:
             raise ConfigError("reason: a Reasoner reads texts and pictures, not a vector: give a query")
-        hits = nearest(self.store, np.asarray(vector), k, where, text if hybrid else None, exact)
+        hits = nearest(self.store, np.asarray(vector), k, where, text if hybrid else None, exact, nprobes, refine)
         shown = one_line(text) if text else Path(str(image)).name if isinstance(image, str | Path) else ""
         return Hits(tuple(hits), shown, tcot, modality)
 
