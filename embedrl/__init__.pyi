@@ -20,6 +20,7 @@ from .api.thought import Thought as Thought
 from .data.datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .data.datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .data.datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
+from .data.datamodules.verifiable_rl import VerifiableRLDataModule as VerifiableRLDataModule
 from .errors import EmbedRLError as EmbedRLError
 from .index.index import Index as Index
 from .inference.frozen_embedder import FrozenEmbedder as FrozenEmbedder
@@ -31,6 +32,7 @@ from .models.two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .models.vlm.backbone import VLMBackbone as VLMBackbone
 from .models.vlm.reasoner import VLMReasoner as VLMReasoner
 from .rl.module import EGRLModule as EGRLModule
+from .rl.verifiable_module import VerifiableRLModule as VerifiableRLModule
 from .training.embedder import EmbedderModule as EmbedderModule
 from .training.reasoner import ReasonerModule as ReasonerModule
 from .types import Modality as Modality

@@ -3,6 +3,7 @@ from . import world as world
 from .datamodules.egrl import EGRLDataModule as EGRLDataModule
 from .datamodules.embedder import EmbedderDataModule as EmbedderDataModule
 from .datamodules.reasoner import ReasonerDataModule as ReasonerDataModule
+from .datamodules.verifiable_rl import VerifiableRLDataModule as VerifiableRLDataModule
 from .formats import JsonlSource as JsonlSource
 from .formats import LlavaHoundSource as LlavaHoundSource
 from .formats import MMEBSource as MMEBSource

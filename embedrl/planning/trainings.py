@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from embedrl.errors import ConfigError
 from embedrl.models.packing import LOGITS
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.planning.build import build_on_meta, read_setup
@@ -14,6 +15,7 @@ from embedrl.planning.rows import Assumptions, Mix, Sides, TokenRow, longest, to
 from embedrl.rl.module import EGRLModule
 from embedrl.rl.rewards.judge import ReferenceJudge
 from embedrl.rl.rewards.process import ProcessReward
+from embedrl.rl.verifiable_module import VerifiableRLModule
 from embedrl.training.embedder import EmbedderModule
 from embedrl.training.reasoner import ReasonerModule
 
@@ -70,8 +72,10 @@ def make_plan(module: Any, data: Any, trainer: Any, assume: Assumptions, shapes:
 
     Raises:
         CheckpointError: If the shape of a checkpoint is not known on this machine.
-        ConfigError: If a model's class is unknown, or its pixel budgets are.
+        ConfigError: If a model's class is unknown, or its pixel budgets are, or the training is none that it knows.
     """
+    if isinstance(module, VerifiableRLModule):
+        raise ConfigError("embedrl plan does not know the lengths of a VerifiableRLModule's lessons; plan EG-RL, say")
     model, notes = build_on_meta(module.trained_model, shapes)
     setup, more = read_setup(trainer, getattr(model, "dtype", "float32"))
     plan = Plan(setup.devices, notes=notes + more)

@@ -2,6 +2,8 @@ from .advantages import group_advantages as group_advantages
 from .grpo_loss import GRPOLoss as GRPOLoss
 from .module import EGRLModule as EGRLModule
 from .policy import PolicyOptions as PolicyOptions
+from .reply_rewards import ReplyReward as ReplyReward
+from .reply_rewards import ReplyRewardRow as ReplyRewardRow
 from .rewards.combine import RewardRow as RewardRow
 from .rewards.combine import total_rewards as total_rewards
 from .rewards.endpoint import EndpointJudge as EndpointJudge
@@ -19,4 +21,5 @@ from .types import Reward as Reward
 from .types import RewardResult as RewardResult
 from .types import Rollout as Rollout
 from .types import RolloutStep as RolloutStep
+from .verifiable_module import VerifiableRLModule as VerifiableRLModule
 from .vllm.engine import ServerRollout as ServerRollout

@@ -28,18 +28,31 @@ def rollout_figures(step: RolloutStep, rollouts: Sequence[Rollout], group_size: 
     if not rollouts:
         return {}
     evidence: dict[Modality, list[int]] = defaultdict(list)
-    texts: dict[str, set[str]] = defaultdict(set)
     for rollout in rollouts:
         modality = side_of(step.pairs[rollout.pair], rollout.role).modality
         evidence[modality].append(len(step.parsed[rollout.id].tcot.cues.of(modality)))
+    figures = length_figures(rollouts, group_size)
+    figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in REPAIRS}
+    return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
+
+
+def length_figures(rollouts: Sequence[Rollout], group_size: int) -> dict[str, float]:
+    """Means over rollouts that their texts alone decide: `rollout/length`, `rollout/truncated`, `rollout/unique`.
+
+    Args:
+        rollouts: This process's rollouts.
+        group_size: Rollouts per prompt.
+    """
+    if not rollouts:
+        return {}
+    texts: dict[str, set[str]] = defaultdict(set)
+    for rollout in rollouts:
         texts[rollout.group].add(rollout.text)
-    figures = {
+    return {
         "rollout/length": sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts),
         "rollout/truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
         "rollout/unique": sum(len(entries) for entries in texts.values()) / (len(texts) * group_size),
     }
-    figures |= {f"rollout/{name}": step.repairs.get(name, 0) / len(rollouts) for name in REPAIRS}
-    return figures | {f"rollout/evidence_{m}": sum(entries) / len(entries) for m, entries in evidence.items()}
 
 
 class PhaseClock:

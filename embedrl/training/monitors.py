@@ -43,8 +43,8 @@ class CheckMonitors(Callback):
                 continue
             _check_validation(trainer, pl_module, f"{flag} {monitor}")
             known = _known(trainer)
-            if known is not None and monitor not in known and not (_writes(trainer) and _of_replies(monitor)):
-                _refuse(flag, monitor, known + [f"val/{name}" for name in _REPLIES if _writes(trainer)])
+            if known is not None and monitor not in known and not (_writes(trainer) and _of_replies(trainer, monitor)):
+                _refuse(flag, monitor, known + [f"val/{name}" for name in _replies(trainer) if _writes(trainer)])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -97,9 +97,15 @@ def _check_validation(trainer: Trainer, module: LightningModule, what: str) -> N
         )
 
 
-def _of_replies(monitor: str) -> bool:
+def _of_replies(trainer: Trainer, monitor: str) -> bool:
     """Whether it is a figure of replies, by kind or not: which kinds there are, only the lessons know."""
-    return monitor.rpartition("/")[2] in _REPLIES or monitor.startswith("val/problem/")
+    return monitor.rpartition("/")[2] in _replies(trainer) or monitor.startswith("val/problem/")
+
+
+def _replies(trainer: Trainer) -> tuple[str, ...]:
+    """The figures of replies: those of all, and the rewards of a training that scores them by its rewards."""
+    rewards = [row.reward.name for row in getattr(trainer.lightning_module, "reply_rewards", ())]
+    return (*_REPLIES, *rewards, "reward") if rewards else _REPLIES
 
 
 def _writes(trainer: Trainer) -> bool:

@@ -32,8 +32,13 @@ from embedrl.training.run_dir import find_checkpoint
 
 Dtype = Literal["float32", "bfloat16", "auto"]
 
-# The argument that only one of the modules has identifies it; the module by its public name, as rooms above have it.
-_MODULES = {"rewards": "EGRLModule", "generator": "ReasonerModule", "backbone": "EmbedderModule"}
+# The first of these arguments that a checkpoint has identifies its module, by its public name, as rooms above have it.
+_MODULES = {
+    "embedder": "EGRLModule",
+    "rewards": "VerifiableRLModule",
+    "generator": "ReasonerModule",
+    "backbone": "EmbedderModule",
+}
 
 
 def load_embedder(checkpoint: str, dtype: Dtype = "float32") -> Backbone:

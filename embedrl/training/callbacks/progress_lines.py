@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from embedrl.data.collate import ContrastiveBatch
 from embedrl.data.datamodules.egrl import PairBatch
+from embedrl.data.datamodules.verifiable_rl import PromptBatch
 from embedrl.data.sft_batches import LessonBatch
 from embedrl.training.progress import duration, figure, total_steps
 from embedrl.training.score_tables import metric_rank
@@ -156,6 +157,8 @@ def _items(batch: Any, module: Any) -> tuple[int, str]:
         return len(batch.lessons), "lessons"
     if isinstance(batch, PairBatch):
         return 2 * len(batch.pairs) * module.group_size, "rollouts"
+    if isinstance(batch, PromptBatch):
+        return len(batch.lessons) * module.group_size, "rollouts"
     return 0, ""
 
 
