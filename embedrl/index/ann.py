@@ -58,7 +58,7 @@ def keep_fresh(store: Store, rows: int = ANN_ROWS) -> bool:
 
 
 @dataclass(frozen=True)
-class Recall:
+class AnnRecall:
     """How many of the exact neighbours the ANN index returns.
 
     Attributes:
@@ -77,7 +77,7 @@ class Recall:
         return f"--nprobes {self.nprobes} --refine {self.refine}"
 
 
-def recalls(store: Store, queries: NDArray[np.float32], k: int = 10) -> list[Recall]:
+def recalls(store: Store, queries: NDArray[np.float32], k: int = 10) -> list[AnnRecall]:
     """The recall of a search as it is by default; while it is below `ENOUGH`, also of ever more thorough ones.
 
     Vectors that lie in clusters reach it by default. Those without structure have their neighbours in any list, and all
@@ -94,7 +94,7 @@ def recalls(store: Store, queries: NDArray[np.float32], k: int = 10) -> list[Rec
     for nprobes, refine in ((NPROBES, REFINE), (min(4 * NPROBES, lists), REFINE), *((lists, one) for one in _THOROUGH)):
         close = [_keys(store, vector, k, nprobes=nprobes, refine=refine) for vector in queries]
         shares = [len(best & some) / max(len(best), 1) for best, some in zip(exact, close, strict=True)]
-        measured.append(Recall(float(np.mean(shares)), nprobes, refine))
+        measured.append(AnnRecall(float(np.mean(shares)), nprobes, refine))
         if measured[-1].share >= ENOUGH:
             break
     return measured

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from embedrl.errors import DataError, listed
-from embedrl.index.ann import ENOUGH, Recall, is_indexed, recalls
+from embedrl.index.ann import ENOUGH, AnnRecall, is_indexed, recalls
 from embedrl.index.rows import open_thumbnail, present
 from embedrl.index.store import Store
 
@@ -37,7 +37,7 @@ class Verified:
     bad_thumbnails: list[str] = field(default_factory=list)
     missing_files: list[str] = field(default_factory=list)
     wrong_model: str = ""
-    recalls: list[Recall] = field(default_factory=list)
+    recalls: list[AnnRecall] = field(default_factory=list)
     queries: int = 0
 
     @property
