@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.errors import ConfigError, DataError
@@ -68,21 +68,13 @@ def build(
     if embedder is None:
         raise ConfigError("--embedder is missing: name the model that embeds, such as a run's folder")
     names = {"embedder": embedder, **({"reasoner": reasoner, "style": style} if reasoner else {})}
-    if ray is not None and engine != "ray":
-        raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
-    if engine == "ray":
-        ray_library()  # before models are loaded
-        index = Index.create(out, *load_models(names, "cpu"), names)  # the actors compute
-        done = add_on_ray(
-            index, source, names, ray or RayOptions(), text_column=text_column, image_column=image_column,
-            on_bad=on_bad, max_bad=max_bad, batch=batch, device=device,
-        )  # fmt: skip
-    else:
-        index = Index.create(out, *load_models(names, device), names)
-        done = index.add(
-            source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
-        )
-    tell(f"{out}: {done}; {len(index):,} rows")
+    options = _ray_options(engine, ray)
+    index = Index.create(out, *load_models(names, "cpu" if options else device), names)
+    done = _add(
+        index, source, names, options, device,
+        text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch,
+    )  # fmt: skip
+    tell(f"{out}: {done}")
 
 
 def add(
@@ -96,6 +88,8 @@ def add(
     max_bad: int = MAX_BAD,
     batch: int = BATCH,
     device: Device = "auto",
+    engine: Engine = "local",
+    ray: RayOptions | None = None,
 ) -> None:
     """Add more items to an index, with the models that it was made with.
 
@@ -110,12 +104,38 @@ def add(
         max_bad: See `embedrl index build`.
         batch: See `embedrl index build`.
         device: Where to compute; auto takes a GPU if there is one.
+        engine: See `embedrl index build`.
+        ray: See `embedrl index build`.
     """
-    opened = open_with_models(index, embedder, reasoner, device, Index.open(index).store.header["reasoned"])
-    done = opened.add(
-        source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
-    )
-    tell(f"{index}: {done}; {len(opened):,} rows")
+    options = _ray_options(engine, ray)
+    names = model_names(index, embedder, reasoner, Index.open(index).store.header["reasoned"])
+    opened = Index.open(index, *load_models(names, "cpu" if options else device))
+    done = _add(
+        opened, source, names, options, device,
+        text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch,
+    )  # fmt: skip
+    tell(f"{index}: {done}")
+
+
+def _ray_options(engine: Engine, ray: RayOptions | None) -> RayOptions | None:
+    """How Ray computes; None: this process does. Asked before models are loaded."""
+    if engine == "local":
+        if ray is not None:
+            raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
+        return None
+    ray_library()
+    return ray or RayOptions()
+
+
+def _add(
+    index: Index, source: str, names: dict[str, str], options: RayOptions | None, device: Device, **how: Any
+) -> str:
+    """Add a source in this process, or with options of Ray in its actors; returns what was done."""
+    if options is None:
+        done = index.add(source, **how)
+    else:
+        done = add_on_ray(index, source, names, options, device=device, **how)
+    return f"{done}; {len(index):,} rows"
 
 
 def stats(index: str) -> None:
@@ -187,6 +207,13 @@ def open_with_models(
     Raises:
         ConfigError: If nobody knows where a model lies, or it is another.
     """
+    return Index.open(index, *load_models(model_names(index, embedder, reasoner, reason, style), device))
+
+
+def model_names(
+    index: str, embedder: str | None, reasoner: str | None, reason: bool, style: Style | None = None
+) -> dict[str, str]:
+    """Names of the models that an index was made with; see `open_with_models`."""
     names = dict(Index.open(index).store.header["models"])
     given = {"embedder": embedder, "reasoner": reasoner, "style": style}
     names |= {name: value for name, value in given.items() if value is not None}
@@ -195,4 +222,4 @@ def open_with_models(
             raise ConfigError(f"--{name} is missing: {index} does not say where its model lies")
     if not reason:
         names.pop("reasoner", None)
-    return Index.open(index, *load_models(names, device))
+    return names
