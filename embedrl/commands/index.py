@@ -41,15 +41,15 @@ def build(
     already is added to, if it is of the same model.
 
     Args:
-        source: A folder of pictures and videos, or a CSV, TSV, JSONL or Parquet file.
+        source: A folder of pictures and videos, or a CSV, TSV, JSON, JSONL or Parquet file.
         out: The folder of the index, or an address on an object store (`s3://...`).
         embedder: The model: a run's folder, a `.ckpt`, an export, the name of a model on the Hub or of the package.
         reasoner: A Reasoner, named alike: writes every item's T-CoT, which is stored and embedded with the item.
         style: The Reasoner's prompt: `full` explains the format; `brief` is for models that were trained on it, as the
             quickstart's.
         text_column: The column of a table with the items' texts; by default `text` if there is one.
-        image_column: The column with the names of pictures, relative to the table's folder; by default the first of
-            image, images, image_path, file_name, filename, file, path. All other columns are kept as metadata.
+        image_column: The column with the names of pictures, relative to the table's folder; by default one with a
+            usual name (image, file_name, path ...). All other columns are kept as metadata.
         on_bad: An item that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
             `skipped.jsonl` in the index's folder.
         max_bad: The most bad items that `skip` leaves out.

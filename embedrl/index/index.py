@@ -127,11 +127,11 @@ class Index:
         written. Several processes may add at once.
 
         Args:
-            source: A folder of pictures and videos; a CSV, TSV, JSONL or Parquet file; a `datasets.Dataset`; an
+            source: A folder of pictures and videos; a CSV, TSV, JSON, JSONL or Parquet file; a `datasets.Dataset`; an
                 iterable of items (`embedrl.api.to_side`), of dicts of an item's keys and metadata, or of pairs of both.
             text_column: The column of a table with the items' texts; None means `text` if there is one.
             image_column: The column with the pictures or the names of their files, relative to the table's folder; None
-                means the first of image, images, image_path, file_name, filename, file, path. All others are metadata.
+                means one with a usual name (image, file_name, path ...). All others are metadata.
             on_bad: An item that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
                 `skipped.jsonl` in the index's folder.
             max_bad: The most bad items that `skip` leaves out.

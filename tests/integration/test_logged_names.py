@@ -32,6 +32,7 @@ NOT_HERE = {
     "train/in_order": "graded labels",
     "val/before/<task>/<metric>": "a reranker in training",
     "train/teacher_agreement": "a teacher's scores",
+    **{f"val/{kind}{name}": "an inserter" for kind in ("<kind>/", "") for name in ("image_f1", "placement", "order")},
     "val/<task>/<metric>_dim<length>": "a Matryoshka loss",
     "val/<metric>_dim<length>": "a Matryoshka loss",
 }
