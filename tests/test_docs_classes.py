@@ -32,6 +32,7 @@ TRIED = {
     "embedrl.rl.RolloutSuccess": "tests/rl/test_rollout_success.py::test_from_rollouts_to_the_split",
     "embedrl.training.RetrievalGrid": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
     "embedrl.training.EmbeddingProjector": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
+    "embedrl.rl.PlacementReward": "tests/rl/test_placement_reward.py::test_the_recipe_rolls_out_and_improves",
     **{
         f"embedrl.losses.{name}": "tests/integration/test_losses.py::test_a_loss_trains_and_is_rebuilt"
         for name in (

@@ -1,9 +1,3 @@
 from .answer import Answer as Answer
 from .answer import AnswerSource as AnswerSource
 from .asking import answer_question as answer_question
-from .placement import ReplyProblem as ReplyProblem
-from .placement import image_f1 as image_f1
-from .placement import order_score as order_score
-from .placement import placement_score as placement_score
-from .placement import read_placements as read_placements
-from .placement import score_placements as score_placements

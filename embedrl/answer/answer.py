@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from embedrl.answer.placement import ReplyProblem
 from embedrl.answer.sentences import as_markdown, split_sentences
 from embedrl.data.inserter import Placement
 from embedrl.errors import ConfigError
+from embedrl.metrics.placement import ReplyProblem
 from embedrl.tcot.parser import parse
 from embedrl.utils.atomic_files import replacing_folder
 

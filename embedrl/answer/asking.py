@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedrl.answer.answer import Answer, AnswerSource
-from embedrl.answer.placement import ReadPlacements, ReplyProblem, read_placements, without_thinking
 from embedrl.answer.sentences import cited
 from embedrl.api.items import to_side
 from embedrl.api.reasoner import Reasoner
@@ -13,6 +12,7 @@ from embedrl.construction.local_vlm import LocalVLM
 from embedrl.construction.vlm import VLM
 from embedrl.data.inserter import NumberedPicture, inserter_chat
 from embedrl.errors import ConfigError, DataError, EndpointError
+from embedrl.metrics.placement import ReadPlacements, ReplyProblem, read_placements, without_thinking
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.prompts import Style
 from embedrl.types import Chat

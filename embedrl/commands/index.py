@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.errors import ConfigError, DataError
@@ -41,15 +41,15 @@ def build(
     already is added to, if it is of the same model.
 
     Args:
-        source: A folder of pictures and videos, or a CSV, TSV, JSONL or Parquet file.
+        source: A folder of pictures and videos, or a CSV, TSV, JSON, JSONL or Parquet file.
         out: The folder of the index, or an address on an object store (`s3://...`).
         embedder: The model: a run's folder, a `.ckpt`, an export, the name of a model on the Hub or of the package.
         reasoner: A Reasoner, named alike: writes every item's T-CoT, which is stored and embedded with the item.
         style: The Reasoner's prompt: `full` explains the format; `brief` is for models that were trained on it, as the
             quickstart's.
         text_column: The column of a table with the items' texts; by default `text` if there is one.
-        image_column: The column with the names of pictures, relative to the table's folder; by default the first of
-            image, images, image_path, file_name, filename, file, path. All other columns are kept as metadata.
+        image_column: The column with the names of pictures, relative to the table's folder; by default one with a
+            usual name (image, file_name, path ...). All other columns are kept as metadata.
         on_bad: An item that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
             `skipped.jsonl` in the index's folder.
         max_bad: The most bad items that `skip` leaves out.
@@ -68,21 +68,13 @@ def build(
     if embedder is None:
         raise ConfigError("--embedder is missing: name the model that embeds, such as a run's folder")
     names = {"embedder": embedder, **({"reasoner": reasoner, "style": style} if reasoner else {})}
-    if ray is not None and engine != "ray":
-        raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
-    if engine == "ray":
-        ray_library()  # before models are loaded
-        index = Index.create(out, *load_models(names, "cpu"), names)  # the actors compute
-        done = add_on_ray(
-            index, source, names, ray or RayOptions(), text_column=text_column, image_column=image_column,
-            on_bad=on_bad, max_bad=max_bad, batch=batch, device=device,
-        )  # fmt: skip
-    else:
-        index = Index.create(out, *load_models(names, device), names)
-        done = index.add(
-            source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
-        )
-    tell(f"{out}: {done}; {len(index):,} rows")
+    options = _ray_options(engine, ray)
+    index = Index.create(out, *load_models(names, "cpu" if options else device), names)
+    done = _add(
+        index, source, names, options, device,
+        text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch,
+    )  # fmt: skip
+    tell(f"{out}: {done}")
 
 
 def add(
@@ -96,6 +88,8 @@ def add(
     max_bad: int = MAX_BAD,
     batch: int = BATCH,
     device: Device = "auto",
+    engine: Engine = "local",
+    ray: RayOptions | None = None,
 ) -> None:
     """Add more items to an index, with the models that it was made with.
 
@@ -110,12 +104,38 @@ def add(
         max_bad: See `embedrl index build`.
         batch: See `embedrl index build`.
         device: Where to compute; auto takes a GPU if there is one.
+        engine: See `embedrl index build`.
+        ray: See `embedrl index build`.
     """
-    opened = open_with_models(index, embedder, reasoner, device, Index.open(index).store.header["reasoned"])
-    done = opened.add(
-        source, text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch
-    )
-    tell(f"{index}: {done}; {len(opened):,} rows")
+    options = _ray_options(engine, ray)
+    names = model_names(index, embedder, reasoner, Index.open(index).store.header["reasoned"])
+    opened = Index.open(index, *load_models(names, "cpu" if options else device))
+    done = _add(
+        opened, source, names, options, device,
+        text_column=text_column, image_column=image_column, on_bad=on_bad, max_bad=max_bad, batch=batch,
+    )  # fmt: skip
+    tell(f"{index}: {done}")
+
+
+def _ray_options(engine: Engine, ray: RayOptions | None) -> RayOptions | None:
+    """How Ray computes; None: this process does. Asked before models are loaded."""
+    if engine == "local":
+        if ray is not None:
+            raise ConfigError("--ray.*: these are options of --engine ray: give it, too")
+        return None
+    ray_library()
+    return ray or RayOptions()
+
+
+def _add(
+    index: Index, source: str, names: dict[str, str], options: RayOptions | None, device: Device, **how: Any
+) -> str:
+    """Add a source in this process, or with options of Ray in its actors; returns what was done."""
+    if options is None:
+        done = index.add(source, **how)
+    else:
+        done = add_on_ray(index, source, names, options, device=device, **how)
+    return f"{done}; {len(index):,} rows"
 
 
 def stats(index: str) -> None:
@@ -187,6 +207,13 @@ def open_with_models(
     Raises:
         ConfigError: If nobody knows where a model lies, or it is another.
     """
+    return Index.open(index, *load_models(model_names(index, embedder, reasoner, reason, style), device))
+
+
+def model_names(
+    index: str, embedder: str | None, reasoner: str | None, reason: bool, style: Style | None = None
+) -> dict[str, str]:
+    """Names of the models that an index was made with; see `open_with_models`."""
     names = dict(Index.open(index).store.header["models"])
     given = {"embedder": embedder, "reasoner": reasoner, "style": style}
     names |= {name: value for name, value in given.items() if value is not None}
@@ -195,4 +222,4 @@ def open_with_models(
             raise ConfigError(f"--{name} is missing: {index} does not say where its model lies")
     if not reason:
         names.pop("reasoner", None)
-    return Index.open(index, *load_models(names, device))
+    return names

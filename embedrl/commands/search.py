@@ -12,6 +12,7 @@ from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
 from embedrl.index.models import load_reranker
+from embedrl.index.search import NPROBES, REFINE
 from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -27,6 +28,8 @@ def search(
     reason: bool | Literal["auto"] = False,
     hybrid: bool = False,
     exact: bool = False,
+    nprobes: int = NPROBES,
+    refine: int = REFINE,
     out: Path | None = None,
     embedder: str | None = None,
     reasoner: str | None = None,
@@ -47,6 +50,8 @@ def search(
         reason: Let the Reasoner write the query's T-CoT first; `auto`: if the raw query is not sure of its best item.
         hybrid: Rank by the words of `text`, too (reciprocal rank fusion with full text).
         exact: Compare with every vector even if there is an approximate index.
+        nprobes: Lists of the approximate index that are looked through: more find more; see `embedrl index verify`.
+        refine: This many times `k` whole vectors are read behind the approximate index and ranked.
         out: Draw the hits with their evidence into this picture.
         embedder: Where the index's model lies now, if not where it was.
         reasoner: A Reasoner; by default the one that the index was made with.
@@ -70,6 +75,7 @@ def search(
     style = style or opened.store.header["models"].get("style")
     read = load_reranker(reranker, device, style) if reranker else None
     how: dict[str, Any] = {"reason": reason, "hybrid": hybrid, "exact": exact, "gate": gate}
+    how |= {"nprobes": nprobes, "refine": refine}
     hits = opened.search(text, image, k=k, where=where, rerank=rerank, reranker=read, **how)
     if hits.tcot:
         sys.stdout.write(escaped(f"{hits.tcot}\n\n"))

@@ -1,8 +1,10 @@
-"""Pictures that a program holds in memory, or names by their files, as sources like all others."""
+"""Pictures that a program holds in memory, names by their files, or reads from inside another file, as sources."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image
 
 from embedrl.data.images import ImageFile, as_loaded, check_size, decode_picture
 from embedrl.data.opened import OpenedImage
-from embedrl.errors import DataError, unreadable
+from embedrl.errors import DataError, PictureError, unreadable
 from embedrl.types import ImageSource
 
 
@@ -52,6 +54,29 @@ def picture_of_bytes(content: bytes, what: str, max_pixels: int) -> ImageSource:
         DataError: If it is no picture, broken, too large or too narrow.
     """
     return picture_source(decode_picture(content, what, "send another one", max_pixels))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPicture:
+    """A picture whose bytes stand inside another file; implements `ImageSource`.
+
+    Attributes:
+        name: Its name in errors, which holds a hash of its bytes.
+        read: Returns its bytes.
+    """
+
+    name: str
+    read: Callable[[], bytes] = field(compare=False)
+
+    def load(self) -> Image.Image:
+        """The picture as RGB, as `ImageFile.load` gives one.
+
+        Raises:
+            DataError: If it cannot be read or decoded, is too large or too thin.
+        """
+        with unreadable(f"cannot read picture {self.name}", "replace it", PictureError):
+            content = self.read()
+        return decode_picture(content, f"picture {self.name}", "replace it")
 
 
 def _from_array(pixels: Any) -> Image.Image:

@@ -28,7 +28,7 @@ _WORDS = {
         "Picture {}: {}",
         "The JSON list:",
     ),
-    "brief": ("which picture matches which number ?", "question : ", "{} : {}", "picture {} : {}", "answer :"),
+    "brief": ("which picture matches which row ?", "question : ", "row {} : {}", "picture {} : {}", "answer :"),
 }
 
 
@@ -82,7 +82,7 @@ def inserter_chat(
     content: list[dict[str, Any]] = [{"type": "text", "text": escape("\n".join(lines)) + "\n"}]
     for picture in pictures:
         caption = escape(shows.format(picture.number, _line(picture.caption)).rstrip())
-        content += [{"type": "image", "image": picture.image}, {"type": "text", "text": f"{caption}\n"}]
+        content += [{"type": "text", "text": f"{caption}\n"}, {"type": "image", "image": picture.image}]
     content.append({"type": "text", "text": end})
     return [{"role": "user", "content": content}]
 

@@ -18,7 +18,7 @@ from embedrl.index.filters import equals_any
 from embedrl.index.header import check_format, make_header, wrong_model
 from embedrl.index.hits import Hits
 from embedrl.index.reranking import rerank_hits
-from embedrl.index.search import nearest
+from embedrl.index.search import NPROBES, REFINE, nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
 from embedrl.index.verify import Verified, verify
@@ -130,11 +130,11 @@ class Index:
         written. Several processes may add at once.
 
         Args:
-            source: A folder of pictures and videos; a CSV, TSV, JSONL or Parquet file; a `datasets.Dataset`; an
+            source: A folder of pictures and videos; a CSV, TSV, JSON, JSONL or Parquet file; a `datasets.Dataset`; an
                 iterable of items (`embedrl.api.to_side`), of dicts of an item's keys and metadata, or of pairs of both.
             text_column: The column of a table with the items' texts; None means `text` if there is one.
             image_column: The column with the pictures or the names of their files, relative to the table's folder; None
-                means the first of image, images, image_path, file_name, filename, file, path. All others are metadata.
+                means one with a usual name (image, file_name, path ...). All others are metadata.
             on_bad: An item that cannot be read or embedded: `raise`, or `skip`: left out, counted, and named in
                 `skipped.jsonl` in the index's folder.
             max_bad: The most bad items that `skip` leaves out.
@@ -170,6 +170,8 @@ class Index:
         reason: bool | Literal["auto"] = False,
         hybrid: bool = False,
         exact: bool = False,
+        nprobes: int = NPROBES,
+        refine: int = REFINE,
         gate: ConfidenceGate | None = None,
         rerank: int = 0,
         reranker: Reranker | None = None,
@@ -186,13 +188,15 @@ class Index:
             reason: Let the Reasoner write the query's T-CoT first; `auto`: if the raw query is not sure.
             hybrid: Rank by the words of `text` in the items' texts and T-CoTs, too (reciprocal rank fusion).
             exact: Compare with every vector even if there is an ANN index.
+            nprobes: Lists of the ANN index that are looked through: more find more and take longer.
+            refine: This many times `k` whole vectors are read behind the ANN index and ranked.
             gate: `auto`: the Δs below which the query is not sure (`ConfidenceGate.below`).
             rerank: Let the reranker read this many of the best items with the query, and put them in its order.
             reranker: The reranker, built.
 
         Raises:
-            ConfigError: If there is no query, no model, no Reasoner or no reranker, `k` is below 1, or the condition is
-                wrong.
+            ConfigError: If there is no query, no model, no Reasoner or no reranker, a number is below 1, or the
+                condition is wrong.
             DataError: If the query cannot be read.
             NonFiniteError: If the query's vector is NaN or infinite.
         """
@@ -224,7 +228,8 @@ class Index:
             vector = embedder.encode([side], role="query", reason=False, progress=False)[0]
         elif reason:
             raise ConfigError("reason: a Reasoner reads texts and pictures, not a vector: give a query")
-        hits = nearest(self.store, np.asarray(vector), max(k, rerank), where, text if hybrid else None, exact)
+        words, looked = text if hybrid else None, (exact, nprobes, refine)
+        hits = nearest(self.store, np.asarray(vector), max(k, rerank), where, words, *looked)
         if reranker is not None:
             hits = rerank_hits(reranker, side, hits, rerank)[:k]
         shown = one_line(text) if text else Path(str(image)).name if isinstance(image, str | Path) else ""

@@ -29,7 +29,7 @@ _DEPTH = 50  # least number of rows that each ranking of a hybrid search brings
 
 def nearest(
     store: Store, vector: NDArray[np.float32], k: int, where: str | None = None, words: str | None = None,
-    exact: bool = False,
+    exact: bool = False, nprobes: int = NPROBES, refine: int = REFINE,
 ) -> list[Hit]:  # fmt: skip
     """The best rows of a table.
 
@@ -40,19 +40,21 @@ def nearest(
         where: Only rows for which this SQL condition holds.
         words: Rank by these words' full text, too (reciprocal rank fusion); None: by vectors alone.
         exact: Compare with every vector even if there is an ANN index.
+        nprobes: Lists of the ANN index that are looked through; more than there are means all.
+        refine: This many times `k` whole vectors are read and ranked.
 
     Raises:
-        ConfigError: If `k` is below 1, the vector has another length, or the condition is wrong.
+        ConfigError: If `k`, `nprobes` or `refine` is below 1, the vector has another length, or the condition is wrong.
         NonFiniteError: If the vector is NaN or infinite.
     """
     names = [*LIGHT, *(name for name in store.schema.names if name not in OWN)]
-    rows = query(store, vector, k, names, where, words, exact)
+    rows = query(store, vector, k, names, where, words, exact, nprobes, refine)
     return [as_hit(row, store.uri) for row in rows]
 
 
 def query(
     store: Store, vector: NDArray[np.float32], k: int, names: list[str], where: str | None = None,
-    words: str | None = None, exact: bool = False,
+    words: str | None = None, exact: bool = False, nprobes: int = NPROBES, refine: int = REFINE,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The best rows as dicts with `_score`; see `nearest`.
 
@@ -64,9 +66,12 @@ def query(
         where: See `nearest`.
         words: See `nearest`.
         exact: See `nearest`.
+        nprobes: See `nearest`.
+        refine: See `nearest`.
     """
-    if k < 1:
-        raise ConfigError(f"--k {k}: give 1 or more")
+    for flag, value in (("k", k), ("nprobes", nprobes), ("refine", refine)):
+        if value < 1:
+            raise ConfigError(f"--{flag} {value}: give 1 or more")
     vector = np.ascontiguousarray(vector, np.float32)
     if vector.shape != (store.dim,):
         raise ConfigError(f"a query's vector of shape {list(vector.shape)}: {store.uri} holds vectors of {store.dim}")
@@ -81,7 +86,7 @@ def query(
             fused = store.table.search(query_type="hybrid", vector_column_name="vector", fts_columns=["text", "tcot"])
             search = fused.vector(vector).text(words).distance_type("cosine").limit(max(k, _DEPTH))
             search = search.rerank(RRFReranker())
-        search = search.bypass_vector_index() if exact else search.nprobes(NPROBES).refine_factor(REFINE)
+        search = search.bypass_vector_index() if exact else search.nprobes(nprobes).refine_factor(refine)
         if where is not None:
             search = search.where(check_filter(where), prefilter=True)
         score = "_distance" if words is None else "_relevance_score"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ from typing import Any, NamedTuple
 from embedrl.api.items import KEYS
 from embedrl.data.images import decode_picture, is_picture
 from embedrl.data.video import is_video
-from embedrl.errors import ConfigError, DataError, unreadable
+from embedrl.errors import ConfigError, DataError
+from embedrl.pairs.table_rows import IMAGE_NAMES, SUFFIXES, Table, TableRow, open_table, usual_column
 from embedrl.types import Side
 from embedrl.utils.console import tell
 from embedrl.utils.input_files import visible_below
 
-IMAGE_COLUMNS = ("image", "images", "image_path", "file_name", "filename", "file", "path")
-"""Columns of a table that are taken for the picture's, the first that is there."""
-
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_JSON = (".jsonl", ".ndjson", ".json")
+_PART = 4096  # rows of a CSV file that are turned into columns at once
 
 
 class SourceItem(NamedTuple):
@@ -56,11 +54,11 @@ def read_source(source: Any, text_column: str | None = None, image_column: str |
     """The items of a source.
 
     Args:
-        source: A folder of pictures and videos; a CSV, TSV, JSONL or Parquet file; a `datasets.Dataset`; or any
+        source: A folder of pictures and videos; a CSV, TSV, JSON, JSONL or Parquet file; a `datasets.Dataset`; or any
             iterable of items, of dicts of an item's keys and metadata, or of pairs of an item and its metadata.
         text_column: The column of a table with the items' texts; None means `text` if there is one.
-        image_column: The column with the pictures or the names of their files, from the table's folder; None means the
-            first of `IMAGE_COLUMNS`.
+        image_column: The column with the pictures or the names of their files, from the table's folder; None means
+            one with a usual name (`embedrl.pairs.table_rows.IMAGE_NAMES`).
 
     Raises:
         ConfigError: If it is none of these, or a column is not there.
@@ -102,15 +100,9 @@ def _of_path(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
         return _folder(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder: check the path")
-    kind = path.suffix.lower()
-    if kind not in TABLES:
-        raise DataError(f"{path}: not a folder, nor a table ({', '.join(TABLES)}): give one of them")
-    with unreadable(f"{path} cannot be read", "mend the file"):
-        if kind in (".jsonl", ".ndjson"):
-            return _json_lines(path, columns)
-        if kind == ".parquet":
-            return _parquet(path, columns)
-        return _csv(path, columns, "\t" if kind == ".tsv" else ",")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path}: not a folder, nor a table ({', '.join(SUFFIXES)}): give one of them")
+    return _table(path, columns)
 
 
 def _folder(folder: Path) -> ItemSource:
@@ -130,73 +122,73 @@ def _folder(folder: Path) -> ItemSource:
     )
 
 
-def _csv(path: Path, columns: tuple[str | None, str | None], delimiter: str) -> ItemSource:
-    from pyarrow import csv  # type: ignore[import-untyped]
-
-    broken: list[SourceItem] = []
-
-    def torn(row: Any) -> str:
-        what = DataError(f"{path}, row {row.number}: {row.actual_columns} cells for {row.expected_columns} columns")
-        broken.append(SourceItem(f"row {row.number}", what))
-        return "skip"
-
-    options = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=torn)
-    # on one thread rows have numbers
-    table = csv.read_csv(
-        path, csv.ReadOptions(use_threads=False), options, csv.ConvertOptions(strings_can_be_null=True)
-    )
-    roles = _roles(table.column_names, columns, str(path))
-
-    def rows() -> Iterator[SourceItem]:
-        yield from broken
-        number = 0
-        for batch in table.to_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield _tabular(row, f"row {number}", roles, path.parent)
-
-    return ItemSource(path.name, rows(), table.num_rows + len(broken))
+def _table(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
+    table = open_table(path)
+    rows, total = table.rows, table.total
+    if path.suffix.lower() not in _JSON:
+        roles = _roles(table.columns, columns, str(path))  # says what is wrong before anything is embedded
+        if total is None:
+            rows, total = _typed(table, roles)
+    items = (_table_item(row, table.path, columns) for row in rows)
+    return ItemSource(path.name, items, total)
 
 
-def _parquet(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
-    from pyarrow import parquet
-
-    file = parquet.ParquetFile(path)
-    roles = _roles(file.schema_arrow.names, columns, str(path))
-
-    def rows() -> Iterator[SourceItem]:
-        number = 0
-        for batch in file.iter_batches(256):
-            for row in batch.to_pylist():
-                number += 1
-                yield _tabular(row, f"row {number}", roles, path.parent)
-
-    return ItemSource(path.name, rows(), file.metadata.num_rows)
+def _table_item(row: TableRow, path: Path, columns: tuple[str | None, str | None]) -> SourceItem:
+    name = row.where.removeprefix(f"{path}: ").partition(" (")[0]
+    if row.error:
+        return SourceItem(name, DataError(f"{row.where}: {row.error}"))
+    try:
+        roles = _roles(list(row.values), columns, row.where)
+    except ConfigError as error:  # one line of JSON may lack what others have
+        return SourceItem(name, DataError(str(error)))
+    return _tabular(row.values, name, roles, path.parent)
 
 
-def _json_lines(path: Path, columns: tuple[str | None, str | None]) -> ItemSource:
-    with path.open("rb") as file:
-        total = sum(1 for line in file if line.strip())
+def _typed(table: Table, roles: Mapping[str, str]) -> tuple[Iterator[TableRow], int]:
+    """The rows of a CSV file, and their number: an empty cell is null, and metadata have the types of their columns."""
+    import pyarrow as pa  # type: ignore[import-untyped]
 
-    def rows() -> Iterator[SourceItem]:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                name = f"line {number}"
-                try:
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no object")
-                    roles = _roles(list(row), columns, f"{path}, {name}")
-                except (ValueError, RecursionError) as error:
-                    yield SourceItem(name, DataError(f"{path}, {name}: not a JSON object ({error}): mend the line"))
-                except ConfigError as error:  # one line may lack what others have
-                    yield SourceItem(name, DataError(str(error)))
-                else:
-                    yield _tabular(row, name, roles, path.parent)
+    broken: dict[int, TableRow] = {}
+    parts, part = [], []
+    for number, row in enumerate(table.rows, 1):
+        if row.error:
+            broken[number] = row
+        else:
+            part.append({name: value or None for name, value in row.values.items()})
+        if len(part) == _PART:
+            parts.append(pa.Table.from_pylist(part, _text_columns(table)))
+            part = []
+    whole = pa.concat_tables([*parts, pa.Table.from_pylist(part, _text_columns(table))])
+    for i, name in enumerate(whole.column_names):
+        if name not in roles:
+            whole = whole.set_column(i, name, _typed_column(whole[name]))
 
-    return ItemSource(path.name, rows(), total)
+    def rows() -> Iterator[TableRow]:
+        values = (row for batch in whole.to_batches(1024) for row in batch.to_pylist())
+        for number in range(1, whole.num_rows + len(broken) + 1):
+            yield broken.get(number) or TableRow(f"{table.path}: row {number}", next(values))
+
+    return rows(), whole.num_rows + len(broken)
+
+
+def _text_columns(table: Table) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in table.columns])
+
+
+def _typed_column(cells: Any) -> Any:
+    """Texts as whole numbers, numbers, truth values, days or times, if all of them are."""
+    import pyarrow as pa
+
+    if cells.null_count == len(cells):
+        return cells.cast(pa.null())
+    for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("s")):
+        try:
+            return cells.cast(kind)
+        except pa.ArrowException:
+            continue
+    return cells
 
 
 def _roles(names: Sequence[str], columns: tuple[str | None, str | None], where: str) -> dict[str, str]:
@@ -208,7 +200,7 @@ def _roles(names: Sequence[str], columns: tuple[str | None, str | None], where: 
     roles = {name: name for name in ("video", "fps", "tcot") if name in names}
     if text is None and "text" in names and image != "text":
         text = "text"
-    image = image or next((name for name in IMAGE_COLUMNS if name in names and name != text), None)
+    image = image or usual_column([name for name in names if name != text], IMAGE_NAMES)
     if text is not None:
         roles[text] = "text"
     if image is not None:

@@ -1,4 +1,10 @@
 from .evidence import evidence_counts as evidence_counts
+from .placement import ReplyProblem as ReplyProblem
+from .placement import image_f1 as image_f1
+from .placement import order_score as order_score
+from .placement import placement_score as placement_score
+from .placement import read_placements as read_placements
+from .placement import score_placements as score_placements
 from .ranking import Ranking as Ranking
 from .ranking import rank as rank
 from .replies import score_reply as score_reply

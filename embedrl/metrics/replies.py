@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
+from embedrl.metrics.placement import score_placements, without_thinking
 from embedrl.tcot.parser import parse
 from embedrl.tcot.schema import Box
 from embedrl.types import Lesson, Modality
@@ -19,13 +20,18 @@ def score_reply(reply: str, lesson: Lesson) -> dict[str, float]:
     Args:
         reply: What the model wrote.
         lesson: The lesson; `gold` may hold `boxes` (0..1000), `frames` (1-based), `keywords`, `answer`, and
-            `modality`, which says that a whole T-CoT of that modality is asked for.
+            `modality`, which says that a whole T-CoT of that modality is asked for; or `placements`, with `images`
+            and `sentences`, of an inserter.
 
     Returns:
         `exact` always; `iou` for boxes, `f1` for frames, `keyword_f1` for keywords, `answer` for an answer; for a T-CoT
-        `format` (1 if it has no problem), `words`, and a 1 for each `problem/<code>` it has.
+        `format` (1 if it has no problem), `words`, and a 1 for each `problem/<code>` it has; for placements those of
+        `score_placements`.
     """
     gold = lesson.gold
+    if "placements" in gold:
+        pieces = score_placements(reply, gold["images"], gold["sentences"], gold["placements"])
+        return {"exact": float(without_thinking(reply) == without_thinking(lesson.reply)), **pieces}
     modality = Modality(gold["modality"]) if "modality" in gold else None
     scores = {"exact": float(reply == lesson.reply)}
     # The lenient reading serves bare cue objects as well as whole T-CoTs.

@@ -13,7 +13,7 @@ from embedrl.pairs.collection import CaptionRow, Media, PairSet, collect
 from embedrl.pairs.folders import check_folder
 from embedrl.pairs.media import MediaBytes
 from embedrl.pairs.table_rows import Table, column, text_of, texts_of
-from embedrl.pairs.tables import IMAGE_NAMES, TEXT_NAMES, media_file
+from embedrl.pairs.tables import MEDIA_NAMES, TEXT_NAMES, media_file
 
 
 def from_dataset(
@@ -62,7 +62,7 @@ def from_dataset(
     pictures = [key for key, feature in held.features.items() if isinstance(feature, datasets.Image)]
     table = Table(folder, list(held.column_names), iter(()))
     image = pictures[0] if image is None and len(pictures) == 1 else image
-    image = column(table, image, IMAGE_NAMES, "--image", "pictures")
+    image = column(table, image, MEDIA_NAMES, "--image", "pictures")
     text = column(table, text, TEXT_NAMES, "--text", "captions")
     others = [column(table, key, (), flag, "") for key, flag in ((id, "--id"), (group, "--group")) if key is not None]
     held = held.select_columns(list(dict.fromkeys([image, text, *others])))

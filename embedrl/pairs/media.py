@@ -7,16 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from embedrl.data.images import ImageFile, decode_picture, is_picture, picture_format
+from embedrl.data.images import ImageFile, is_picture, picture_format
+from embedrl.data.in_memory import EmbeddedPicture
 from embedrl.data.video import is_video
-from embedrl.errors import DataError, MissingFileError, PictureError, overload_error, said, unreadable
+from embedrl.errors import DataError, MissingFileError, PictureError, overload_error, said
 from embedrl.types import ImageSource
 from embedrl.utils.input_files import not_regular
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_BYTES = 1 << 28
 """Largest picture inside another file."""
@@ -121,29 +118,6 @@ class MediaBytes:
         if not (folder / name).exists():
             (folder / name).write_bytes(data)
         return name
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedPicture:
-    """A picture whose bytes stand inside another file; implements `ImageSource`.
-
-    Attributes:
-        name: Its name in errors, which holds a hash of its bytes.
-        read: Returns its bytes.
-    """
-
-    name: str
-    read: Callable[[], bytes] = field(compare=False)
-
-    def load(self) -> Image:
-        """The picture as RGB, as `ImageFile.load` gives one.
-
-        Raises:
-            DataError: If it cannot be read or decoded, is too large or too thin.
-        """
-        with unreadable(f"cannot read picture {self.name}", "replace it", PictureError):
-            content = self.read()
-        return decode_picture(content, f"picture {self.name}", "replace it")
 
 
 def suffix_of(content: bytes, name: str) -> str:

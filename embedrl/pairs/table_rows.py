@@ -13,8 +13,14 @@ from embedrl.data.json_stream import iter_rows
 from embedrl.errors import DataError, said, unreadable
 from embedrl.utils.input_files import not_regular
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """How the names of tables end."""
+
+IMAGE_NAMES = (
+    *("image", "images", "image_path", "file_name", "filename", "file", "path", "picture", "img", "photo"),
+    *("filepath", "file_path"),
+)
+"""Usual names of the column of pictures, the best first."""
 
 _DELIMITERS = ",;\t|"
 
@@ -42,11 +48,13 @@ class Table(NamedTuple):
         path: The file.
         columns: Its columns; of JSON lines, those of the first row.
         rows: Its rows; they can be read once.
+        total: How many there are; None if nobody knows.
     """
 
     path: Path
     columns: list[str]
     rows: Iterator[TableRow]
+    total: int | None = None
 
 
 def open_table(path: Path) -> Table:
@@ -54,7 +62,7 @@ def open_table(path: Path) -> Table:
 
     Args:
         path: A `.csv` (the delimiter is that of its first line: comma, semicolon, tab or `|`), `.tsv`, `.jsonl`,
-            `.json` (a list) or `.parquet` file. Texts are UTF-8, with or without a byte order mark.
+            `.ndjson`, `.json` (a list) or `.parquet` file. Texts are UTF-8, with or without a byte order mark.
 
     Raises:
         DataError: If the file is missing, of another kind, empty, not UTF-8, or its header cannot be used.
@@ -70,7 +78,7 @@ def open_table(path: Path) -> Table:
         raise DataError(f"{path} cannot be read ({kind}): give a file")
     if suffix == ".parquet":
         return _parquet(path)
-    return _json(path) if suffix in (".jsonl", ".json") else _csv(path)
+    return _csv(path) if suffix in (".csv", ".tsv") else _json(path)
 
 
 def column(table: Table, given: str | None, names: Sequence[str], flag: str, meaning: str) -> str:
@@ -91,11 +99,20 @@ def column(table: Table, given: str | None, names: Sequence[str], flag: str, mea
         if given not in table.columns:
             raise DataError(f"{table.path} has no column {given!r}: {has}; give one of them as {flag}")
         return given
-    by_name = {name.strip().casefold(): name for name in reversed(table.columns)}
-    usual = [by_name[name] for name in names if name in by_name]
-    if not usual:
+    usual = usual_column(table.columns, names)
+    if usual is None:
         raise DataError(f"{table.path}: which column holds the {meaning}? {has}; give one of them as {flag}")
-    return usual[0]
+    return usual
+
+
+def usual_column(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column with the best of some usual names, whatever its case; None if there is none.
+
+    >>> usual_column(["n", "File", " Image "], IMAGE_NAMES)
+    ' Image '
+    """
+    by_name = {name.strip().casefold(): name for name in reversed(columns)}
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
 def _csv(path: Path) -> Table:
@@ -165,17 +182,46 @@ def _not_utf8(path: Path) -> DataError:
 
 
 def _json(path: Path) -> Table:
-    rows = _json_rows(path)
-    try:
-        first = next(rows)
-    except StopIteration:
-        raise DataError(f"{path} is empty: give a file with a row") from None
+    lines = None if path.suffix.lower() == ".json" else _json_lines(path)
+    first = next(lines, None) if lines is not None else None
+    if lines is None or (first is not None and first.error):  # a list, or rows that go over several lines
+        rows, total = _json_rows(path), None
+        first = next(rows, None)
+    else:
+        with path.open("rb") as file:
+            rows, total = lines, sum(1 for line in file if line.strip())
+    if first is None:
+        raise DataError(f"{path} is empty: give a file with a row")
+    start = first
 
     def every() -> Iterator[TableRow]:
-        yield first
+        yield start
         yield from rows
 
-    return Table(path, list(first.values), every())
+    return Table(path, list(start.values), every(), total)
+
+
+def _json_lines(path: Path) -> Iterator[TableRow]:
+    """A row for each line that is not blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for line, text in enumerate(file, 1):
+                if text.strip():
+                    values, fault = _json_object(text)
+                    yield TableRow(f"{path}: line {line}", values, fault)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the file") from error
+
+
+def _json_object(text: str) -> tuple[dict[str, Any], str]:
+    """A line's object, and what is wrong with it."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON ({said(error)}): mend the line"
+    return (values, "") if isinstance(values, dict) else ({}, "not a JSON object: mend the line")
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
@@ -208,7 +254,7 @@ def _parquet(path: Path) -> Table:
                     number += 1
                     yield TableRow(f"{path}: row {number}", values, number=number)
 
-    return Table(path, columns, rows())
+    return Table(path, columns, rows(), file.metadata.num_rows)
 
 
 def parquet_cell(path: str, number: int, name: str) -> bytes:

@@ -10,14 +10,20 @@ from embedrl.data.on_bad import MAX_BAD, OnBad, OnBadMode
 from embedrl.errors import DataError
 from embedrl.pairs.collection import CaptionRow, PairSet, collect
 from embedrl.pairs.media import MediaBytes, MediaFile, check_kind
-from embedrl.pairs.table_rows import Table, TableRow, column, open_table, parquet_cell, text_of, texts_of
+from embedrl.pairs.table_rows import (
+    IMAGE_NAMES,
+    Table,
+    TableRow,
+    column,
+    open_table,
+    parquet_cell,
+    text_of,
+    texts_of,
+)
 from embedrl.utils.file_names import resolve
 
-IMAGE_NAMES = (
-    *("image", "image_path", "file_name", "filename", "file", "path", "picture", "img", "photo"),
-    *("video", "video_path", "filepath", "file_path"),
-)
-"""Usual names of the column of pictures."""
+MEDIA_NAMES = (*IMAGE_NAMES, "video", "video_path")
+"""Usual names of the column of pictures or videos."""
 
 TEXT_NAMES = ("text", "caption", "captions", "description", "title", "alt", "alt_text", "prompt", "label", "name")
 """Usual names of the column of captions."""
@@ -56,7 +62,7 @@ def from_csv(
     path = Path(path)
     table = open_table(path)
     names = (
-        column(table, image, IMAGE_NAMES, "--image", "pictures' files"),
+        column(table, image, MEDIA_NAMES, "--image", "pictures' files"),
         column(table, text, TEXT_NAMES, "--text", "captions"),
         column(table, id, (), "--id", "ids") if id is not None else None,
         column(table, group, (), "--group", "groups") if group is not None else None,

@@ -1,6 +1,7 @@
 from .advantages import group_advantages as group_advantages
 from .grpo_loss import GRPOLoss as GRPOLoss
 from .module import EGRLModule as EGRLModule
+from .placement_reward import PlacementReward as PlacementReward
 from .policy import PolicyOptions as PolicyOptions
 from .policy_vectors import PolicyVectors as PolicyVectors
 from .reply_rewards import ReplyReward as ReplyReward

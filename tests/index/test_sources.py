@@ -1,4 +1,5 @@
 import json
+from datetime import date, datetime
 
 import datasets
 import pyarrow as pa
@@ -68,7 +69,29 @@ def test_bad_lines_are_rows_with_errors(folder):
     rows = list(read_source(folder / "t.jsonl").rows)
     assert [isinstance(row.item, DataError) for row in rows] == [False, True, True, True]
     (folder / "t.csv").write_text("text,n\na,1\nb\nc,2\n")
-    assert [row.name for row in read_source(folder / "t.csv").rows if isinstance(row.item, DataError)] == ["row 3"]
+    assert [row.name for row in read_source(folder / "t.csv").rows if isinstance(row.item, DataError)] == ["row 2"]
+
+
+def test_cells_of_a_csv_have_the_types_of_their_columns(folder):
+    (folder / "t.csv").write_text(
+        "Image;text;n;x;yes;day;at;code\na.png;7;1;1;true;2020-01-31;2020-01-31T10:00:00;01a\nsub/b.png;;;2.5;;;;\n"
+    )
+    first, second = read_source(folder / "t.csv").rows
+    assert (first.name, to_side(first.item).text) == ("a.png", "7")
+    assert first.metadata == {
+        "n": 1, "x": 1.0, "yes": True, "day": date(2020, 1, 31), "at": datetime(2020, 1, 31, 10), "code": "01a"
+    }  # fmt: skip
+    assert second.metadata == {"n": None, "x": 2.5, "yes": None, "day": None, "at": None, "code": None}
+
+
+def test_lists_and_rows_over_several_lines_are_read(folder):
+    for name, text in (
+        ("t.json", json.dumps(ROWS)),
+        ("t.ndjson", "\n".join(json.dumps(row, indent=1) for row in ROWS)),
+    ):
+        (folder / name).write_text(text)
+        rows = list(read_source(folder / name).rows)
+        assert [row.name for row in rows] == ["a.png", "sub/b.png"]
 
 
 def test_a_programs_own_items():

@@ -38,6 +38,7 @@ NOT_HERE = {
     **dict.fromkeys(("train/router/load/<expert>", "train/router/entropy", "train/router/balance"), "experts"),
     "train/expert_beta": "a loss that knows experts",
     "train/teacher_agreement": "a teacher's scores",
+    **{f"val/{kind}{name}": "an inserter" for kind in ("<kind>/", "") for name in ("image_f1", "placement", "order")},
     "val/<task>/<metric>_dim<length>": "a Matryoshka loss",
     "val/<metric>_dim<length>": "a Matryoshka loss",
 }

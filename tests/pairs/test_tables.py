@@ -46,6 +46,18 @@ def test_a_table_is_read(case, tmp_path):
     assert pairs[0].target.images[0].load().getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_a_line_that_is_no_json_is_a_bad_row(tmp_path):
+    pictures(tmp_path)
+    (tmp_path / "t.jsonl").write_text(
+        '{"file": "red.png", "text": "a"}\n{"file": \n[1]\n{"file": "blue.png", "text": "b"}'
+    )
+    with pytest.raises(DataError, match=r"t\.jsonl: line 2: not JSON"):
+        from_csv(tmp_path / "t.jsonl")
+    pairs = from_csv(tmp_path / "t.jsonl", on_bad="skip")
+    assert read(pairs) == [("red.png", "a"), ("blue.png", "b")]
+    assert len(pairs.left_out) == 2
+
+
 def test_quoted_cells_lists_and_ids(tmp_path):
     pictures(tmp_path)
     quoted = CAPTION.replace('"', '""')

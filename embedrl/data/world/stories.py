@@ -14,7 +14,7 @@ from embedrl.errors import ConfigError
 from embedrl.tcot.prompts import Style
 from embedrl.types import Lesson
 
-SENTENCES = (3, 6)
+SENTENCES = (2, 4)
 """Fewest and most sentences of a story."""
 
 _FORMS = ("the {kind} is at the {place} .", "at the {place} there is {one} .", "look at the {kind} at the {place} .")
@@ -28,11 +28,13 @@ class Story:
         question: The question.
         sentences: The sentences; each speaks of one object.
         pictures: Close-ups of single objects, in a random order.
+        names: The object that each sentence speaks of.
         placements: The gold placement, in the order of the sentences, without pictures that no sentence speaks of.
     """
 
     question: str
     sentences: tuple[str, ...]
+    names: tuple[str, ...]
     pictures: tuple[NumberedPicture, ...]
     placements: tuple[Placement, ...]
 
@@ -57,14 +59,14 @@ class WorldStories:
         size: int,
         split: Split = "train",
         placed: int = 3,
-        unrelated: int = 2,
+        unrelated: int = 1,
         style: Style = "brief",
         seed: int = 0,
     ) -> None:
         check_choice("split", split, SPLITS)
-        if size < 1 or not 1 <= placed <= SENTENCES[0] or not 0 <= unrelated <= 6:
+        if size < 1 or not 1 <= placed <= SENTENCES[1] or not 0 <= unrelated <= 6:
             raise ConfigError(
-                f"size is {size}, placed {placed}, unrelated {unrelated}: give 1 or more, 1 to {SENTENCES[0]}, 0 to 6"
+                f"size is {size}, placed {placed}, unrelated {unrelated}: give 1 or more, 1 to {SENTENCES[1]}, 0 to 6"
             )
         self.name = f"world/stories/{split}"
         self.size, self.split, self.placed, self.unrelated = size, split, placed, unrelated
@@ -75,14 +77,22 @@ class WorldStories:
         return self.size
 
     def __getitem__(self, index: int) -> Lesson:
-        """Story `index` as a lesson, whose reply is the gold placement.
+        """Story `index` as a lesson; the reply goes through the sentences one by one, then gives the gold placement.
+
+        `gold` holds what `score_placements` compares with.
 
         Raises:
             IndexError: If there is no such story.
         """
         story = self.story(index)
         chat = inserter_chat(story.question, story.sentences, story.pictures, self.style)
-        return Lesson(chat, placement_reply(story.placements), "insert")
+        gold = {
+            "placements": story.placements,
+            "images": [picture.number for picture in story.pictures],
+            "sentences": len(story.sentences),
+        }
+        reply = f"<thinking> {thoughts(story)} </thinking>{placement_reply(story.placements)}"
+        return Lesson(chat, reply, "insert", gold)
 
     def story(self, index: int) -> Story:
         """Story `index` with its gold placement.
@@ -97,7 +107,7 @@ class WorldStories:
         things = self._things(rng, count + unrelated)
         told, others = things[:count], things[count:]
         sentences = tuple(_sentence(rng, *thing) for thing in told)
-        spoken_of = sorted(rng.sample(range(count), rng.randint(0 if unrelated else 1, self.placed)))
+        spoken_of = sorted(rng.sample(range(count), rng.randint(0 if unrelated else 1, min(self.placed, count))))
         # A picture and the sentence that it belongs behind; 0 for none.
         shown = [(told[i], i + 1) for i in spoken_of] + [(thing, 0) for thing in others]
         rng.shuffle(shown)
@@ -108,7 +118,8 @@ class WorldStories:
             numbers[sentence] = number
         question = f"what is at the {PLACES[told[0][2]]} ?"
         placements = tuple(Placement(numbers[i + 1], i + 1) for i in spoken_of)
-        return Story(question, sentences, tuple(pictures), placements)
+        names = tuple(kind(COLORS[color], SHAPES[shape]) for color, shape, _ in told)
+        return Story(question, sentences, names, tuple(pictures), placements)
 
     def _things(self, rng: random.Random, count: int) -> list[tuple[int, int, int]]:
         """Objects (colour, shape, cell) of the split, no kind twice."""
@@ -118,6 +129,17 @@ class WorldStories:
             if len(kinds) == count:
                 break
         return list(kinds.values())
+
+
+def thoughts(story: Story) -> str:
+    """What a perfect inserter thinks: what each sentence (row) speaks of, and the picture of it.
+
+    >>> thoughts(WorldStories(size=1).story(0))
+    'row 1 blue square picture 2 . row 2 yellow triangle no picture .'
+    """
+    pictures = {one.sentence: f"picture {one.image}" for one in story.placements}
+    rows = enumerate(story.names, 1)
+    return " ".join(f"row {row} {name} {pictures.get(row, 'no picture')} ." for row, name in rows)
 
 
 def _sentence(rng: random.Random, color: int, shape: int, cell: int) -> str:

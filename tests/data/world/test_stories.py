@@ -42,7 +42,9 @@ def test_a_lesson_is_a_function_of_its_number_and_its_words_are_the_worlds():
     known = {*words(), *map(str, range(10))}
     texts = [part["text"] for part in first.chat[0]["content"] if part["type"] == "text"]
     assert {word for text in texts for word in text.split()} <= known
-    assert [set(one) for one in json.loads(first.reply)] == [{"image", "sentence"}] * len(json.loads(first.reply))
+    thought, _, reply = first.reply.partition("</thinking>")
+    assert set(thought.split()) <= known | {"<thinking>"}
+    assert [set(one) for one in json.loads(reply)] == [{"image", "sentence"}] * len(first.gold["placements"])
 
 
 def test_splits_say_different_things_of_an_object():
@@ -55,7 +57,7 @@ def test_splits_say_different_things_of_an_object():
     assert not told["val"] & told["test"]
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"placed": 0}, {"placed": 4}, {"unrelated": -1}, {"split": "x"}])
+@pytest.mark.parametrize("options", [{"size": 0}, {"placed": 0}, {"placed": 5}, {"unrelated": -1}, {"split": "x"}])
 def test_wrong_options(options):
     with pytest.raises(ConfigError):
         WorldStories(**{"size": 1, **options})

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedrl.answer.placement import (
+from embedrl.data.inserter import Placement, placement_reply
+from embedrl.data.world import WorldStories
+from embedrl.metrics.placement import (
     image_f1,
     order_score,
     placement_score,
     read_placements,
     score_placements,
 )
-from embedrl.data.inserter import Placement, placement_reply
-from embedrl.data.world import WorldStories
 
 REPLIES = [
     ('[{"image": 1, "sentence": 2}, {"image": 3, "sentence": 1}]', [(1, 2), (3, 1)], []),

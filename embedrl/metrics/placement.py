@@ -24,6 +24,7 @@ ProblemName = Literal[
 REACH = 3
 """Sentences from the gold one at which a placed picture earns nothing."""
 
+_THOUGHT = re.compile("</think(?:ing)?>")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL | re.IGNORECASE)
 _ENTRY = re.compile(r"\{[^{}]*\}")
 _LONGEST = 10_000  # characters of a reply in which entries are looked for, if it is no JSON
@@ -59,16 +60,16 @@ class ReadPlacements:
 
 
 def without_thinking(reply: str) -> str:
-    """What follows the last `</think>`.
+    """What follows the last `</think>` or `</thinking>`.
 
     >>> without_thinking("<think>which?</think> [] ")
     '[]'
     """
-    return reply.rpartition("</think>")[2].strip()
+    return _THOUGHT.split(reply)[-1].strip()
 
 
 def read_placements(reply: str, images: Collection[int], sentences: int) -> ReadPlacements:
-    """Read a reply: a JSON list of `{"image": id, "sentence": number}`, behind `</think>` if the model thinks aloud.
+    """Read a reply: a JSON list of `{"image": id, "sentence": number}`, behind what the model thinks aloud.
 
     A Markdown fence around the list is no problem. Of a reply that is no JSON, such as one that was cut off, the whole
     entries are kept.
