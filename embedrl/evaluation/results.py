@@ -40,7 +40,7 @@ class SetResult:
         delta_s: Mean Δs over the queries that have two candidates; None if none has.
         evidence: Mean number of cues of the sides of each modality.
         raw_sides: Sides that were embedded without the T-CoT they should have had.
-        tcots: Number of T-CoTs that were cached, written, absent.
+        tcots: Number of T-CoTs that were cached, written, absent, and the tokens spent on them, if known.
         skipped: What the reader left out, by cause.
         stored: As `metrics`, of the vectors as an index would store them; empty if nobody asked.
         stored_optimistic: As `optimistic`, of those.
@@ -108,7 +108,7 @@ def set_result(
         hashes: Content hashes of the queries and of the candidates.
         expected_queries: Number of queries of the public data.
         raw_sides: Sides embedded without the T-CoT they should have had.
-        tcots: Number of T-CoTs that were cached, written, absent.
+        tcots: Number of T-CoTs that were cached, written, absent, and the tokens spent on them, if known.
         skipped: What the reader left out.
         extra: Metrics to report besides the standard ones.
         stored: The same rankings of the vectors as an index would store them.

@@ -134,7 +134,7 @@ def evaluate(
         lightning.seed_everything(seed, verbose=False)
         started = time.monotonic()
         cache = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
-        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank)
+        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank, cache)
         if rank == 0:
             check_same_model(out, cache.identity)
         results: list[SetResult] = []
