@@ -66,7 +66,7 @@ class WorldSource:
 
     Args:
         family: A name in `FAMILIES`.
-        split: `train`, `val` or `test`: disjoint in seeds and in held-out combinations.
+        split: `train`, `val`, `test` or `test2`: disjoint in seeds and in held-out combinations.
         size: Number of pairs; there is no limit.
         seed: Another seed gives other pairs.
         teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
@@ -186,7 +186,7 @@ class WorldTasks:
     per query, each once, and a draw that would make a second candidate right is drawn again.
 
     Args:
-        split: `val` or `test` (`train` to look at overfitting).
+        split: `val`, `test` or `test2` (`train` to look at overfitting).
         size: Queries per family.
         families: Names in `FAMILIES`; None means all.
         teacher: Who writes the T-CoTs.
