@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from egrl_world import EVIDENCE, SMALLEST, evidence, load_embedder, train
+import yaml
+from egrl_world import CONFIGS, EVIDENCE, SMALLEST, evidence, load_embedder, train
 from jsonargparse import auto_cli
 
-from embedrl.data.world import FAMILIES, WorldTasks
+from embedrl.data.world import WorldTasks
 from embedrl.evaluation.seed_bootstrap import estimate
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.tcot_writer import write_tcots
@@ -89,6 +90,12 @@ def means(task: RetrievalTask, gold: RetrievalTask) -> dict[str, dict[str, float
     return out
 
 
+def trained_families() -> list[str]:
+    """The families of the quickstart's EG-RL."""
+    rows = yaml.safe_load((CONFIGS / "parts/mix/world_egrl.yaml").read_text())
+    return [row["source"]["init_args"]["family"] for row in rows]
+
+
 def save(file: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -117,12 +124,12 @@ def main(
         other: An Embedder of another seed; empty trains one in `out`; `none` leaves it out.
         split: The split of the world.
         size: Queries a family.
-        families: Names of families; None takes all.
+        families: Names of families; None takes those that the quickstart's EG-RL trains on.
         smallest: Two queries of two families, T-CoTs of a few tokens; give it an `out` of its own.
     """
     torch.set_num_threads(1)
     folder = Path(out).resolve()
-    names = families or (["vqa", "video_qa"] if smallest else list(FAMILIES))
+    names = families or (["vqa", "video_qa"] if smallest else trained_families())
     embedders = {"reward": embedder}
     if other != "none":
         seeds = ["--seed_everything=1", "--data.init_args.seed=1", "--trainer.limit_val_batches=0"]

@@ -63,6 +63,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "boundary": Command(
+        "Fit up to which difficulty a Reasoner's rollouts succeed", "embedrl.commands.boundary:boundary", True
+    ),
     "index build": Command(
         "Embed a folder or a table of items into an index", "embedrl.commands.index:build", positional=True, kept=_INDEX
     ),

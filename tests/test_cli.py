@@ -43,7 +43,7 @@ def test_a_commands_options_come_from_its_signature(capsys):
     assert done.value.code == 0
     out = capsys.readouterr().out
     assert "Number of pairs, twelve per page." in out
-    assert "--split {train,val,test}" in out
+    assert "--split {train,val,test,test2}" in out
 
 
 USAGE = {
@@ -121,6 +121,7 @@ ABBREVIATED = {
     "split": (["split", "--ou", "x"], "--ou", "--out"),
     "eval": (["eval", "--render.tco", "none"], "--render.tco", "--render.tcot"),
     "compare": (["compare", "a", "b", "--ou", "x"], "--ou", "--out"),
+    "boundary": (["boundary", "--succes", "x"], "--succes", "--success"),
     "index build": (["index", "build", "x", "--ou", "x"], "--ou", "--out"),
     "index add": (["index", "add", "x", "y", "--batc", "1"], "--batc", "--batch"),
     "index stats": (["index", "stats", "x", "--hel"], "--hel", "--help"),

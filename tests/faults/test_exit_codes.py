@@ -45,6 +45,8 @@ CALLS = {
     f"eval --benchmark uvrb --root gone --out out {TINY}": (2, "gone"),
     "compare data out": (1, "no finished evaluation"),
     "compare data": (2, "second"),
+    "boundary --out out --difficulty embedrl.data.world.WorldDifficulty --success gone": (1, "--success gone"),
+    "boundary --out out --difficulty embedrl.data.world.WorldDifficulty": (2, "--success"),
     "data import gone --out out": (1, "gone"),
     "data import good.yaml --out out": (1, "good.yaml"),
     "init gone": (2, "gone"),

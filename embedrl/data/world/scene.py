@@ -24,8 +24,8 @@ OWNERS: tuple[Split, ...] = ("train", "val", "test")
 OWN_TRIPLES: dict[Split, Split] = {"train": "train", "val": "val", "test": "test", "test2": "val"}
 """Whose (colour, shape, cell) triples and page labels a split's pictures hold besides train's.
 
-`test2` crosses what is held out: val's triples with test's marks. Such a picture is in neither of the two, and its parts
-are not in train either. So figures can be taken on a split that nobody has read, and training stays as it is.
+`test2` crosses what is held out: val's triples with test's marks. Such a picture is in neither of the two, and its
+parts are not in train either. So figures can be taken on a split that nobody has read, and training stays as it is.
 """
 OWN_MARKS: dict[Split, Split] = {"train": "train", "val": "val", "test": "test", "test2": "test"}
 """Whose marks a split's objects carry."""

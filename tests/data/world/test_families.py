@@ -9,9 +9,9 @@ from embedrl.data.world.page import PAGE_SIZE, label_split
 from embedrl.data.world.scene import (
     CLOSE_UP_SIZE,
     FRAME_SIZE,
-    SCENE_SIZE,
     OWN_MARKS,
     OWN_TRIPLES,
+    SCENE_SIZE,
     SPLITS,
     mark_split,
     triple_split,
