@@ -111,6 +111,7 @@ ABBREVIATED = {
     "validate": (["validate", "--ckpt", "last"], "--ckpt", "--ckpt_path"),
     "test": (["test", "--trainer.limit_test", "3"], "--trainer.limit_test", "--trainer.limit_test_batches"),
     "predict": (["predict", "--return_pred", "no"], "--return_pred", "--return_predictions"),
+    "stages": (["stages", "--ou", "x"], "--ou", "--out"),
     "plan": (["plan", "--assume.tflop", "3"], "--assume.tflop", "--assume.tflops"),
     "export": (["export", "--ou", "x"], "--ou", "--out"),
     "merge": (["merge", "--ou", "x"], "--ou", "--out"),
