@@ -166,8 +166,8 @@ class TCoTSearch:
         own = range(self.rank, len(candidates), world_size())
         names = [f"{self._task.name}/candidate {i}" for i in own]
         sides = [candidates[i] for i in own]
-        made = self.embedder.embed(sides, names, self.device).cpu() if sides else []
-        rows = dict(gather_objects(list(zip(own, made, strict=True))))
+        own_vectors: Sequence[Tensor] = list(self.embedder.embed(sides, names, self.device).cpu()) if sides else []
+        rows = dict(gather_objects(list(zip(own, own_vectors, strict=True))))
         self._vectors = torch.stack([rows[i] for i in range(len(candidates))])
 
     def write(
@@ -236,7 +236,8 @@ class TCoTSearch:
         ]
         sizes = [len(group) for group in groups]
         every = [item for item, size in zip(requests, sizes, strict=True) for _ in range(size)]
-        vectors = self._embedded(every, [draft.text for group in groups for draft in group]).split(sizes)
+        made = self._embedded(every, [draft.text for group in groups for draft in group])
+        vectors = torch.split(made, sizes)
         if self.options.choose == "medoid":
             picked = [medoid(own) for own in vectors]
         elif self.options.choose == "delta_s":
@@ -259,7 +260,7 @@ class TCoTSearch:
         picked = []
         for item, group, own, pool in zip(requests, groups, vectors, pools, strict=True):
             columns = list(range(len(self._vectors))) if pool is None else pool
-            order = (own.double() @ self._vectors[columns].double().T).argsort(1, descending=True, stable=True)
+            order = (own.double() @ self._vectors[columns].double().T).argsort(dim=1, descending=True, stable=True)
             options: list[Side] = [item.side.with_tcot(draft.text) for draft in group]
             best = [[columns[at] for at in row[: self.options.shown]] for row in order.tolist()]
             shown = [[self._task.candidates[i] for i in row] for row in best]
