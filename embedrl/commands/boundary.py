@@ -99,9 +99,11 @@ def _plot(file: Path, law: Boundary, combined: Values, shares: Values) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(7, 4.2))
-    order = np.argsort(combined, kind="stable")
-    for part in np.array_split(order, min(BINS, len(order))):
-        error = shares[part].std() / np.sqrt(len(part))
+    edges = np.unique(np.quantile(combined, np.linspace(0, 1, BINS + 1)))
+    bins = np.digitize(combined, edges[1:-1])  # pairs that are equally difficult stay together
+    for number in np.unique(bins):
+        part = bins == number
+        error = shares[part].std() / np.sqrt(part.sum())
         axis.errorbar(combined[part].mean(), shares[part].mean(), yerr=error, fmt="o", color="tab:blue", capsize=3)
     grid = np.linspace(combined.min(), combined.max(), 200)
     axis.plot(grid, 1 / (1 + np.exp(law.slope * np.log(grid) - law.intercept)), color="tab:orange")

@@ -28,7 +28,7 @@ Name = Literal["fit", "validate", "test", "export", "merge", "annotate", "filter
 
 
 @dataclass(frozen=True)
-class Stage:
+class CommandStage:
     """One command of a list.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stage:
     makes: list[str] = field(default_factory=list)
 
 
-def stages(stages: list[Stage], out: Path) -> None:
+def stages(stages: list[CommandStage], out: Path) -> None:
     """Run commands one after another; started again, go on where the list was interrupted.
 
     A finished stage is skipped. A `fit` that was interrupted goes on from its last checkpoint; other commands start
@@ -98,7 +98,7 @@ def stages(stages: list[Stage], out: Path) -> None:
         unlock_run(out)
 
 
-def _check(stages: Sequence[Stage]) -> dict[str, str]:
+def _check(stages: Sequence[CommandStage]) -> dict[str, str]:
     """The fingerprint of each stage, which covers those before it."""
     names = [stage.name for stage in stages]
     if not stages:
@@ -115,7 +115,7 @@ def _check(stages: Sequence[Stage]) -> dict[str, str]:
     return prints
 
 
-def _files(stage: Stage) -> Iterator[tuple[Path, str]]:
+def _files(stage: CommandStage) -> Iterator[tuple[Path, str]]:
     """The configuration files of a stage, and those that they name, with their texts."""
     todo = [_recipe(word) for word in stage.config]
     for path in todo:
@@ -151,7 +151,7 @@ def _strings(content: Any) -> Iterator[str]:
             yield from _strings(value)
 
 
-def _words(stage: Stage, out: Path, begun: bool) -> list[str]:
+def _words(stage: CommandStage, out: Path, begun: bool) -> list[str]:
     """The command line of a stage."""
     words = stage.command.split()
     for file in stage.config:
@@ -183,7 +183,7 @@ def _run(words: Sequence[str]) -> int:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _check_made(stage: Stage, how: str) -> None:
+def _check_made(stage: CommandStage, how: str) -> None:
     for path in stage.makes:
         if not Path(path).exists():
             raise DataError(f"stage {stage.name} {how} {path} is not there: see stages.makes")
