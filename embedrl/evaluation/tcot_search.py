@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -118,6 +118,7 @@ class TCoTSearch:
         self._task: RetrievalTask | None = None
         self._vectors = torch.empty(0)
         self._pools: dict[Key, list[int] | None] = {}
+        self._good: list[int] = []
 
     @property
     def knows_candidates(self) -> bool:
@@ -138,20 +139,22 @@ class TCoTSearch:
         pool = [[content_hash(side), side.tcot] for side in self._task.candidates] if self._task else []
         return json.dumps([self.mode, used, embedder, pool], sort_keys=True)
 
-    def open_pool(self, task: RetrievalTask, keys: Sequence[Key]) -> None:
+    def open_pool(self, task: RetrievalTask, keys: Sequence[Key], bad: Collection[int] = ()) -> None:
         """Take a task, whose candidates have their T-CoTs where these count.
 
         Args:
             task: The task.
             keys: The sides that T-CoTs are searched for, as `tcot_requests` names them.
+            bad: Positions of candidates that turned out to be bad, and do not compete.
         """
         if not self.knows_candidates:
             return
-        self._task, self._pools = task, dict.fromkeys(keys)
+        self._task, self._good = task, [i for i in range(len(task.candidates)) if i not in bad]
+        self._pools = dict.fromkeys(keys, self._good if bad else None)
         if task.pools is not None:
             pools: dict[Key, set[int]] = {key: set() for key in keys}
             for position, key in places_of(task, keys)[0].items():
-                pools[key] |= set(task.pools[position])
+                pools[key] |= set(task.pools[position]) - set(bad)
             self._pools = {key: sorted(pool) for key, pool in pools.items()}
 
     def embed_pool(self) -> None:
@@ -163,12 +166,14 @@ class TCoTSearch:
         if self._task is None:
             return
         candidates = self._task.candidates
-        own = range(self.rank, len(candidates), world_size())
+        own = self._good[self.rank :: world_size()]
         names = [f"{self._task.name}/candidate {i}" for i in own]
         sides = [candidates[i] for i in own]
-        own_vectors: Sequence[Tensor] = list(self.embedder.embed(sides, names, self.device).cpu()) if sides else []
-        rows = dict(gather_objects(list(zip(own, own_vectors, strict=True))))
-        self._vectors = torch.stack([rows[i] for i in range(len(candidates))])
+        vectors: Sequence[Tensor] = list(self.embedder.embed(sides, names, self.device).cpu()) if sides else []
+        rows = dict(gather_objects(list(zip(own, vectors, strict=True))))
+        # What is bad is in no pool, and its row never read.
+        nothing = torch.full_like(next(iter(rows.values())), torch.nan)
+        self._vectors = torch.stack([rows.get(i, nothing) for i in range(len(candidates))])
 
     def write(
         self, keys: Sequence[Key], requests: Sequence[TCoTRequest], on_bad: OnBadMode

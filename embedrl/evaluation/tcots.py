@@ -17,7 +17,7 @@ from embedrl.evaluation.tcot_search import SearchMode, SearchOptions, TCoTSearch
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.section_writer import SectionWriter
-from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, tcot_requests, with_tcots
+from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, places_of, tcot_requests, with_tcots
 from embedrl.models.generator import Generator
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.parser import parse
@@ -138,7 +138,7 @@ class TCoTs:
         for keys, search in self._phases(requests):
             model = self.model
             if search is not None:
-                search.open_pool(with_tcots(task, _texts(written)), keys)
+                search.open_pool(with_tcots(task, _texts(written)), keys, places_of(task, bad or {})[1])
                 model = f"{self.model}, {search.identity(self._embedder)}"
             part = {key: requests[key] for key in keys}
             names = {key: self._key(key, item, model) for key, item in part.items()} if self.rank == 0 else {}

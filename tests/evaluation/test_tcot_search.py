@@ -156,6 +156,24 @@ def test_best_of_n_by_delta_s_is_best(tmp_path, models, task):
 
 
 @pytest.mark.slow
+def test_a_bad_candidate_does_not_compete(tmp_path, models, task, monkeypatch):
+    """It is left out, and the T-CoTs of the others are those of a task that never had it."""
+    how, bad = SearchOptions(samples=3, choose="delta_s"), {}
+    backbone, reasoner = models
+    last = len(task.candidates) - 1
+    wrong = Side(text=f"it holds {reasoner.processor.image_token}")
+    vectors = VectorCache(tmp_path / "v", backbone, RenderOptions(on_bad_tcot="lenient"), CPU)
+    options = TCoTOptions(style="brief", max_new_tokens=6, batch_size=4, search="best_of_n", searching=how)
+    writer = TCoTs(options, reasoner, CPU, tmp_path / "j.jsonl", 0, vectors)
+    made, counts = writer.fill(replace(task, candidates=[*task.candidates[:last], wrong]), bad)
+    writer.close()
+    assert len(bad) == counts["absent"] == 1
+    without = replace(task, candidates=task.candidates[:last])
+    expected, _ = filled(tmp_path / "b", models, without, search="best_of_n", searching=how)
+    assert [side.tcot for side in (*made.queries, *made.candidates[:last])] == expected
+
+
+@pytest.mark.slow
 def test_the_command_line_reports_tokens_beside_quality(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     tiny = {"path": "embedrl:tiny"}
