@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedrl.errors import ConfigError
+from embedrl.evaluation.compare import load, scores_of
 
 Values = NDArray[np.float64]
 Seeds = tuple[str, ...]
@@ -46,6 +48,27 @@ class Estimate:
     def decided(self) -> bool:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
+
+
+def read_runs(folders: Mapping[Seeds, Path]) -> Runs:
+    """Runs from the results that `embedrl eval` left behind.
+
+    Args:
+        folders: Seeds of each run → the folder of its evaluation.
+
+    Raises:
+        ConfigError: If two were scored on different data.
+        DataError: If a folder holds no finished evaluation.
+    """
+    runs: dict[Seeds, dict[str, Values]] = {}
+    hashes: dict[str, str] = {}
+    for seeds, folder in folders.items():
+        runs[seeds] = {}
+        for result in load(folder).sets:
+            if hashes.setdefault(result.name, result.data_hash) != result.data_hash:
+                raise ConfigError(f"{folder}: {result.name} is not the data that the others were scored on")
+            runs[seeds][result.name] = scores_of(folder, result.name, "score")
+    return runs
 
 
 def estimate(runs: Runs, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:

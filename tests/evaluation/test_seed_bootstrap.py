@@ -1,13 +1,19 @@
 """Intervals over seeds and queries: against scipy, against formulas, and against every possible draw."""
 
 import itertools
+import json
+from dataclasses import asdict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from embedrl.errors import ConfigError
-from embedrl.evaluation.seed_bootstrap import _below, _draw_both, difference, estimate
+from embedrl.errors import ConfigError, DataError
+from embedrl.evaluation.report import Report
+from embedrl.evaluation.results import SetResult
+from embedrl.evaluation.seed_bootstrap import _below, _draw_both, difference, estimate, read_runs
 
 
 def hits(seed, n=60, p=0.5):
@@ -100,3 +106,23 @@ def test_an_unbalanced_design_weighs_seeds_not_runs():
 def test_runs_that_cannot_be_compared(first, second, told):
     with pytest.raises(ConfigError, match=told):
         difference(first, second)
+
+
+def evaluated(folder, scores, data_hash="d"):
+    """A folder as `embedrl eval` leaves it, as far as it is read."""
+    (folder / "queries").mkdir(parents=True)
+    figures = {"hit@1": float(np.mean(scores))}
+    result = SetResult("vqa", "world", "hit@1", "1", data_hash, len(scores), 9, None, figures, figures, None, {})
+    (folder / "report.json").write_text(json.dumps(asdict(Report("world", (result,), {}, {}, {}))))
+    pq.write_table(pa.table({"score": scores}), folder / "queries/vqa.parquet")
+    return folder
+
+
+def test_runs_are_read_from_evaluations(tmp_path):
+    a, b = evaluated(tmp_path / "a", [0.0, 1.0, 1.0]), evaluated(tmp_path / "b", [1.0, 1.0, 1.0])
+    runs = read_runs({("e0", "r0"): a, ("e0", "r1"): b})
+    assert estimate(runs, resamples=20).value == pytest.approx((2 / 3 + 1) / 2)
+    with pytest.raises(ConfigError, match="vqa is not the data that the others were scored on"):
+        read_runs({("0",): a, ("1",): evaluated(tmp_path / "c", [1.0, 1.0, 1.0], "other")})
+    with pytest.raises(DataError, match="no finished evaluation"):
+        read_runs({("0",): tmp_path})
