@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("Score a checkpoint on the validation tasks", "embedrl.commands.fit:run"),
     "test": Command("Score a checkpoint on the test tasks", "embedrl.commands.fit:run"),
     "predict": Command("Embed the test tasks with a checkpoint and write their vectors", "embedrl.commands.fit:run"),
+    "stages": Command(
+        "Run commands one after another, such as Embedder and Reasoner in turns",
+        "embedrl.commands.stages:stages",
+        kept="finished stages and the checkpoints of an interrupted fit are kept; the same command goes on from there",
+    ),
     "plan": Command("Say what a training would take, from its YAML alone", "embedrl.commands.plan:run"),
     "export": Command("Write a checkpoint as a folder that transformers loads", "embedrl.commands.export:export"),
     "merge": Command("Merge the weights of exported models", "embedrl.commands.merge:merge", True),
@@ -66,6 +71,9 @@ COMMANDS: dict[str, Command] = {
     ),
     "eval": Command("Score a model on a benchmark", "embedrl.evaluation.run:evaluate", True, kept=_VECTORS),
     "compare": Command("Compare two evaluations", "embedrl.evaluation.compare:compare", positional=True),
+    "boundary": Command(
+        "Fit up to which difficulty a Reasoner's rollouts succeed", "embedrl.commands.boundary:boundary", True
+    ),
     "index build": Command(
         "Embed a folder or a table of items into an index", "embedrl.commands.index:build", positional=True, kept=_INDEX
     ),

@@ -43,7 +43,7 @@ def test_a_commands_options_come_from_its_signature(capsys):
     assert done.value.code == 0
     out = capsys.readouterr().out
     assert "Number of pairs, twelve per page." in out
-    assert "--split {train,val,test}" in out
+    assert "--split {train,val,test,test2}" in out
 
 
 USAGE = {
@@ -111,6 +111,7 @@ ABBREVIATED = {
     "validate": (["validate", "--ckpt", "last"], "--ckpt", "--ckpt_path"),
     "test": (["test", "--trainer.limit_test", "3"], "--trainer.limit_test", "--trainer.limit_test_batches"),
     "predict": (["predict", "--return_pred", "no"], "--return_pred", "--return_predictions"),
+    "stages": (["stages", "--ou", "x"], "--ou", "--out"),
     "plan": (["plan", "--assume.tflop", "3"], "--assume.tflop", "--assume.tflops"),
     "export": (["export", "--ou", "x"], "--ou", "--out"),
     "merge": (["merge", "--ou", "x"], "--ou", "--out"),
@@ -123,6 +124,7 @@ ABBREVIATED = {
     "split": (["split", "--ou", "x"], "--ou", "--out"),
     "eval": (["eval", "--render.tco", "none"], "--render.tco", "--render.tcot"),
     "compare": (["compare", "a", "b", "--ou", "x"], "--ou", "--out"),
+    "boundary": (["boundary", "--succes", "x"], "--succes", "--success"),
     "index build": (["index", "build", "x", "--ou", "x"], "--ou", "--out"),
     "index add": (["index", "add", "x", "y", "--batc", "1"], "--batc", "--batch"),
     "index stats": (["index", "stats", "x", "--hel"], "--hel", "--help"),

@@ -29,6 +29,8 @@ TRIED = {
         ("embedrl.rl.RankingAnswer", "embedrl.rl.RankingReward"),
         "tests/rl/rewards/test_rerank.py::test_rankings_are_trained_by_their_rewards",
     ),
+    "embedrl.rl.KeepInPartialZone": "tests/rl/test_keep_in_zone.py::test_a_run_is_measured_obeys_and_resumes",
+    "embedrl.data.world.WorldDifficulty": "tests/data/world/test_difficulty.py::test_it_is_what_the_pair_shows",
     "embedrl.rl.RolloutSuccess": "tests/rl/test_rollout_success.py::test_from_rollouts_to_the_split",
     "embedrl.training.RetrievalGrid": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",
     "embedrl.training.EmbeddingProjector": "tests/integration/test_configs.py::test_the_quickstart_from_end_to_end",

@@ -76,7 +76,7 @@ def compare(
     reports = load(first), load(second)
     names = common_sets(first, second, *reports, different_sets)
     before, after = ({r.name: r for r in report.sets} for report in reports)
-    scores = [(_column(first, name, "score"), _column(second, name, "score")) for name in names]
+    scores = [(scores_of(first, name, "score"), scores_of(second, name, "score")) for name in names]
     for name in names:
         _same_queries(first, second, name)
     draws = [bootstrap(a, b, resamples, np.random.default_rng([seed, i])) for i, (a, b) in enumerate(scores)]
@@ -87,7 +87,7 @@ def compare(
     folder = out or second / f"compare_{first.resolve().name}"
     folder.mkdir(parents=True, exist_ok=True)
     labels = _labels(first, second)
-    gaps = [np.concatenate([_column(place, name, "delta_s") for name in names]) for place in (first, second)]
+    gaps = [np.concatenate([scores_of(place, name, "delta_s") for name in names]) for place in (first, second)]
     plot_delta_s(folder / "delta_s.png", [g[~np.isnan(g)] for g in gaps], labels)
     plot_evidence(folder / "evidence.png", [[side[name] for name in names] for side in (before, after)], labels)
     _print(differences, mean, [before[name] for name in names], labels, confidence)
@@ -200,7 +200,17 @@ def _same_queries(first: Path, second: Path, name: str) -> None:
         raise ConfigError(f"{name}: {first} and {second} have other queries, or in another order: score both again")
 
 
-def _column(folder: Path, name: str, column: str) -> Values:
+def scores_of(folder: Path, name: str, column: str) -> Values:
+    """A column of the results of every query, in the order of the queries.
+
+    Args:
+        folder: Folder of an evaluation.
+        name: The data set.
+        column: Name of the column, such as `score` (see `write_queries`).
+
+    Raises:
+        DataError: If there are none, or they are broken.
+    """
     values: Values = _table(folder, name, column)[column].to_numpy().astype(np.float64)
     return values
 
@@ -226,7 +236,7 @@ def _print(
 ) -> None:
     table = Table(title=f"{labels[1]} minus {labels[0]}, percent", title_justify="left")
     for column in ("data set", "metric", *labels, "difference", f"{confidence:.0%} interval", "better", "worse"):
-        table.add_column(column, justify="left" if column in ("data set", "metric") else "right")
+        table.addscores_of(column, justify="left" if column in ("data set", "metric") else "right")
     for row, result in [*zip(differences, sets, strict=True), (mean, None)]:
         if result is None:
             table.add_section()

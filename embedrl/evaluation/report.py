@@ -201,6 +201,9 @@ def report_notes(report: Report) -> list[str]:
         if (stored := result.stored_optimistic.get(result.main_metric)) != result.stored_score:
             what = report.storage["vectors"]
             lines.append(f"{result.name}: ties of {what}: {_percent(stored)} with ties in favour of what is relevant")
+        if tokens := result.tcots.get("tokens"):
+            sides = result.tcots["cached"] + result.tcots["written"]
+            lines.append(f"{result.name}: {tokens:,} tokens of T-CoTs, {tokens / sides:.0f} a side")
         if result.raw_sides:
             total = result.queries + result.candidates
             lines.append(f"{result.name}: {result.raw_sides} of {total} sides had no T-CoT and were embedded raw")

@@ -40,7 +40,8 @@ class SetResult:
         delta_s: Mean Δs over the queries that have two candidates; None if none has.
         evidence: Mean number of cues of the sides of each modality.
         raw_sides: Sides that were embedded without the T-CoT they should have had.
-        tcots: Number of T-CoTs that were cached, written, absent; with a gate, of queries that were thinking.
+        tcots: Number of T-CoTs that were cached, written, absent, the tokens spent on them, if known; with a gate, of
+            queries that were thinking.
         skipped: What the reader left out, by cause.
         stored: As `metrics`, of the vectors as an index would store them; empty if nobody asked.
         stored_optimistic: As `optimistic`, of those.
@@ -108,7 +109,8 @@ def set_result(
         hashes: Content hashes of the queries and of the candidates.
         expected_queries: Number of queries of the public data.
         raw_sides: Sides embedded without the T-CoT they should have had.
-        tcots: Number of T-CoTs that were cached, written, absent; with a gate, of queries that were thinking.
+        tcots: Number of T-CoTs that were cached, written, absent, the tokens spent on them, if known; with a gate, of
+            queries that were thinking.
         skipped: What the reader left out.
         extra: Metrics to report besides the standard ones.
         stored: The same rankings of the vectors as an index would store them.

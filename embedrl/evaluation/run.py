@@ -154,7 +154,7 @@ def evaluate(
         started = time.monotonic()
         cache = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
         roles = tuple(Role) if modes is None else tuple(modes.roles)
-        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank, roles)
+        writer = TCoTs(tcots, reasoner, place, out / "tcots.jsonl", rank, roles, cache)
         scorer = None
         if modes is not None and unified is not None and modes.bounds:
             scorer = ModeScorer(modes, unified, render, tcots, place, out / "modes.json", rank)

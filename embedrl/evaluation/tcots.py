@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,14 @@ from embedrl.data.render import RenderOptions, renders_raw
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.identity import key_of, model_identity
-from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, tcot_requests, with_tcots
+from embedrl.evaluation.tcot_search import SearchMode, SearchOptions, TCoTSearch, Written
+from embedrl.evaluation.vectors import VectorCache
+from embedrl.inference.frozen_embedder import FrozenEmbedder
+from embedrl.inference.section_writer import SectionWriter
+from embedrl.inference.tcot_writer import Key, TCoTRequest, generate_tcots, places_of, tcot_requests, with_tcots
 from embedrl.metrics.confidence import ConfidenceGate
 from embedrl.models.generator import Generator
+from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.tcot.store import Record, TCoTJournal, tcot_key
@@ -35,6 +40,9 @@ class TCoTOptions:
         batch_size: Prompts that are answered at once.
         max_new_tokens: Maximum length of a T-CoT in tokens.
         gate: Which queries get a T-CoT, by how sure their raw vectors are; None: all. Candidates get one anyway.
+        search: How a Reasoner writes: `greedy`; `best_of_n` draws several T-CoTs and keeps one; `mcts` searches a tree
+            over their sections. Neither sees a label.
+        searching: The options of `best_of_n` and `mcts`.
     """
 
     cache: Path | None = None
@@ -43,6 +51,8 @@ class TCoTOptions:
     batch_size: int = 32
     max_new_tokens: int = 512
     gate: ConfidenceGate | None = None
+    search: SearchMode = "greedy"
+    searching: SearchOptions = SearchOptions()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -65,9 +75,10 @@ class TCoTs:
         journal: The journal if `options` names none.
         rank: Rank of this process.
         roles: The sides that get T-CoTs; those of another role are left without.
+        vectors: The Embedder, which `best_of_n` and `mcts` need.
 
     Raises:
-        ConfigError: If a journal is given with neither a Reasoner nor a model's name.
+        ConfigError: If a journal is given with neither a Reasoner nor a model's name, or a search lacks its models.
     """
 
     def __init__(
@@ -78,12 +89,17 @@ class TCoTs:
         journal: Path,
         rank: int = 0,
         roles: Collection[Role] = tuple(Role),
+        vectors: VectorCache | None = None,
     ) -> None:
         self.roles = roles
         self.options, self.generator, self.device, self.rank = options, generator, device, rank
         self.path = options.cache or (journal if generator is not None else None)
         self.model = options.model or ""
         self._journal: TCoTJournal | None = None
+        self._search: TCoTSearch | None = None
+        if options.search != "greedy":
+            self._search = self._make_search(generator, vectors)
+            self._embedder = key_of(vectors.identity) if vectors is not None else ""
         if self.path is None:
             return
         if generator is not None:
@@ -118,8 +134,8 @@ class TCoTs:
             thinking: The queries, by position, that get a T-CoT, with all that are equal to them; None: all.
 
         Returns:
-            The task, and how many T-CoTs (of different sides) were `cached`, `written` and `absent`; empty if the task
-            keeps its own.
+            The task, and how many T-CoTs (of different sides) were `cached`, `written` and `absent`, and the `tokens`
+            that a Reasoner spent on them, if they are known; empty if the task keeps its own.
 
         Raises:
             DataError: If a side cannot be shown to the Reasoner and `bad` is None, or the journal cannot be read.
@@ -134,28 +150,64 @@ class TCoTs:
             task = replace(task, queries=[side.with_tcot("") if side.key in raw else side for side in task.queries])
         if self.path is None:
             return task, {}
-        keys = {key: self._key(key, item) for key, item in requests.items()} if self.rank == 0 else {}
-        tcots = self._cached(keys)
-        cached = len(tcots)
-        if self.generator is not None:
-            absent = [key for key in requests if key not in tcots]
-            tcots |= self._written(self.generator, absent, [requests[key] for key in absent], keys, bad)
-        counts = {"cached": cached, "written": len(tcots) - cached, "absent": len(requests) - len(tcots)}
-        return with_tcots(task, tcots), counts
+        written: dict[Key, Written] = {}
+        counts = {"cached": 0, "written": 0}
+        for keys, search in self._phases(requests):
+            model = self.model
+            if search is not None:
+                search.open_pool(with_tcots(task, _texts(written)), keys, places_of(task, bad or {})[1])
+                model = f"{self.model}, {search.identity(self._embedder)}"
+            part = {key: requests[key] for key in keys}
+            names = {key: self._key(key, item, model) for key, item in part.items()} if self.rank == 0 else {}
+            cached = self._cached(names)
+            written |= cached
+            counts["cached"] += len(cached)
+            if self.generator is not None:
+                absent = [key for key in keys if key not in cached]
+                made = self._written(self.generator, absent, [part[key] for key in absent], names, bad, search)
+                written |= made
+                counts["written"] += len(made)
+        counts["absent"] = len(requests) - len(written)
+        if tokens := sum(one.tokens for one in written.values()):
+            counts["tokens"] = tokens
+        return with_tcots(task, _texts(written)), counts
 
     def close(self) -> None:
         """Release the journal for other writers."""
         if self._journal is not None:
             self._journal.close()
 
-    def _key(self, key: Key, item: TCoTRequest) -> str:
-        return tcot_key(item.side, key[1], self.options.style, self.model)
+    def _make_search(self, generator: Generator | None, vectors: VectorCache | None) -> TCoTSearch:
+        mode, options = self.options.search, self.options
+        if generator is None or vectors is None:
+            raise ConfigError(f"--tcots.search {mode}: give --reasoner: it writes the T-CoTs that are searched")
+        if not isinstance(generator, PolicyGenerator):
+            raise ConfigError(
+                f"--tcots.search {mode}: a {type(generator).__name__} cannot draw; give a PolicyGenerator"
+            )
+        how = options.searching
+        writer = SectionWriter(
+            generator, self.device, options.batch_size, options.max_new_tokens, how.temperature, how.top_p, how.seed
+        )
+        embedder = FrozenEmbedder(vectors.backbone, vectors.options, vectors.encode_options.micro_batch_size)
+        return TCoTSearch(mode, how, writer, embedder, options.style, self.device, self.rank)
 
-    def _cached(self, keys: dict[Key, str]) -> dict[Key, str]:
-        cached: list[tuple[Key, str]] = []
+    def _phases(self, requests: Mapping[Key, TCoTRequest]) -> list[tuple[list[Key], TCoTSearch | None]]:
+        """Which T-CoTs are written when, and how: candidates first where the search looks at them."""
+        search = self._search
+        if search is None or not search.knows_candidates:
+            return [(list(requests), search)]
+        targets = [key for key, item in requests.items() if item.role is Role.TARGET]
+        return [(targets, None), ([key for key in requests if key not in set(targets)], search)]
+
+    def _key(self, key: Key, item: TCoTRequest, model: str) -> str:
+        return tcot_key(item.side, key[1], self.options.style, model)
+
+    def _cached(self, keys: dict[Key, str]) -> dict[Key, Written]:
+        cached: list[tuple[Key, Written]] = []
         if self._journal is not None:
             records = ((key, self._journal.get(name)) for key, name in keys.items())
-            cached = [(key, record.tcot) for key, record in records if record is not None]
+            cached = [(key, Written(record.tcot, record.tokens)) for key, record in records if record is not None]
         return dict(gather_objects(cached))
 
     def _written(
@@ -165,28 +217,47 @@ class TCoTs:
         requests: Sequence[TCoTRequest],
         keys: dict[Key, str],
         bad: dict[Key, BadSample] | None,
-    ) -> dict[Key, str]:
+        search: TCoTSearch | None,
+    ) -> dict[Key, Written]:
         """Write missing T-CoTs; after every round of batches, rank 0 adds them to the journal."""
+        if search is not None and names:
+            search.embed_pool()
         mine, todo = names[self.rank :: world_size()], requests[self.rank :: world_size()]
         size, limit = self.options.batch_size, self.options.max_new_tokens
         on_bad: OnBadMode = "raise" if bad is None else "skip"
         batches = generate_tcots(todo, generator, self.device, self.options.style, size, limit, on_bad)
-        out: dict[Key, str] = {}
+        out: dict[Key, Written] = {}
         for start in range(0, -(-len(names) // world_size()), size):
-            texts = next(batches, [])
-            told = dict(gather_objects(list(zip(mine[start : start + len(texts)], texts, strict=True))))
-            done = {name: text for name, text in told.items() if not isinstance(text, BadSample)}
+            here = slice(start, start + size)
+            if search is None:
+                texts = [self._counted(text) for text in next(batches, [])]
+            else:
+                texts = search.write(mine[here], todo[here], on_bad)
+            told = dict(gather_objects(list(zip(mine[here], texts, strict=True))))
+            done = {name: one for name, one in told.items() if not isinstance(one, BadSample)}
             if bad is not None:
-                bad |= {name: text for name, text in told.items() if isinstance(text, BadSample)}
+                bad |= {name: one for name, one in told.items() if isinstance(one, BadSample)}
             out |= done
             if self._journal is not None:
                 sides = dict(zip(names, requests, strict=True))
-                for name, text in done.items():
+                for name, one in done.items():
                     side = sides[name].side
-                    read = parse(text, side.modality, len(side.frames) or None)
+                    read = parse(one.text, side.modality, len(side.frames) or None)
                     codes = tuple(sorted(str(code) for code in read.codes))
-                    self._journal.put(Record(keys[name], text, read.ok, codes))
+                    self._journal.put(Record(keys[name], one.text, read.ok, codes, tokens=one.tokens))
         return out
+
+    def _counted(self, text: str | BadSample) -> Written | BadSample:
+        """A T-CoT with the number of its tokens; 0 if the Reasoner has no tokenizer of its own."""
+        if isinstance(text, BadSample):
+            return text
+        if not isinstance(self.generator, PolicyGenerator):
+            return Written(text, 0)
+        return Written(text, len(self.generator.processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def _texts(written: Mapping[Key, Written]) -> dict[Key, str]:
+    return {key: one.text for key, one in written.items()}
 
 
 def count_raw(task: RetrievalTask, options: RenderOptions, source: str) -> int:

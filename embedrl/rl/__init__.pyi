@@ -1,5 +1,7 @@
 from .advantages import group_advantages as group_advantages
+from .boundary import Difficulty as Difficulty
 from .grpo_loss import GRPOLoss as GRPOLoss
+from .keep_in_zone import KeepInPartialZone as KeepInPartialZone
 from .module import EGRLModule as EGRLModule
 from .placement_reward import PlacementReward as PlacementReward
 from .policy import PolicyOptions as PolicyOptions

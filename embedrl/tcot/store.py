@@ -34,6 +34,7 @@ class Record:
         ok: Whether it follows the template.
         problems: What is wrong with the text (codes of `ProblemCode`), or why there was no answer.
         attempts: Number of requests.
+        tokens: Tokens that a Reasoner spent on it, those of T-CoTs that it did not keep included; 0: not known.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Record:
     ok: bool
     problems: tuple[str, ...] = ()
     attempts: int = 1
+    tokens: int = 0
 
 
 @lru_cache
@@ -119,11 +121,13 @@ class TCoTJournal(RecordStore[Record]):
 
     def record(self, row: dict[str, Any]) -> Record:
         """See `RecordStore`."""
-        return Record(row["key"], row["tcot"], row["ok"], tuple(row["problems"]), row["attempts"])
+        problems = tuple(row["problems"])
+        return Record(row["key"], row["tcot"], row["ok"], problems, row["attempts"], row.get("tokens", 0))
 
     def problem(self, row: dict[str, Any]) -> str:
         """See `RecordStore`."""
-        kinds = {"key": str, "tcot": str, "ok": bool, "problems": list, "attempts": int}
+        kinds = {"key": str, "tcot": str, "ok": bool, "problems": list, "attempts": int, "tokens": int}
+        row = {"tokens": 0, **row}  # older journals hold none
         for name, kind in kinds.items():
             if not isinstance(row.get(name), kind):
                 return f"{name!r} is {row.get(name)!r:.60}, not of type {kind.__name__}"

@@ -188,6 +188,25 @@ def test_embedder_options(benchmark, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_cross_play(benchmark, checkpoint, tmp_path):
+    module = benchmark("cross_play")
+    paths = [str(checkpoint)] * 3
+    module.main(*paths, out=str(tmp_path), other=str(checkpoint), smallest=True)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert set(scores["hits"]) == {"reward", "other"}
+    assert scores["hits"]["reward"] == scores["hits"]["other"], "the same Embedder twice"
+    pairs = scores["hits"]["reward"]["vqa"]
+    assert len(pairs) == 9
+    assert all(len(hits) == 2 for hits in pairs.values())
+    assert pairs["SFT / perfect"] == pairs["RL / perfect"], "the same Reasoner twice"
+    assert scores["evidence"]["perfect"]["vqa"]["queries"] == {"format": 1, "answer": 1, "iou": 1}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "test").iterdir()}
+    module.main(*paths, out=str(tmp_path), other=str(checkpoint), smallest=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "test").iterdir()} == before, "nothing is repeated"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_egrl_world(benchmark, tmp_path):
     module = benchmark("egrl_world")

@@ -27,6 +27,8 @@ NOT_HERE = {
     "val/left_out": "bad lessons",
     "policy/mismatch": "rollouts on a server",
     "policy/mismatch_ratio_max": "rollouts on a server",
+    "zone/success": "a draw from the partial zone",
+    "zone/partial": "a draw from the partial zone",
     "reward/process/failed/<cause>": "questions without an answer",
     "train/loss_<part>": "a loss of parts",
     "train/in_order": "graded labels",

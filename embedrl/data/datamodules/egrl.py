@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.on_bad import MAX_BAD, BadSample, OnBadMode
 from embedrl.data.opened import open_pairs
 from embedrl.data.pair_dataset import SampleKey, pair_name
+from embedrl.data.partial_zone import PartialZone, ZonedSampler
 from embedrl.data.sampler import SubBatchSampler
 from embedrl.data.sft_batches import LessonSource
-from embedrl.errors import ConfigError
+from embedrl.errors import ConfigError, DataError
 from embedrl.types import Pair
 from embedrl.utils.ranges import check_least
 
@@ -64,6 +66,11 @@ class EGRLDataModule(GeneratorDataModule):
             on the process that holds it, and scoring goes without a lesson; counted, logged, and named in the run
             folder's `skipped.jsonl`.
         max_bad: The most different bad pairs and lessons that `skip` leaves out; one more ends the run.
+        zone_choices: Draw this many times as many blocks as a step needs, and take those in the policy's partial zone:
+            for `embedrl.rl.KeepInPartialZone`. 1 takes what is drawn.
+
+    Attributes:
+        zone: What is known of the partial zone.
 
     Raises:
         ConfigError: If the mix is empty, or the batch size is not a multiple of the block size.
@@ -82,16 +89,19 @@ class EGRLDataModule(GeneratorDataModule):
         num_workers: int = 0,
         on_bad: OnBadMode = "raise",
         max_bad: int = MAX_BAD,
+        zone_choices: int = 1,
     ) -> None:
         super().__init__(val, test, generate_batch_size, seed, num_workers, on_bad, max_bad)
         if not mix:
             raise ConfigError("data.mix is empty: give it at least one data set")
         sizes = {"batch_size": batch_size, "block_size": block_size, "steps_per_epoch": steps_per_epoch}
+        sizes["zone_choices"] = zone_choices
         check_least(1, {f"data.{name}": size for name, size in sizes.items()})
         if batch_size % block_size:
             raise ConfigError(f"data.batch_size {batch_size} is not a multiple of data.block_size {block_size}")
         self.batch_size, self.mix = batch_size, mix
         self.steps_per_epoch, self.block_size = steps_per_epoch, block_size
+        self.zone_choices, self.zone = zone_choices, PartialZone()
 
     def train_dataloader(self) -> ResumableLoader[PairBatch]:
         """Steps of pairs.
@@ -100,23 +110,33 @@ class EGRLDataModule(GeneratorDataModule):
             ConfigError: If the batch size does not suit the mix.
         """
         names = check_labels(self.mix)
-        sampler = SubBatchSampler(
-            sizes=[len(row.source) // self.block_size for row in self.mix],
-            weights=[row.weight for row in self.mix],
-            is_video=[row.is_video for row in self.mix],
-            batch_size=self.batch_size // self.block_size,
-            sub_batch_size=self.batch_size // self.block_size,
-            seed=self.seed,
-            num_batches=self.steps_per_epoch,
-            rank=self._current_trainer.global_rank,
-            world_size=self._current_trainer.world_size,
-            names=names,
-        )
-        blocks = CheckedRows(_Blocks(self.mix, names, self.block_size), self.on_bad)
+        blocks = _Blocks(self.mix, names, self.block_size)
+        rows = CheckedRows(blocks, self.on_bad)
         # Before pairs are exchanged: a process that met a bad one later would leave the others waiting.
         module: Any = self._current_trainer.lightning_module if self.on_bad == "skip" else None
         check = _BlockCheck(module.pair_check() if hasattr(module, "pair_check") else None)
-        return self._make_train_loader(blocks, sampler, CheckedCollator(blocks, check.batch, check))
+        return self._make_train_loader(rows, self._sampler(names, blocks), CheckedCollator(rows, check.batch, check))
+
+    def _sampler(self, names: list[str], blocks: _Blocks) -> SubBatchSampler | ZonedSampler:
+        rank, world_size = self._current_trainer.global_rank, self._current_trainer.world_size
+        keep, zoned = self.batch_size // self.block_size, self.zone_choices > 1
+        if zoned and keep % world_size:
+            raise ConfigError(f"data.batch_size {self.batch_size} is not shared evenly by {world_size} processes")
+        drawn = SubBatchSampler(
+            sizes=[len(row.source) // self.block_size for row in self.mix],
+            weights=[row.weight for row in self.mix],
+            is_video=[row.is_video for row in self.mix],
+            batch_size=keep * self.zone_choices,
+            sub_batch_size=keep * self.zone_choices,
+            seed=self.seed,
+            num_batches=self.steps_per_epoch,
+            rank=0 if zoned else rank,
+            world_size=1 if zoned else world_size,
+            names=names,
+        )
+        if not zoned:
+            return drawn
+        return ZonedSampler(drawn, keep, self.zone, names, blocks.ids, rank, world_size)
 
 
 @dataclass(frozen=True)
@@ -130,6 +150,14 @@ class _Blocks:
     def __getitem__(self, key: SampleKey) -> tuple[str, list[Pair]]:
         source, first = self.mix[key.source].source, key.row * self.size
         return self.names[key.source], [source[row] for row in range(first, first + self.size)]
+
+    def ids(self, key: SampleKey) -> list[str]:
+        """The ids of a block's pairs; those that cannot be read are dealt with when they are loaded."""
+        source, ids = self.mix[key.source].source, []
+        for row in range(key.row * self.size, (key.row + 1) * self.size):
+            with suppress(DataError):
+                ids.append(source[row].id)
+        return ids
 
     def after(self, key: SampleKey) -> SampleKey:
         return key._replace(row=(key.row + 1) % (len(self.mix[key.source].source) // self.size))

@@ -1,3 +1,4 @@
+from .difficulty import WorldDifficulty as WorldDifficulty
 from .families import FAMILIES as FAMILIES
 from .image import WorldImage as WorldImage
 from .lessons.curriculum import WorldExam as WorldExam

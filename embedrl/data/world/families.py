@@ -198,6 +198,8 @@ def _page(rng: random.Random, split: Split, label: tuple[int, int], trap: tuple[
     others = [label_ for label_ in rng.sample(labels("train"), 3) if label_ != label][:2]
     if trap is not None:
         others[0] = trap
+    if split == "test2":  # a page of val would hold no label of test, and one of test would highlight it
+        others[1] = rng.choice(labels("test"))
     highlighted = rng.randrange(len(ROWS))
     rng.shuffle(others)
     others.insert(highlighted, label)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from embedrl.data.world.draw import Floats, finish
-from embedrl.data.world.scene import Split
+from embedrl.data.world.scene import OWN_TRIPLES, Split
 from embedrl.data.world.vocabulary import NUMBERS, PAGE_WORDS, ROWS
 from embedrl.tcot.schema import Box
 
@@ -119,12 +119,12 @@ def label_split(word: int, number: int) -> Split:
 
 @lru_cache(maxsize=4)
 def labels(split: Split) -> tuple[tuple[int, int], ...]:
-    """All (word, number) labels that a split owns."""
+    """All (word, number) labels that are a split's own."""
     return tuple(
         (word, int(number))
         for word in range(len(PAGE_WORDS))
         for number in NUMBERS
-        if label_split(word, int(number)) == split
+        if label_split(word, int(number)) == OWN_TRIPLES[split]
     )
 
 

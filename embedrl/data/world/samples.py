@@ -7,8 +7,9 @@ from collections import Counter
 from functools import lru_cache
 
 from embedrl.data.world.families import FAMILIES
-from embedrl.data.world.scene import Split
+from embedrl.data.world.scene import SPLITS, Split
 from embedrl.data.world.views import WorldSample
+from embedrl.errors import DataError
 
 VERSION = "1"
 """Increased whenever the same seed gives another world, so that a figure can name the world it belongs to."""
@@ -22,6 +23,22 @@ LARGEST_BLOCK = 8
 def make_sample(family: str, split: Split, seed: int, index: int) -> WorldSample:
     """A pair before its T-CoTs are written: a pure function of the arguments."""
     return FAMILIES[family].make(random.Random(f"world/{VERSION}/{family}/{split}/{seed}/{index}"), split)
+
+
+def sample_of(pair_id: str) -> WorldSample:
+    """The pair that an id names.
+
+    Args:
+        pair_id: A `Pair.id` of the world, e.g. `grounding-train-0-123`.
+
+    Raises:
+        DataError: If it is not such an id.
+    """
+    parts = pair_id.split("-")
+    if len(parts) != 4 or parts[0] not in FAMILIES or parts[1] not in SPLITS:
+        raise DataError(f"{pair_id!r} is not a pair of the world: ids look like grounding-train-0-123")
+    split = next(known for known in SPLITS if known == parts[1])
+    return make_sample(parts[0], split, int(parts[2]), int(parts[3]))
 
 
 @lru_cache(maxsize=256)

@@ -17,8 +17,18 @@ from typing import Literal
 from embedrl.data.world.vocabulary import COLORS, COORDINATE_STEP, PLACES, SHAPES
 from embedrl.tcot.schema import Box
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Split = Literal["train", "val", "test", "test2"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "test2")
+OWNERS: tuple[Split, ...] = ("train", "val", "test")
+"""The splits that combinations are shared out to."""
+OWN_TRIPLES: dict[Split, Split] = {"train": "train", "val": "val", "test": "test", "test2": "val"}
+"""Whose (colour, shape, cell) triples and page labels a split's pictures hold besides train's.
+
+`test2` crosses what is held out: val's triples with test's marks. Such a picture is in neither of the two, and its
+parts are not in train either. So figures can be taken on a split that nobody has read, and training stays as it is.
+"""
+OWN_MARKS: dict[Split, Split] = {"train": "train", "val": "val", "test": "test", "test2": "test"}
+"""Whose marks a split's objects carry."""
 
 SCENE_SIZE = 144
 """Side of a scene in native pixels: a 3 × 3 grid of 48-pixel cells, for an input of 48 × 48 (one token per cell)."""
@@ -133,25 +143,25 @@ def mark_split(mark: int) -> Split:
 
 @lru_cache(maxsize=16)
 def triples(split: Split, cells: tuple[int, ...] = ALL_CELLS) -> tuple[tuple[int, int, int], ...]:
-    """All (colour, shape, cell) triples that a split owns, within the given cells."""
+    """All (colour, shape, cell) triples that are a split's own, within the given cells."""
     return tuple(
         (color, shape, cell)
         for color in range(len(COLORS))
         for shape in range(len(SHAPES))
         for cell in cells
-        if triple_split(color, shape, cell) == split
+        if triple_split(color, shape, cell) == OWN_TRIPLES[split]
     )
 
 
 @lru_cache(maxsize=4)
 def marks(split: Split) -> tuple[int, ...]:
-    """All marks that a split owns."""
-    return tuple(mark for mark in range(MARKS) if mark_split(mark) == split)
+    """All marks that are a split's own."""
+    return tuple(mark for mark in range(MARKS) if mark_split(mark) == OWN_MARKS[split])
 
 
 def allowed(split: Split, color: int, shape: int, cell: int) -> bool:
     """Whether a picture of the split may hold this triple: train's or its own."""
-    return triple_split(color, shape, cell) in ("train", split)
+    return triple_split(color, shape, cell) in ("train", OWN_TRIPLES[split])
 
 
 def random_background(rng: random.Random) -> tuple[int, int, int]:

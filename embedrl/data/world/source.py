@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from embedrl.data.world.families import FAMILIES
-from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample
+from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample, sample_of
 from embedrl.data.world.scene import SPLITS, Split
 from embedrl.data.world.teachers import Teacher, annotator, perfect
 from embedrl.data.world.views import Needs, View, WorldSample
@@ -53,11 +53,7 @@ def needs(pair_id: str) -> tuple[Needs, Needs]:
     Raises:
         DataError: If it is not such an id.
     """
-    parts = pair_id.split("-")
-    if len(parts) != 4 or parts[0] not in FAMILIES or parts[1] not in SPLITS:
-        raise DataError(f"{pair_id!r} is not a pair of the world: ids look like grounding-train-0-123")
-    split = next(known for known in SPLITS if known == parts[1])
-    sample = make_sample(parts[0], split, int(parts[2]), int(parts[3]))
+    sample = sample_of(pair_id)
     return sample.query.needs, sample.target.needs
 
 
@@ -66,7 +62,7 @@ class WorldSource:
 
     Args:
         family: A name in `FAMILIES`.
-        split: `train`, `val` or `test`: disjoint in seeds and in held-out combinations.
+        split: `train`, `val`, `test` or `test2`: disjoint in seeds and in held-out combinations.
         size: Number of pairs; there is no limit.
         seed: Another seed gives other pairs.
         teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
@@ -193,7 +189,7 @@ class WorldTasks:
     per query, each once, and a draw that would make a second candidate right is drawn again.
 
     Args:
-        split: `val` or `test` (`train` to look at overfitting).
+        split: `val`, `test` or `test2` (`train` to look at overfitting).
         size: Queries per family.
         families: Names in `FAMILIES`; None means all.
         teacher: Who writes the T-CoTs.

@@ -9,6 +9,8 @@ from embedrl.data.world.page import PAGE_SIZE, label_split
 from embedrl.data.world.scene import (
     CLOSE_UP_SIZE,
     FRAME_SIZE,
+    OWN_MARKS,
+    OWN_TRIPLES,
     SCENE_SIZE,
     SPLITS,
     mark_split,
@@ -174,21 +176,23 @@ def pictures(side):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_splits_hold_only_their_own_combinations(split, family):
     """Queries, targets and hard negatives alike; close-ups have no place, so only their mark counts."""
-    allowed = {"train", split}
+    own = OWN_TRIPLES[split]
+    allowed = {"train", own}
     for pair in WorldSource(family, split, size=60, teacher="none", negatives=1):
         for side in (pair.query, pair.target, *pair.negatives):
             for spec in pictures(side):
                 if hasattr(spec, "rows"):
                     owners = [label_split(row.word, row.number) for row in spec.rows]
-                    assert owners[spec.highlighted] == split
-                    assert set(owners) <= allowed
+                    assert owners[spec.highlighted] == own
+                    assert set(owners) <= allowed | ({"test"} if split == "test2" else set())
+                    assert split != "test2" or "test" in owners
                     continue
-                assert {mark_split(t.mark) for t in spec.things} <= {split}
+                assert {mark_split(t.mark) for t in spec.things} <= {OWN_MARKS[split]}
                 if spec.size != CLOSE_UP_SIZE and not (family == "moment" and side is not pair.query):
                     assert {triple_split(t.color, t.shape, t.cell) for t in spec.things} <= allowed
             if side is pair.query and pictures(side) and split != "train":
                 things = {t for spec in pictures(side) for t in spec.things}
-                assert split in {triple_split(t.color, t.shape, t.cell) for t in things}
+                assert own in {triple_split(t.color, t.shape, t.cell) for t in things}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -197,8 +201,43 @@ def test_another_split_or_seed_is_another_world(family):
         pairs = WorldSource(family, split, size=40, seed=seed, teacher="none")
         return {image.name for p in pairs for side in (p.query, p.target) for image in (*side.images, *side.frames)}
 
-    worlds = [names("train", 0), names("train", 1), names("val", 0), names("test", 0)]
+    worlds = [names("train", 0), names("train", 1), names("val", 0), names("test", 0), names("test2", 0)]
     assert len(set.union(*worlds)) == sum(map(len, worlds))
+
+
+def could_be_of(split, spec):
+    """Whether a split's rules could make this scene, frame or page."""
+    if hasattr(spec, "rows"):
+        owners = [label_split(row.word, row.number) for row in spec.rows]
+        return owners[spec.highlighted] == split and set(owners) <= {"train", split}
+    marks = {mark_split(t.mark) for t in spec.things}
+    return marks <= {split} and {triple_split(t.color, t.shape, t.cell) for t in spec.things} <= {"train", split}
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("moment", "video_qa", "video_ret")])
+def test_no_other_split_can_hold_a_scene_of_the_second_test_split(family):
+    """By its combinations, not by luck; of a video the whole clip counts, and a close-up has no place."""
+    for pair in WorldSource(family, "test2", size=60, teacher="none"):
+        specs = [
+            spec
+            for side in (pair.query, pair.target)
+            for spec in pictures(side)
+            if getattr(spec, "size", 0) != CLOSE_UP_SIZE
+        ]
+        assert specs
+        assert not any(could_be_of(split, spec) for split in ("train", "val", "test") for spec in specs)
+    own = next(iter(WorldSource(family, "val", size=1, teacher="none")))
+    assert all(could_be_of("val", spec) for spec in pictures(own.query))
+
+
+@pytest.mark.parametrize("family", ["moment", "video_qa", "video_ret"])
+def test_nor_a_video(family):
+    for pair in WorldSource(family, "test2", size=60, teacher="none"):
+        clip = [
+            t for side in (pair.query, pair.target) for s in pictures(side) if len(pictures(side)) > 3 for t in s.things
+        ]
+        assert {mark_split(t.mark) for t in clip} == {"test"}
+        assert "val" in {triple_split(t.color, t.shape, t.cell) for t in clip}
 
 
 @pytest.mark.parametrize("family", ["composed", "grounding", "moment"])

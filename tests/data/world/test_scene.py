@@ -8,6 +8,9 @@ from embedrl.data.world.scene import (
     ALL_CELLS,
     CORNER_CELLS,
     MARKS,
+    OWN_MARKS,
+    OWN_TRIPLES,
+    OWNERS,
     SPLITS,
     TEXTURES,
     fill,
@@ -34,19 +37,19 @@ def test_every_pair_of_a_triple_keeps_most_of_its_triples_in_train():
 
 @pytest.mark.parametrize("cells", [ALL_CELLS, CORNER_CELLS])
 def test_triples_are_shared_out_without_overlap(cells):
-    shares = [set(triples(split, cells)) for split in SPLITS]
+    shares = [set(triples(split, cells)) for split in OWNERS]
     assert sum(map(len, shares)) == len(set.union(*shares)) == len(COLORS) * len(SHAPES) * len(cells)
     assert len(shares[0]) / sum(map(len, shares)) == pytest.approx(0.78, abs=0.01)
 
 
 def test_marks_are_shared_out_and_every_half_occurs_in_train():
-    assert sorted(m for split in SPLITS for m in marks(split)) == list(range(MARKS))
-    assert [len(marks(split)) for split in SPLITS] == [35, 7, 7]
+    assert sorted(m for split in OWNERS for m in marks(split)) == list(range(MARKS))
+    assert [len(marks(split)) for split in OWNERS] == [35, 7, 7]
     assert {m // TEXTURES for m in marks("train")} == {m % TEXTURES for m in marks("train")} == set(range(TEXTURES))
 
 
 def test_labels_are_shared_out_and_every_part_occurs_in_train():
-    assert sum(len(labels(split)) for split in SPLITS) == len(PAGE_WORDS) * len(NUMBERS)
+    assert sum(len(labels(split)) for split in OWNERS) == len(PAGE_WORDS) * len(NUMBERS)
     train = labels("train")
     assert {word for word, _ in train} == set(range(len(PAGE_WORDS)))
     assert {str(number) for _, number in train} == set(NUMBERS)
@@ -63,9 +66,9 @@ def test_scenes_hold_their_own_combinations(split):
     for seed in range(200):
         scene = random_scene(random.Random(seed), split)
         owners = Counter(triple_split(t.color, t.shape, t.cell) for t in scene.things)
-        assert owners[split] >= 1
-        assert set(owners) <= {"train", split}
-        assert {mark_split(t.mark) for t in scene.things} == {split}
+        assert owners[OWN_TRIPLES[split]] >= 1
+        assert set(owners) <= {"train", OWN_TRIPLES[split]}
+        assert {mark_split(t.mark) for t in scene.things} == {OWN_MARKS[split]}
         assert 4 <= len(scene.things) <= 6
         assert len({t.kind for t in scene.things}) == len({t.cell for t in scene.things}) == len(scene.things)
         assert [t.cell for t in scene.things] == sorted(t.cell for t in scene.things)
