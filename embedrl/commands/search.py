@@ -11,7 +11,7 @@ from rich.table import Table
 from embedrl.commands.index import Device, open_with_models
 from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
-from embedrl.metrics.confidence import ConfidenceGate
+from embedrl.metrics.confidence import ConfidenceGate, check_auto
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, make_console, one_line, tell
@@ -59,6 +59,7 @@ def search(
         raise ConfigError("nothing to search for: give --text or --image")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
+    check_auto(reason, gate)
     opened = open_with_models(index, embedder, reasoner, device, bool(reason), style)
     hits = opened.search(text, image, k=k, where=where, reason=reason, hybrid=hybrid, exact=exact, gate=gate)
     if hits.tcot:

@@ -21,7 +21,7 @@ from embedrl.index.search import nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
 from embedrl.index.verify import Verified, verify
-from embedrl.metrics.confidence import ConfidenceGate
+from embedrl.metrics.confidence import ConfidenceGate, check_auto
 from embedrl.types import Modality, Side
 from embedrl.utils.console import one_line
 
@@ -195,8 +195,7 @@ class Index:
             raise ConfigError("search: give a query (--text, --image), or a vector in place of it")
         if hybrid and not (text and text.strip()):
             raise ConfigError("--hybrid ranks by words, too: give --text")
-        if (reason == "auto") != (gate is not None) or (gate is not None and gate.below is None):
-            raise ConfigError("--reason auto goes with --gate.below, the Δs below which a query thinks: give both")
+        check_auto(reason, gate)
         tcot, modality = "", Modality.TEXT
         if vector is None:
             embedder = self._model("search")

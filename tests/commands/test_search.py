@@ -56,6 +56,8 @@ def test_from_a_folder_to_hits(model, tmp_path, monkeypatch, capsys):
         ("search", "x.lance"): "nothing to search for: give --text or --image",
         ("search", "none.lance", "--text", "a"): "no index there",
         ("search", "x.lance", "--text", "a", "--reason", "true"): "--reasoner is missing",
+        ("search", "x.lance", "--text", "a", "--reason", "auto"): "--reason auto goes with --gate.below",
+        ("search", "x.lance", "--text", "a", "--reason", "auto", "--gate.share", "0.5"): "goes with --gate.below",
         ("search", "x.lance", "--text", "a", "--where", "nope = 1"): "No field named nope",
         ("index", "build", "photos"): "--embedder is missing",
         ("index", "delete", "x.lance"): "one of both",
