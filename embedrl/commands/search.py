@@ -13,7 +13,7 @@ from embedrl.errors import ConfigError
 from embedrl.index.hits import Hits
 from embedrl.index.models import load_reranker
 from embedrl.index.search import NPROBES, REFINE
-from embedrl.metrics.confidence import ConfidenceGate
+from embedrl.metrics.confidence import ConfidenceGate, check_auto
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
 from embedrl.utils.console import escaped, make_console, one_line, tell
@@ -69,6 +69,7 @@ def search(
         raise ConfigError("nothing to search for: give --text or --image")
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: give a name that ends with .png, .jpg or .webp")
+    check_auto(reason, gate)
     if rerank < 0 or bool(rerank) != bool(reranker):
         raise ConfigError(f"--rerank {rerank}: give a number above 0 and a model that reads so many items (--reranker)")
     opened = open_with_models(index, embedder, reasoner, device, bool(reason), style)

@@ -22,7 +22,7 @@ from embedrl.index.search import NPROBES, REFINE, nearest
 from embedrl.index.sources import read_source
 from embedrl.index.store import Store, is_remote, place
 from embedrl.index.verify import Verified, verify
-from embedrl.metrics.confidence import ConfidenceGate
+from embedrl.metrics.confidence import ConfidenceGate, check_auto
 from embedrl.types import Modality, Side
 from embedrl.utils.console import one_line
 
@@ -206,8 +206,7 @@ class Index:
             raise ConfigError("search: give a query (--text, --image), or a vector in place of it")
         if hybrid and not (text and text.strip()):
             raise ConfigError("--hybrid ranks by words, too: give --text")
-        if (reason == "auto") != (gate is not None) or (gate is not None and gate.below is None):
-            raise ConfigError("--reason auto goes with --gate.below, the Δs below which a query thinks: give both")
+        check_auto(reason, gate)
         if rerank < 0 or bool(rerank) != (reranker is not None) or (rerank and vector is not None):
             raise ConfigError(
                 f"rerank {rerank}: give a number above 0, a reranker (--reranker), and a query for it to read"

@@ -71,6 +71,20 @@ class ConfidenceGate:
         return bool(scores) and bool(self.thinks(torch.tensor([list(scores)], dtype=torch.float64))[0])
 
 
+def check_auto(reason: bool | str, gate: ConfidenceGate | None) -> None:
+    """Check the gate of a single search.
+
+    Args:
+        reason: Whether the query thinks; `auto` leaves it to the gate.
+        gate: The gate, if there is one.
+
+    Raises:
+        ConfigError: If one of both is missing, or the gate is a share, which needs many queries.
+    """
+    if (reason == "auto") != (gate is not None) or (gate is not None and gate.below is None):
+        raise ConfigError("--reason auto goes with --gate.below, the Δs below which a query thinks: give both")
+
+
 def delta_s(scores: Tensor, top: int = 2) -> Tensor:
     """Similarity of the best candidate less the mean of the next ones, `[queries]`.
 

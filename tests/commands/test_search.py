@@ -61,6 +61,8 @@ def test_from_a_folder_to_hits(model, tmp_path, monkeypatch, capsys):
         ("search", "x.lance", "--text", "a", "--rerank", "2"): "--rerank 2: give a number above 0 and a model",
         ("search", "x.lance", "--text", "a", "--reranker", "embedrl:tiny"): "--rerank 0: give a number above 0",
         ("search", "x.lance", "--text", "a", "--rerank", "2", "--reranker", "none"): "--reranker none",
+        ("search", "x.lance", "--text", "a", "--reason", "auto"): "--reason auto goes with --gate.below",
+        ("search", "x.lance", "--text", "a", "--reason", "auto", "--gate.share", "0.5"): "goes with --gate.below",
         ("search", "x.lance", "--text", "a", "--where", "nope = 1"): "No field named nope",
         ("index", "build", "photos"): "--embedder is missing",
         ("index", "delete", "x.lance"): "one of both",

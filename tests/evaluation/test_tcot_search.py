@@ -87,7 +87,7 @@ def filled(folder, models, task, **options):
     lenient = RenderOptions(on_bad_tcot="lenient")
     vectors = VectorCache(folder / "vectors", backbone, lenient, CPU)
     how = TCoTOptions(style="brief", max_new_tokens=6, batch_size=4, **options)
-    writer = TCoTs(how, reasoner, CPU, folder / "j.jsonl", 0, vectors)
+    writer = TCoTs(how, reasoner, CPU, folder / "j.jsonl", vectors=vectors)
     try:
         made, counts = writer.fill(task)
     finally:
@@ -164,7 +164,7 @@ def test_a_bad_candidate_does_not_compete(tmp_path, models, task, monkeypatch):
     wrong = Side(text=f"it holds {reasoner.processor.image_token}")
     vectors = VectorCache(tmp_path / "v", backbone, RenderOptions(on_bad_tcot="lenient"), CPU)
     options = TCoTOptions(style="brief", max_new_tokens=6, batch_size=4, search="best_of_n", searching=how)
-    writer = TCoTs(options, reasoner, CPU, tmp_path / "j.jsonl", 0, vectors)
+    writer = TCoTs(options, reasoner, CPU, tmp_path / "j.jsonl", vectors=vectors)
     made, counts = writer.fill(replace(task, candidates=[*task.candidates[:last], wrong]), bad)
     writer.close()
     assert len(bad) == counts["absent"] == 1
