@@ -104,7 +104,7 @@ def _nearest(
     step: RolloutStep, comparison: Comparison, order: Tensor, row: int, partner: list[Rollout], options: QuestionOptions
 ) -> list[Rollout]:
     """The nearest rollout of each of the nearest other pairs."""
-    answers = {_answer(step, rollout) for rollout in partner} if options.drop_twins else set()
+    answers = {_answer(step, rollout) for rollout in partner} - {""} if options.drop_twins else set()
     nearest: dict[int, Rollout] = {}
     for column in order[: int(comparison.negative[row].sum())].tolist():
         candidate = comparison.candidates[column]
@@ -117,5 +117,5 @@ def _nearest(
 
 
 def _answer(step: RolloutStep, rollout: Rollout) -> str:
-    """The answer that a rollout gives; rollouts without one are alike too, as nothing tells them apart."""
+    """The answer that a rollout gives; empty without one, which makes no twins: the other parts may differ."""
     return " ".join(step.parsed[rollout.id].tcot.answer.lower().split())

@@ -117,6 +117,12 @@ def test_nothing_but_twins_is_no_question():
     assert all(not one.candidates for one in asked(step, drop_twins=True).values())
 
 
+def test_notes_without_an_answer_are_no_twins():
+    step = step_of(range(3), range(3), 2)
+    step = replace(step, parsed={r.id: parse("nothing", Modality.TEXT) for r in step.rollouts})
+    assert all(len(one.candidates) == 3 for one in asked(step, drop_twins=True).values())
+
+
 def test_the_question_holds_its_texts_apart_too():
     step = step_of("ab", "xy", 1)
     one = asked(step)["0/query/0"]
