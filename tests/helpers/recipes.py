@@ -12,7 +12,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 RECIPES = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if not {"parts", "construction", "eval", "mining"} & {*path.parts}
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if not {"parts", "construction", "eval", "mining"} & {*path.parts}
+    and "\nstages:" not in path.read_text()  # a list of stages is no training; tests/commands/test_stages.py runs it
 )
 
 
