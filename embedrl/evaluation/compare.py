@@ -236,7 +236,7 @@ def _print(
 ) -> None:
     table = Table(title=f"{labels[1]} minus {labels[0]}, percent", title_justify="left")
     for column in ("data set", "metric", *labels, "difference", f"{confidence:.0%} interval", "better", "worse"):
-        table.addscores_of(column, justify="left" if column in ("data set", "metric") else "right")
+        table.add_column(column, justify="left" if column in ("data set", "metric") else "right")
     for row, result in [*zip(differences, sets, strict=True), (mean, None)]:
         if result is None:
             table.add_section()

@@ -28,9 +28,12 @@ def last_places(input_ids: Tensor, token_id: int) -> Tensor:
     """
     matches = input_ids == token_id
     if not bool(matches.any(1).all()):
-        rows = (~matches.any(1)).nonzero().flatten().tolist()
-        raise DataError(f"rows {rows} of the micro-batch hold no <emb> token (id {token_id}): render the chat with one")
+        without = (~matches.any(1)).nonzero().flatten().tolist()
+        raise DataError(
+            f"rows {without} of the micro-batch hold no <emb> token (id {token_id}): render the chat with one"
+        )
     rows, width = input_ids.shape
     steps = torch.arange(width, device=input_ids.device)
     last = torch.where(matches, steps, -1).argmax(1)
-    return torch.arange(rows, device=input_ids.device) * width + last
+    places: Tensor = torch.arange(rows, device=input_ids.device) * width + last
+    return places

@@ -21,8 +21,9 @@ from embedrl.rl.policy import Policy, PolicyOptions
 from embedrl.rl.reply_rewards import ReplyRewardRow, score_by, step_rows, total_reply_rewards
 from embedrl.rl.rewards.combine import check_rewards
 from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
-from embedrl.rl.statistics import PhaseClock, length_figures
+from embedrl.rl.statistics import PhaseClock, length_figures, mean_over_processes
 from embedrl.rl.step import Prompt, roll_out
+from embedrl.rl.token_advantages import TokenAdvantages
 from embedrl.training.base import TrainingModule
 from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Role, Side
@@ -109,7 +110,8 @@ class VerifiableRLModule(EGRLModule):
         TrainingModule.configure_model(self)
         if self.reference is not None:
             build_frozen(self.reference, None if self._trainer is None else self._trainer.strategy)
-        self._policy = Policy(self.generator, self.policy_options, self.rollout.temperature, self.reference)
+        drawn = self.rollout.temperature, self.reference, self.rollout.top_p
+        self._policy = Policy(self.generator, self.policy_options, *drawn)
         if self.engine is not None:
             self.engine.bind(self.generator, self.rollout)
         self._engine: RolloutEngine = self.engine or LocalRollout(self.generator, self.rollout)
@@ -148,12 +150,14 @@ class VerifiableRLModule(EGRLModule):
             "advantage/zero_variance": advantages.zero_variance / max(advantages.groups, 1),
             "advantage/no_verdict": advantages.no_verdict / max(len(drawn), 1),
         }
-        figures |= self._improve(prompts, drawn, advantages.values)
+        figures |= self._improve(prompts, drawn, TokenAdvantages(advantages.values, {}, {}))
         clock.lap("policy")
         tokens = sum(len(rollout.tokens) for rollout in drawn)
         figures |= {f"time/{name}_tokens_per_s": tokens / seconds for name, seconds in clock.seconds.items()}
         self.rollouts = [(r, {name: part[r.id] for name, part in rewards.parts.items()}) for r in drawn]
-        self._log_means(figures)
+        self.log_dict(means := mean_over_processes(figures))
+        if "reward/total/mean" in means:
+            self.log("reward", means["reward/total/mean"], prog_bar=True, logger=False)
 
     def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
         """Reply to one batch of prompts, greedily, and score the replies by the rewards too."""

@@ -28,7 +28,7 @@ from embedrl.models.unified.layout import UnifiedLayout, stored_layout
 from embedrl.models.unified.preprocess import UnifiedPreprocessor
 from embedrl.models.unified.tokens import add_tokens, prepare_rows, source_ids
 from embedrl.models.vlm.base import VisionLanguageModel
-from embedrl.models.vlm.families import VLMFamily
+from embedrl.models.vlm.family import VLMFamily
 from embedrl.models.vlm.reasoner import VLMReasoner
 from embedrl.utils.reserved_words import GEN_TOKEN
 
