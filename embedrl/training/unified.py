@@ -87,6 +87,10 @@ class UnifiedEmbedderModule(VectorModule):
         """
         super().setup(stage)
         check_losses(self.losses, self.vectors)
+        if self.rationale_for_contrast == "self" and "gen" not in self.vectors:
+            raise ConfigError(
+                "model.rationale_for_contrast: self is about the gen vector: set backbone.layout.gen: true"
+            )
 
     @property
     def unified(self) -> UnifiedModel:

@@ -111,6 +111,13 @@ def test_one_pass_gives_open_clips_and_transformers_losses(run):
         ({"data": {"reasoned": ["both"]}}, "data.reasoned"),
         ({"data": {"reasoned": []}}, "data.reasoned is []: give query, target or both"),
         ({"backbone": {"max_length": 60}}, "more than max_length=60"),
+        (
+            {
+                "model": {"losses": [info_nce("disc")], "rationale_for_contrast": "self"},
+                "backbone": {"layout": {"gen": False}},
+            },
+            "set backbone.layout.gen: true",
+        ),
     ],
 )
 def test_bad_recipes_get_one_line(changes, message, tmp_path, capsys):
