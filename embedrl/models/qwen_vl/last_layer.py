@@ -80,8 +80,8 @@ def only_at(layer: Any, places: ReadPlaces) -> Iterator[None]:
         normed = layer.input_layernorm(hidden_states)
         attended = _attend(layer.self_attn, normed, position_embeddings, attention_mask, past_key_values, places)
         read: Tensor = places.pick(hidden_states) + attended
-        read = read + layer.mlp(layer.post_attention_layernorm(read))
-        return read
+        output: Tensor = read + layer.mlp(layer.post_attention_layernorm(read))
+        return output
 
     # Checkpointing would call the layer again after this is closed; without it, the layer keeps no more than it would
     # compute again in the backward pass, which begins with it.
