@@ -213,9 +213,7 @@ class _Rows:
     @classmethod
     def of(cls, replies: Tensor, together: int) -> _Rows:
         """Sort replies, given in order, into rows of so many."""
-        numbers, row, counts = torch.unique_consecutive(  # type: ignore[no-untyped-call]
-            replies // together, return_inverse=True, return_counts=True
-        )
+        numbers, row, counts = torch.unique_consecutive(replies // together, return_inverse=True, return_counts=True)
         slot = torch.arange(len(replies), device=replies.device) - (counts.cumsum(0) - counts)[row]
         return cls(numbers, row, slot, replies % together + SHARED + 1)
 
