@@ -20,13 +20,11 @@ CLASSES = {
         "embedrl.EmbedderModule",
         "embedrl.ReasonerModule",
         "embedrl.EGRLModule",
-        "embedrl.VerifiableRLModule",
     ),
     "data": (
         "embedrl.EmbedderDataModule",
         "embedrl.ReasonerDataModule",
         "embedrl.EGRLDataModule",
-        "embedrl.VerifiableRLDataModule",
     ),
 }
 """The classes whose arguments a training command takes behind `--model.` and `--data.`."""

@@ -53,7 +53,7 @@ class PolicyVectors(FrozenEmbedder):
         render: RenderOptions = RenderOptions(tcot="as_written"),  # noqa: B008 (frozen)
         micro_batch_size: int = 32,
     ) -> None:
-        self.render, self.micro_batch_size = as_lenient(render), micro_batch_size
+        self.render, self.micro_batch_size = render, micro_batch_size
         self.shared_prefix = False
         self._policy: list[UnifiedModel] = []
 
@@ -98,7 +98,7 @@ class PolicyVectors(FrozenEmbedder):
         """Unit vectors of sides with their rollouts, `[sides, dim]`; see `FrozenEmbedder.embed`."""
         opened: dict[str, Side] = {}
         repaired: Counter[str] = Counter()
-        preprocessor = self.backbone.preprocessor()
+        preprocessor, options = self.backbone.preprocessor(), as_lenient(self.render)
         chats = []
         for side, name in zip(sides, where, strict=True):
             if side.key not in opened:
@@ -106,7 +106,7 @@ class PolicyVectors(FrozenEmbedder):
             whole = side.tcot.endswith(GEN_TOKEN)
             side = opened[side.key].with_tcot(side.tcot.removesuffix(GEN_TOKEN))
             own: Counter[str] = Counter()
-            chat = fitting_chat(side, self.render, preprocessor, name, None, own)
+            chat = fitting_chat(side, options, preprocessor, name, None, own)
             chats.append(_as_rollout(chat, whole, own))
             repaired.update(list(own))
         if repairs is not None:
@@ -143,7 +143,7 @@ class PolicyVectors(FrozenEmbedder):
             where: A name of each for errors.
             device: Where to embed.
         """
-        options = replace(self.render, tcot="none")
+        options = replace(as_lenient(self.render), tcot="none")
         chats = [render(open_side(side, name), options, where=name) for side, name in zip(sides, where, strict=True)]
         return self._encoded(chats, where, device)
 

@@ -34,7 +34,7 @@ class VerifiableRLModule(EGRLModule):
     """Trains a policy by what its replies to lessons are worth, as functions of lesson and text say.
 
     The step is that of `EGRLModule`: rollouts, rewards, advantages inside each lesson's group, and the policy loss; in
-    place of pairs and the frozen Embedder there are lessons (`embedrl.data.VerifiableRLDataModule`) with what is right
+    place of pairs and the frozen Embedder there are lessons (`embedrl.VerifiableRLDataModule`) with what is right
     in their `gold`. On several processes each rewards the rollouts of its own lessons. Validation writes greedily and
     logs the same rewards: `val/<kind>/<name>` and `val/<kind>/reward`, their weighted sum.
 

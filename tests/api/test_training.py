@@ -129,7 +129,7 @@ def test_large_models_train_adapters(checkpoint, tmp_path, monkeypatch):
     assert backbone()["lora"] is None
     assert backbone()["path"] == str(checkpoint)
     monkeypatch.setattr("embedrl.api.training._LARGE", 1000)
-    assert backbone()["lora"] == {"r": 64, "alpha": 128, "dropout": 0.05, "scope": "language"}
+    assert backbone()["lora"] == {"r": 64, "alpha": 128, "dropout": 0.05, "scope": "language", "experts": None}
     assert backbone(None)["lora"] is None
     with pytest.raises(ConfigError, match="steps 0"):
         embedder.fit(PAIRS, out=tmp_path, steps=0)

@@ -58,7 +58,7 @@ def test_a_shell_reads_its_script(shell, scripts):
         (["validate", "--verb"], {"--verbose"}),
         (["plan", "--assume.tf"], {"--assume.tflops"}),
         (["eval", "--render.tc"], {"--render.tcot"}),
-        (["data", "world", "--split", "t"], {"train", "test"}),
+        (["data", "world", "--split", "t"], {"train", "test", "test2"}),
         (["export", "--adapter", ""], {"true", "false"}),
         (["completion", ""], {"bash", "zsh", "fish"}),
         (["fit", "--config", "conf"], {"confs", "config.yaml"}),

@@ -18,7 +18,7 @@ from embedrl.rl.rewards.combine import RewardRow
 from embedrl.rl.rewards.format import FormatReward
 from embedrl.training.base import TrainingModule
 from embedrl.training.checkpoints import config_form
-from embedrl.training.embedder import EmbedderModule
+from embedrl.training.embedder import EmbedderModule, VectorModule
 from embedrl.training.reasoner import ReasonerModule
 
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-3)
@@ -46,6 +46,7 @@ ARGUMENTS = {
     egrl: [
         "generator", "embedder", "rewards", "loss", "group_size", "rollout", "policy", "reference", "inner_epochs",
         "std_floor", "filter_groups", "gradient_clip_val", "style", "schedule_args", "max_new_tokens", "engine",
+        "advantages", "kl_in_reward",
         *SHARED,
     ],
 }  # fmt: skip
@@ -83,7 +84,7 @@ def test_a_further_subclass_keeps_the_hyperparameters_of_its_parent():
 @pytest.mark.parametrize(("build", "name"), [(embedder, "backbone"), (reasoner, "generator"), (egrl, "generator")])
 def test_the_trainings_are_siblings(build, name):
     module = build()
-    assert type(module).__bases__ == (TrainingModule,)
+    assert type(module).__bases__ in ((TrainingModule,), (VectorModule,))
     assert module.trained_model is getattr(module, name)
     # What a sibling would have to undo is the work of one training alone.
     assert {"training_step", "backward"}.isdisjoint(vars(TrainingModule))
