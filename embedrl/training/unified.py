@@ -73,6 +73,11 @@ class UnifiedEmbedderModule(VectorModule):
                 f"model.backbone is a {type(backbone).__name__}, which does not reason: take embedrl.QwenVLUnified or "
                 "embedrl.VLMUnified"
             )
+        if backbone.lora is not None and backbone.lora.experts is not None:
+            raise ConfigError(
+                "model.backbone.lora.experts: routers are balanced at one vector a side, and this model has two: leave "
+                "experts out, or train an Embedder"
+            )
         if rationale_for_contrast not in ("given", "self"):
             raise ConfigError(f"model.rationale_for_contrast is {rationale_for_contrast!r}: give given or self")
         self.losses = losses

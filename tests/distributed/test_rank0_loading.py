@@ -81,7 +81,7 @@ def test_the_model_is_that_of_one_process(kind, case, runs):
                 assert torch.equal(found["weights"][name], value), name
         assert found["tied"] == expected["tied"]
         if kind or all(value.dtype == torch.float32 for value in expected["weights"].values()):
-            # A sharded model of half precision computes in its strategy's. Where weights lie in memory decides on rounding.
+            # A sharded model of half precision computes in its strategy's. Where weights lie decides on rounding.
             torch.testing.assert_close(found["vectors"], expected["vectors"], rtol=0, atol=1e-7)
 
 

@@ -112,6 +112,10 @@ def test_one_pass_gives_open_clips_and_transformers_losses(run):
         ({"data": {"reasoned": []}}, "data.reasoned is []: give query, target or both"),
         ({"backbone": {"max_length": 60}}, "more than max_length=60"),
         (
+            {"backbone": {"lora": BACKBONE["init_args"]["lora"] | {"experts": {"count": 2}}}},
+            "model.backbone.lora.experts: routers are balanced at one vector a side",
+        ),
+        (
             {
                 "model": {"losses": [info_nce("disc")], "rationale_for_contrast": "self"},
                 "backbone": {"layout": {"gen": False}},
