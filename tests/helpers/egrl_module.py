@@ -27,9 +27,11 @@ SMALL = PixelBudget(1024, 2304)
 
 def build(**options):
     return EGRLModule(
-        generator=QwenVLReasoner("embedrl:tiny", lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")),
-        embedder=FrozenEmbedder(QwenVLBackbone("embedrl:tiny", image_pixels=SMALL)),
         **{
+            "generator": QwenVLReasoner(
+                "embedrl:tiny", lora=LoRAOptions(r=4, alpha=8, dropout=0.0, scope="all-linear")
+            ),
+            "embedder": FrozenEmbedder(QwenVLBackbone("embedrl:tiny", image_pixels=SMALL)),
             "rewards": [RewardRow(FormatReward(), 0.05), RewardRow(OutcomeReward(), 0.95)],
             "optimizer": functools.partial(torch.optim.AdamW, lr=1e-2),
             "loss": GRPOLoss(),
