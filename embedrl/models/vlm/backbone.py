@@ -108,7 +108,7 @@ class AnyVLM(VisionLanguageModel):
         """What the network takes of the inputs, pixels in its own dtype."""
         dtype = self.network.get_input_embeddings().weight.dtype
         names = [name for name in (*TOKENS, *picture_inputs(inputs)) if name in inputs]
-        return self.preprocessor().family.put_together(
+        return self.differences.put_together(
             {
                 # Not what positions are made of, such as the seconds of a grid.
                 name: inputs[name].to(dtype) if name.startswith("pixel_values") else inputs[name]

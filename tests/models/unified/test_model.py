@@ -52,6 +52,8 @@ def test_the_losses_are_those_of_transformers(model):
 
 @families(default=())
 def test_every_family_reasons_and_embeds(name, tmp_path):
+    if name in ("paligemma", "molmo2"):
+        pytest.skip("no chats with replies, and a table of its own for new tokens: see docs/how_to/unified.md")
     model = built(VLMUnified, f"embedrl:tiny/{name}", max_length=4096)
     check_against_transformers(model)
     model.export(tmp_path / "out")
