@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
 from embedrl.data.datamodules.verifiable_rl import PromptBatch
 from embedrl.data.sft_batches import LessonBatch
-from embedrl.distributed.fsdp2 import build_frozen
 from embedrl.distributed.unshard import unsharded
 from embedrl.errors import ConfigError
 from embedrl.models.policy_generator import PolicyGenerator
-from embedrl.rl.advantages import group_advantages
 from embedrl.rl.grpo_loss import GRPOLoss
 from embedrl.rl.learnable import check_learnable
-from embedrl.rl.module import EGRLModule
-from embedrl.rl.policy import Policy, PolicyOptions
+from embedrl.rl.policy import PolicyOptions
+from embedrl.rl.policy_module import PolicyModule
 from embedrl.rl.reply_rewards import ReplyRewardRow, score_by, step_rows, total_reply_rewards
 from embedrl.rl.rewards.combine import check_rewards
-from embedrl.rl.rollout import LocalRollout, RemoteEngine, RolloutEngine, RolloutOptions
-from embedrl.rl.statistics import PhaseClock, length_figures, mean_over_processes
+from embedrl.rl.rollout import RemoteEngine, RolloutOptions
+from embedrl.rl.statistics import PhaseClock, length_figures
 from embedrl.rl.step import Prompt, roll_out
-from embedrl.rl.token_advantages import TokenAdvantages
-from embedrl.training.base import TrainingModule
-from embedrl.training.greedy_replies import GreedyReplies
 from embedrl.types import Role, Side
-from embedrl.utils.ranges import check_least
 
 
-class VerifiableRLModule(EGRLModule):
+class VerifiableRLModule(PolicyModule):
     """Trains a policy by what its replies to lessons are worth, as functions of lesson and text say.
 
     The step is that of `EGRLModule`: rollouts, rewards, advantages inside each lesson's group, and the policy loss; in
@@ -81,19 +74,13 @@ class VerifiableRLModule(EGRLModule):
         seed: int | None = None,
         engine: RemoteEngine | None = None,
     ) -> None:
-        super(EGRLModule, self).__init__(locals())  # past `EGRLModule`, whose arguments are others
+        super().__init__(locals())
         check_rewards(step_rows(rewards, {}))
-        check_least(1, {"model.inner_epochs": inner_epochs, "model.max_new_tokens": max_new_tokens})
-        check_least(0, {"model.std_floor": std_floor, "model.gradient_clip_val": gradient_clip_val})
-        self.generator, self.reply_rewards, self.policy_loss = generator, rewards, loss
-        self.group_size, self.policy_options, self.engine = group_size, policy, engine
-        self.rollout = replace(rollout, seed=self.seed) if rollout.seed is None else rollout
-        self.inner_epochs = self.steps_per_batch = inner_epochs
-        self.std_floor, self.filter_groups, self.gradient_clip_val = std_floor, filter_groups, gradient_clip_val
-        self._reference = [reference]
-        self.automatic_optimization = False
-        self.rollouts = []
-        self._greedy = GreedyReplies(generator, max_new_tokens)
+        self.prepare(
+            generator, loss, group_size, rollout, policy, reference, inner_epochs, std_floor, filter_groups,
+            gradient_clip_val, max_new_tokens, engine,
+        )  # fmt: skip
+        self.reply_rewards = rewards
 
     def setup(self, stage: str) -> None:
         """See, before a training, that something can be learned: `check_learnable`.
@@ -101,28 +88,11 @@ class VerifiableRLModule(EGRLModule):
         Raises:
             ConfigError: If not.
         """
-        TrainingModule.setup(self, stage)
+        super().setup(stage)
         if stage == "fit":
             check_learnable(self.group_size, self.inner_epochs, self.rollout, step_rows(self.reply_rewards, {}), None)
 
-    def configure_model(self) -> None:
-        """Load the weights, and shard the policy if the strategy does."""
-        TrainingModule.configure_model(self)
-        if self.reference is not None:
-            build_frozen(self.reference, None if self._trainer is None else self._trainer.strategy)
-        drawn = self.rollout.temperature, self.reference, self.rollout.top_p
-        self._policy = Policy(self.generator, self.policy_options, *drawn)
-        if self.engine is not None:
-            self.engine.bind(self.generator, self.rollout)
-        self._engine: RolloutEngine = self.engine or LocalRollout(self.generator, self.rollout)
-
-    def on_fit_start(self) -> None:
-        """Put the reference beside the policy."""
-        TrainingModule.on_fit_start(self)
-        if self.reference is not None:
-            self.reference.to(self.device)
-
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:  # type: ignore[override]  # other data
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Roll out, reward, improve.
 
         Raises:
@@ -143,21 +113,7 @@ class VerifiableRLModule(EGRLModule):
         clock.lap("rollout")
         rewards = total_reply_rewards(self.reply_rewards, dict(enumerate(batch.lessons, first)), drawn)
         clock.lap("reward")
-        groups = {rollout.id: rollout.group for rollout in drawn}
-        advantages = group_advantages(rewards.totals, groups, self.std_floor, self.filter_groups)
-        figures = rewards.metrics | length_figures(drawn, self.group_size)
-        figures |= {
-            "advantage/zero_variance": advantages.zero_variance / max(advantages.groups, 1),
-            "advantage/no_verdict": advantages.no_verdict / max(len(drawn), 1),
-        }
-        figures |= self._improve(prompts, drawn, TokenAdvantages(advantages.values, {}, {}))
-        clock.lap("policy")
-        tokens = sum(len(rollout.tokens) for rollout in drawn)
-        figures |= {f"time/{name}_tokens_per_s": tokens / seconds for name, seconds in clock.seconds.items()}
-        self.rollouts = [(r, {name: part[r.id] for name, part in rewards.parts.items()}) for r in drawn]
-        self.log_dict(means := mean_over_processes(figures))
-        if "reward/total/mean" in means:
-            self.log("reward", means["reward/total/mean"], prog_bar=True, logger=False)
+        self.learn(prompts, drawn, rewards, length_figures(drawn, self.group_size), clock)
 
     def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
         """Reply to one batch of prompts, greedily, and score the replies by the rewards too."""
