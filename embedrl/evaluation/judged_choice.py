@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from embedrl.errors import DataError
 from embedrl.rl.rewards.judge import Judge, Question, Verdict
-from embedrl.tcot.schema import clean_text
-from embedrl.types import Side
-from embedrl.utils.reserved_words import escape
+from embedrl.tcot.matching import match_prompt
+from embedrl.types import Role, Side
 
 
 def agreements(
@@ -38,8 +37,10 @@ def agreements(
         order = list(range(len(candidates)))
         random.Random(f"{seed}/{where}/{number}").shuffle(order)
         places.append(order.index(0))
-        shown = [candidates[i].tcot for i in order]
-        questions.append(Question(f"{where}, T-CoT {number}", _prompt(option, shown), len(order)))
+        notes = tuple(candidates[i].tcot for i in order)
+        prompt = match_prompt(Role.QUERY, option.text, option.tcot, notes)
+        anchor = f"{option.text.strip()}\n{option.tcot}".strip()
+        questions.append(Question(f"{where}, T-CoT {number}", prompt, len(notes), anchor, notes))
     verdicts = judge.choose(questions)
     if all(verdict.index is None for verdict in verdicts):
         raise DataError(
@@ -53,16 +54,3 @@ def _agreement(verdict: Verdict, place: int) -> float:
     if verdict.index is None:
         return -1.0
     return verdict.probabilities[place] if verdict.probabilities is not None else float(verdict.index == place)
-
-
-def _prompt(query: Side, notes: Sequence[str]) -> str:
-    """The words of the process reward's question, which a judge may have been trained on."""
-    text = query.text.strip()
-    parts = [
-        f"Below are notes on a search query, then numbered notes on {len(notes)} results it may be looking for.",
-        *([f"Text of the search query: {text}"] if text else []),
-        f"Notes on the search query: {query.tcot}",
-        *(f"[{number}] {note}" for number, note in enumerate(notes, start=1)),
-        f"Which notes describe the result it is looking for best? Reply with its number only, from 1 to {len(notes)}.",
-    ]
-    return escape(clean_text("\n\n".join(parts)))
