@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,14 +23,11 @@ from embedrl.errors import ConfigError
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import check_single
 from embedrl.mining.pair_reading import read_pairs
+from embedrl.mining.reporting import write_report
 from embedrl.models.backbone import Backbone
-from embedrl.training.checkpoints import config_form
 from embedrl.types import Pair, Side
-from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import data_set_column, make_console, tell
 from embedrl.utils.file_names import check_file_names
-from embedrl.utils.secrets import without_secrets
-from embedrl.utils.versions import environment
 
 
 @dataclass(frozen=True)
@@ -122,15 +118,7 @@ def gain(
     if rank != 0:
         return
     write_mix(out / "mix.yaml", rows)
-    facts = {
-        "data_sets": report,
-        "model": vectors.identity,
-        "wall_seconds": round(time.monotonic() - started, 1),
-        **environment(),
-        "config": without_secrets(config_form(settings)),
-    }
-    with replacing(out / "report.json") as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_report(out, {"data_sets": report, "model": vectors.identity}, started, settings)
     _print(report)
     tell(f"wrote {out / 'mix.yaml'}: train on it with --data.render.on_missing_tcot raw")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,17 +25,14 @@ from embedrl.inference.reranker import Reranker
 from embedrl.metrics.ranking import Blocks
 from embedrl.mining.neighbours import MiningOptions, Neighbours, find_neighbours
 from embedrl.mining.pair_reading import read_pairs
+from embedrl.mining.reporting import write_report
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
 from embedrl.tcot.prompts import Style
-from embedrl.training.checkpoints import config_form
 from embedrl.training.trained_model import load_reranker
 from embedrl.types import Pair, RetrievalTask, Side
-from embedrl.utils.atomic_files import replacing
 from embedrl.utils.console import data_set_column, make_console, tell
 from embedrl.utils.file_names import check_file_names
-from embedrl.utils.secrets import without_secrets
-from embedrl.utils.versions import environment
 
 _SAMPLES = 8
 _OWN, _KNOWN = 2.0, 1.0  # relevance of a pair's own target, and of other known positives of its query
@@ -114,17 +110,8 @@ def mine(
     if rank != 0:
         return
     write_mix(out / "mix.yaml", rows)
-    facts = {
-        "data_sets": report,
-        "model": vectors.identity,
-        "processes": joined,
-        "sides_embedded": computed,
-        "wall_seconds": round(time.monotonic() - started, 1),
-        **environment(),
-        "config": without_secrets(config_form(settings)),
-    }
-    with replacing(out / "report.json") as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    facts = {"data_sets": report, "model": vectors.identity, "processes": joined, "sides_embedded": computed}
+    write_report(out, facts, started, settings)
     _print(report)
     tell(f"wrote {out / 'mix.yaml'}; look at {out / 'samples'} before training on it")
 
