@@ -103,8 +103,8 @@ def rows() -> list[str]:
 
 
 def pattern(row: str) -> re.Pattern[str]:
-    """A row as a pattern of tags: `<modality>` is one of three, any other `<...>` a word."""
-    places = {"<modality>": "(?:text|image|video)", "<query>": r"\d+"}
+    """A row as a pattern of tags: `<modality>` is one of three, `<role>` one of two, any other `<...>` a word."""
+    places = {"<modality>": "(?:text|image|video)", "<role>": "(?:query|target)", "<query>": r"\d+"}
     parts = re.split(r"(<\w+>)", row)
     return re.compile("".join(places.get(p, r"[\w.-]+") if p.startswith("<") else re.escape(p) for p in parts))
 
