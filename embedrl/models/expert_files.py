@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import CheckpointError, ConfigError, unreadable
-from embedrl.models.adapters import CONFIG_FILE, EXPERTS, WEIGHTS_FILE, check_tensors, merge_adapter
+from embedrl.models.adapters import CONFIG_FILE, EXPERTS, WEIGHTS_FILE, check_tensors, merge_adapter, to_export
 from embedrl.models.backbone import Backbone
-from embedrl.models.experts import ExpertOptions, routed_config
+from embedrl.models.experts import ExpertOptions, check_unmerged, routed_config, routed_layers
 from embedrl.models.lora import LoRAOptions
 
 _PREFIX, _TOKEN_ROW = "base_model.model.", ".token_adapter.trainable_tokens_delta"
@@ -42,7 +42,27 @@ def check_experts(model: Loadable, lora: LoRAOptions, loaded: bool) -> None:
         raise ConfigError("lora.experts: experts are for Embedders; set it to null for a model that writes")
 
 
-def mark_experts(out: Path, lora: LoRAOptions | None) -> None:
+def save_network(out: Path, network: Any, merge: bool, lora: LoRAOptions | None) -> None:
+    """Write what an exported folder holds of a network: see `to_export`; an adapter with experts for embedrl alone.
+
+    Args:
+        out: The folder.
+        network: The network, which may be a `PeftModel`.
+        merge: Whether LoRA is folded into the weights.
+        lora: The options it was trained with.
+
+    Raises:
+        ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
+    """
+    routed = bool(routed_layers(network))
+    if routed:
+        check_unmerged(merge, isinstance(network, PeftModel))
+    to_export(network, merge).save_pretrained(out)
+    if routed:
+        _mark_experts(out, lora)
+
+
+def _mark_experts(out: Path, lora: LoRAOptions | None) -> None:
     """Turn the adapter that peft has written into a folder that only embedrl loads.
 
     Args:

@@ -12,12 +12,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import to_export
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES
 from embedrl.models.dropout import checkpoint_layers
-from embedrl.models.expert_files import check_experts, mark_experts
-from embedrl.models.experts import check_unmerged, routed_layers, routing_of
+from embedrl.models.expert_files import check_experts, save_network
+from embedrl.models.experts import routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.lora import LoRAOptions, add_lora_on
 from embedrl.models.routing import Routing
@@ -198,11 +197,7 @@ class TwoTowerBackbone(Backbone):
         Raises:
             ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
-        if not self.merges:
-            check_unmerged(merge, isinstance(self.net, PeftModel))
-        to_export(self.net, merge).save_pretrained(out)
-        if not self.merges:
-            mark_experts(out, self.lora)
+        save_network(out, self.net, merge, self.lora)
         self.preprocessor().processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 

@@ -16,12 +16,12 @@ from transformers import AutoModel
 
 from embedrl.distributed.loadable import Loadable
 from embedrl.errors import ConfigError
-from embedrl.models.adapters import adapter_tokens, add_token_rows, to_export
+from embedrl.models.adapters import adapter_tokens, add_token_rows
 from embedrl.models.backbone import Backbone, ModelInputs
 from embedrl.models.checkpoint_files import DTYPES, emb_token_id, prepare_emb_row
 from embedrl.models.dropout import checkpoint_layers
-from embedrl.models.expert_files import check_experts, mark_experts
-from embedrl.models.experts import check_unmerged, name_text_layers, routed_layers, routing_of
+from embedrl.models.expert_files import check_experts, save_network
+from embedrl.models.experts import name_text_layers, routed_layers, routing_of
 from embedrl.models.export_options import write_options
 from embedrl.models.input_gradients import need_input_gradients
 from embedrl.models.lora import LoRAOptions, add_lora_on
@@ -234,11 +234,7 @@ class VisionLanguageModel(Loadable):
         Raises:
             ConfigError: If the adapter alone is asked for and there is none, or the adapter cannot be merged.
         """
-        if not self.merges:
-            check_unmerged(merge, isinstance(self.network, PeftModel))
-        to_export(self.network, merge).save_pretrained(out)
-        if not self.merges:
-            mark_experts(out, self.lora)
+        save_network(out, self.network, merge, self.lora)
         self.processor.save_pretrained(out)
         write_options(out, public_path(type(self)), self.reading_options())
 
