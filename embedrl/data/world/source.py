@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from embedrl.data.world.families import FAMILIES
 from embedrl.data.world.samples import LARGEST_BLOCK, VERSION, alike_samples, make_sample, sample_of
 from embedrl.data.world.scene import SPLITS, Split
-from embedrl.data.world.teachers import Teacher, annotator, perfect
+from embedrl.data.world.teachers import RATES, Teacher, annotator, perfect
 from embedrl.data.world.views import Needs, View, WorldSample
 from embedrl.errors import ConfigError, DataError
 from embedrl.types import Modality, Pair, RetrievalTask, Side
 
-TEACHERS: tuple[Teacher, ...] = ("perfect", "annotator", "none")
+TEACHERS: tuple[Teacher, ...] = ("perfect", "annotator", "careful", "none")
 _TRIES = 1000  # draws in a row without success after which a split is declared full
 
 
@@ -41,7 +41,7 @@ def write_up(view: View, teacher: Teacher, seed: int = 0) -> Side:
     if teacher == "perfect":
         return view.side(perfect(view))
     side = view.side()
-    return side.with_tcot(annotator(view, random.Random(f"{seed}/{side.key}")))
+    return side.with_tcot(annotator(view, random.Random(f"{seed}/{side.key}"), RATES[teacher]))
 
 
 def needs(pair_id: str) -> tuple[Needs, Needs]:
@@ -65,7 +65,7 @@ class WorldSource:
         split: `train`, `val`, `test` or `test2`: disjoint in seeds and in held-out combinations.
         size: Number of pairs; there is no limit.
         seed: Another seed gives other pairs.
-        teacher: Who writes the T-CoTs: `perfect`, `annotator` or `none`.
+        teacher: Who writes the T-CoTs: `perfect`, `annotator`, `careful` (see `RATES`) or `none`.
         negatives: Number of hard negatives per pair: like the target, but wrong.
         alike: Rows come in blocks of this many pairs whose answers share many words: hard negatives of one another, to
             be drawn together (`data.block_size`). 1 makes no blocks.

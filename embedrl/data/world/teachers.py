@@ -20,7 +20,7 @@ from embedrl.tcot.parser import build
 from embedrl.tcot.schema import Box
 from embedrl.types import Modality
 
-Teacher = Literal["perfect", "annotator", "none"]
+Teacher = Literal["perfect", "annotator", "careful", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class Rates:
     vague: float = 0.65
     broken: float = 0.03
 
+
+RATES: dict[Teacher, Rates] = {"annotator": Rates(), "careful": Rates(whole=0.0, loose=0.0, vague=0.0)}
+"""Annotators by name: `careful` writes like the generic one, but neither in general terms nor of loose boxes and frames."""
 
 LOOSE_IOU = (0.5, 0.8)
 """Range of the IoU of a loose box with the exact one, before it is rounded to the texts' grid."""

@@ -173,3 +173,20 @@ def test_rows_that_are_alike_stand_side_by_side(family):
 def test_blocks_too_small_or_too_large_are_refused(alike):
     with pytest.raises(ConfigError, match="alike"):
         WorldSource("vqa", alike=alike)
+
+
+@pytest.mark.parametrize("family", ["vqa", "grounding", "video_qa"])
+def test_the_careful_annotator_is_neither_vague_nor_loose(family):
+    """It differs from the perfect teacher in wording, in what it adds and in what it takes for something else."""
+    same = {"annotator": 0, "careful": 0}
+    for index in range(100):
+        gold = WorldSource(family)[index].query
+        right = parse(gold.tcot, gold.modality, len(gold.frames) or None).tcot
+        for teacher in same:
+            text = WorldSource(family, teacher=teacher)[index].query.tcot
+            read = parse(text, gold.modality, len(gold.frames) or None).tcot
+            boxes, frames = set(right.cues.boxes), set(right.cues.key_frames)
+            points = boxes <= set(read.cues.boxes) and frames <= set(read.cues.key_frames)
+            same[teacher] += points and read.answer == right.answer
+    assert same["careful"] > 80
+    assert same["annotator"] < 30
