@@ -35,6 +35,7 @@ def search(
     reasoner: str | None = None,
     rerank: int = 0,
     reranker: str | None = None,
+    think: int = 0,
     style: Style | None = None,
     device: Device = "auto",
     gate: ConfidenceGate | None = None,
@@ -57,6 +58,7 @@ def search(
         reasoner: A Reasoner; by default the one that the index was made with.
         rerank: Let a reranker read this many of the best items with the query, and put them in its order.
         reranker: A model that learned to rerank; see configs/world/reranker.yaml.
+        think: For a reranker that thinks (configs/world/reranker_thoughts.yaml): its longest thought in tokens.
         style: The prompt of Reasoner and reranker; by default the index's.
         device: Where to compute; auto takes a GPU if there is one.
         gate: `--reason auto`: who is not sure, such as `--gate.below 0.05`.
@@ -74,7 +76,7 @@ def search(
         raise ConfigError(f"--rerank {rerank}: give a number above 0 and a model that reads so many items (--reranker)")
     opened = open_with_models(index, embedder, reasoner, device, bool(reason), style)
     style = style or opened.store.header["models"].get("style")
-    read = load_reranker(reranker, device, style) if reranker else None
+    read = load_reranker(reranker, device, style, think)
     how: dict[str, Any] = {"reason": reason, "hybrid": hybrid, "exact": exact, "gate": gate}
     how |= {"nprobes": nprobes, "refine": refine}
     hits = opened.search(text, image, k=k, where=where, rerank=rerank, reranker=read, **how)

@@ -26,6 +26,7 @@ def serve(
     embedder: str | None = None,
     reasoner: str | None = None,
     reranker: str | None = None,
+    think: int = 0,
     style: Style | None = None,
     limits: ServiceLimits = ServiceLimits(),  # noqa: B008 - frozen
     device: Device = "auto",
@@ -43,6 +44,7 @@ def serve(
         embedder: Where the index's model lies now, if not where it was.
         reasoner: A Reasoner for queries; by default the one that the index was made with, if it was.
         reranker: A model that learned to rerank; see configs/world/reranker.yaml.
+        think: For a reranker that thinks (configs/world/reranker_thoughts.yaml): its longest thought in tokens.
         style: The prompt of Reasoner and reranker; by default the index's.
         limits: Bounds on what requests bring.
         device: Where to compute; auto takes a GPU if there is one.
@@ -68,7 +70,7 @@ def serve(
 
     made = Index.open(index).store.header["models"]
     opened = open_with_models(index, embedder, reasoner, device, bool(reasoner or made.get("reasoner")), style)
-    read = None if reranker is None else load_reranker(reranker, device, style or made.get("style"))
+    read = load_reranker(reranker, device, style or made.get("style"), think)
     models = ServedModels(opened, read)
     hosts = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if is_loopback(host) else None
     app = make_app(models, limits, token, hosts)

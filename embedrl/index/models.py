@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from embedrl.errors import ConfigError
+
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
@@ -38,17 +40,26 @@ def load_reasoner(names: Mapping[str, str], device: str) -> Reasoner:
     return Reasoner.from_pretrained(names["reasoner"], device=device, style=style)
 
 
-def load_reranker(name: str, device: str, style: Style | None = None) -> Reranker:
-    """A reranker, ready to score.
+def load_reranker(name: str | None, device: str, style: Style | None = None, think: int = 0) -> Reranker | None:
+    """A reranker, ready to score; None if none is named.
 
     Args:
         name: What `embedrl fit` or `export` left of it.
         device: Where to compute.
         style: Style of its question; None means `full`.
+        think: Longest thought in tokens; 0: none.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is no model that can rerank.
+        ConfigError: If `think` is below 0, or there is no model to think.
     """
+    if name is None:
+        if think:
+            raise ConfigError(f"--think is {think}, but no model is given that thinks: give --reranker")
+        return None
     from embedrl.api.options import choose_device
     from embedrl.training import trained_model
 
-    reranker = trained_model.load_reranker(name, style or "full")
+    reranker = trained_model.load_reranker(name, style or "full", think)
     reranker.build(choose_device(device))
     return reranker

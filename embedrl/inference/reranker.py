@@ -16,9 +16,9 @@ from embedrl.errors import ConfigError, NonFiniteError
 from embedrl.metrics.ranking import GRID, Ranking
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.prompts import Style
-from embedrl.types import RetrievalTask, Side
+from embedrl.types import Chat, RetrievalTask, Side
 
-_LENIENT = as_lenient(RenderOptions())
+LENIENT = as_lenient(RenderOptions())
 
 
 class Reranker:
@@ -41,7 +41,7 @@ class Reranker:
     def __init__(
         self,
         generator: PolicyGenerator,
-        render: RenderOptions = _LENIENT,
+        render: RenderOptions = LENIENT,
         style: Style = "full",
         max_tokens: int = 8192,
     ) -> None:
@@ -84,21 +84,40 @@ class Reranker:
             DataError: If a side cannot be shown, or the model cannot read both at once.
             NonFiniteError: If the model gives NaN.
         """
-        chats = [rerank_chat(query, side, self.render, self.style, where=where) for side in candidates]
+        chats = [self.question(query, side, where) for side in candidates]
         if not chats:
             return torch.empty(0)
         was_training = self.generator.training
         self.generator.eval()
         try:
-            choices = [[YES, NO] for _ in chats]
-            scores = torch.stack(self.generator.score_choices(chats, choices, self.max_tokens, whole=False)).float()
+            logits = self.judge(chats).float().cpu()
         finally:
             self.generator.train(was_training)
-        if not scores.isfinite().all():
+        if not logits.isfinite().all():
             raise NonFiniteError(
                 f"{where or 'query'}: the reranker's scores are NaN or infinite; look at its checkpoint"
             )
-        return (scores[:, 0] - scores[:, 1]).cpu()
+        return logits
+
+    def question(self, query: Side, candidate: Side, where: str = "") -> Chat:
+        """What the model is asked about one candidate.
+
+        Args:
+            query: The query.
+            candidate: The candidate.
+            where: Name of the query for errors.
+        """
+        return rerank_chat(query, candidate, self.render, self.style, where=where)
+
+    def judge(self, chats: Sequence[Chat]) -> Tensor:
+        """Logits log p(yes) - log p(no), one for each question, `[questions]`.
+
+        Args:
+            chats: The questions.
+        """
+        choices = [[YES, NO] for _ in chats]
+        scores = torch.stack(self.generator.score_choices(chats, choices, self.max_tokens, whole=False))
+        return scores[:, 0] - scores[:, 1]
 
     def rerank(self, task: RetrievalTask, ranking: Ranking, depth: int, rank: int = 0) -> Ranking:
         """The ranking with the best candidates of every query in a new order, distributed over ranks.

@@ -18,6 +18,7 @@ from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
+from embedrl.errors import ConfigError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import check_single
@@ -46,6 +47,7 @@ def mine(
     render: RenderOptions = RenderOptions(),  # noqa: B008 (frozen)
     encode: EncodeOptions = EncodeOptions(),  # noqa: B008 (frozen)
     reranker: str | None = None,
+    think: int = 0,
     style: Style = "full",
     device: Device = "auto",
     seed: int = 0,
@@ -69,6 +71,7 @@ def mine(
         encode: Where vectors are stored, and how they are computed.
         reranker: A model that learned to rerank; see configs/world/reranker.yaml. It reads each pair's target and the
             negatives that the Embedder chose, on the first process, and its log p(yes) - log p(no) are the scores.
+        think: For a reranker that thinks (configs/world/reranker_thoughts.yaml): its longest thought in tokens.
         style: The reranker's question: that of its lessons.
         device: Where to compute; auto takes a GPU if there is one.
         seed: Seed of weights that no checkpoint holds.
@@ -84,7 +87,9 @@ def mine(
         NonFiniteError: If a vector is NaN or infinite.
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
-    settings |= {"reranker": reranker, "style": style}
+    settings |= {"reranker": reranker, "think": think, "style": style}
+    if think and not reranker:
+        raise ConfigError(f"--think is {think}, but no model is given that thinks: give --reranker")
     check_single(backbone, "embedrl mine")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")
@@ -96,7 +101,7 @@ def mine(
         started = time.monotonic()
         vectors = VectorCache(encode.cache or out / "vectors", backbone, render, place, encode, rank)
         report, rows = {}, []
-        teacher = load_reranker(reranker, style) if reranker and rank == 0 else None
+        teacher = load_reranker(reranker, style, think) if reranker and rank == 0 else None
         if teacher is not None:
             teacher.build(place)
         for row in mix:

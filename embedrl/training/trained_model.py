@@ -19,8 +19,9 @@ from lightning.pytorch.cli import instantiate_module
 
 import embedrl
 from embedrl.distributed.sharded_checkpoint import is_sharded, read_rest, read_weights, reading
-from embedrl.errors import CheckpointError
+from embedrl.errors import CheckpointError, ConfigError
 from embedrl.inference.reranker import Reranker
+from embedrl.inference.thinking_reranker import ThinkingReranker
 from embedrl.models.adapters import CONFIG_FILE as ADAPTER
 from embedrl.models.backbone import Backbone
 from embedrl.models.exported import MODEL_FILES, exported_class, load_exported
@@ -71,22 +72,29 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
     return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)  # type: ignore[type-abstract]
 
 
-def load_reranker(checkpoint: str, style: Style = "full") -> Reranker:
+def load_reranker(checkpoint: str, style: Style = "full", think: int = 0) -> Reranker:
     """A reranker with its weights, on the CPU; `Reranker.build` moves it.
 
     Args:
-        checkpoint: See the table above: what a Reasoner's training on `embedrl.data.RerankLessons` left.
+        checkpoint: See the table above: what training on `embedrl.data.RerankLessons` left; with `think`, on
+            `embedrl.data.RerankThoughts`.
         style: Style of the question: that of the lessons.
+        think: Longest thought in tokens; 0: the model says yes or no at once.
 
     Raises:
         CheckpointError: If it cannot be read, or is no model that can rerank.
+        ConfigError: If `think` is below 0.
     """
+    if think < 0:
+        raise ConfigError(f"--think is {think}: give the longest thought in tokens, or 0 for none")
     try:
         generator = load_reasoner(checkpoint)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("--checkpoint", "--reranker", 1)) from error
     if not isinstance(generator, PolicyGenerator):
         raise CheckpointError(f"--reranker {checkpoint}: it does not say how likely its replies are: it cannot rerank")
+    if think:
+        return ThinkingReranker(generator, style=style, max_new_tokens=think)
     return Reranker(generator, style=style)
 
 
