@@ -50,7 +50,7 @@ class Rates:
 
 
 RATES: dict[Teacher, Rates] = {"annotator": Rates(), "careful": Rates(whole=0.0, loose=0.0, vague=0.0)}
-"""Annotators by name: `careful` writes like the generic one, but neither in general terms nor of loose boxes and frames."""
+"""Annotators by name: `careful` writes like the generic one, but not in general terms or of loose boxes and frames."""
 
 LOOSE_IOU = (0.5, 0.8)
 """Range of the IoU of a loose box with the exact one, before it is rounded to the texts' grid."""
