@@ -52,7 +52,7 @@ def test_verify_prints_its_recall(index, capsys):
 def test_verify_names_what_raises_a_low_recall(index, monkeypatch):
     monkeypatch.setattr(ann, "NPROBES", 1)
     monkeypatch.setattr(ann, "REFINE", 1)
-    report = index.verify(queries=20)
+    report = index.verify(queries=60)
     assert [(one.nprobes, one.refine) for one in report.recalls] == [(1, 1), (4, 1), (17, 40)]
     shares = [one.share for one in report.recalls]
     assert shares == sorted(shares)
@@ -61,8 +61,9 @@ def test_verify_names_what_raises_a_low_recall(index, monkeypatch):
     assert len(settings) == 2
     vectors = np.concatenate([np.stack(batch["vector"].to_numpy(False)) for batch in index.store.read(["vector"])])
     for nprobes, refine, share in settings:
-        shares = [_share(index, vectors, one, int(nprobes), int(refine)) for one in vectors[::20]]
-        assert np.mean(shares) == pytest.approx(float(share), abs=0.1)
+        shares = [_share(index, vectors, one, int(nprobes), int(refine)) for one in vectors[::5]]
+        # other queries: the standard error of the difference is about 0.05
+        assert np.mean(shares) == pytest.approx(float(share), abs=0.2)
     monkeypatch.setattr(ann, "ENOUGH", 2.0)
     monkeypatch.setattr("embedrl.index.verify.ENOUGH", 2.0)
     assert str(index.verify(queries=1)).endswith("embedrl search --exact true: recall@10 1")
