@@ -142,7 +142,8 @@ class Reranker:
         for row in range(rank, len(task.queries), world_size()):
             kept = [i for i in ranking.indices[row, :depth].tolist() if i >= 0]
             sides = [task.candidates[i] for i in kept]
-            mine.append((row, self.score(task.queries[row], sides, f"{task.name}/query {row}").tolist()))
+            # Logits: scores of a sure model tie at 1.
+            mine.append((row, self.logits(task.queries[row], sides, f"{task.name}/query {row}").tolist()))
         scores = torch.full(ranking.scores.shape, -torch.inf, dtype=ranking.scores.dtype)
         for row, values in gather_objects(mine):
             scores[row, : len(values)] = torch.tensor(values, dtype=scores.dtype)
