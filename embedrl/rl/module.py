@@ -105,6 +105,7 @@ class EGRLModule(PolicyModule):
         Raises:
             ConfigError: If not.
         """
+        super().setup(stage)
         if stage == "fit":
             pairs = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
             check_learnable(self.group_size, self.inner_epochs, self.rollout, self.rewards, pairs)

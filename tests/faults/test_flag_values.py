@@ -183,6 +183,7 @@ WRONG = {
         "--data.batch_size 0": "data.batch_size is 0: give 1 or more",
     },
     "EG-RL": {
+        "--model.schedule cosin": "--model.schedule cosin: no such schedule; did you mean cosine?",
         "--model.inner_epochs 0": "model.inner_epochs is 0: give 1 or more",
         "--model.gradient_clip_val -1": "model.gradient_clip_val is -1.0: give 0 or more",
         "--data.block_size 0": "data.block_size is 0: give 1 or more",
