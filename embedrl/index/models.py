@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from embedrl.errors import ConfigError
-
 if TYPE_CHECKING:
     from embedrl.api.embedder import Embedder
     from embedrl.api.reasoner import Reasoner
@@ -53,12 +51,12 @@ def load_reranker(name: str | None, device: str, style: Style | None = None, thi
         CheckpointError: If it cannot be read, or is no model that can rerank.
         ConfigError: If `think` is below 0, or there is no model to think.
     """
-    if name is None:
-        if think:
-            raise ConfigError(f"--think is {think}, but no model is given that thinks: give --reranker")
-        return None
     from embedrl.api.options import choose_device
     from embedrl.training import trained_model
+
+    trained_model.check_think(think, name)
+    if name is None:
+        return None
 
     reranker = trained_model.load_reranker(name, style or "full", think)
     reranker.build(choose_device(device))

@@ -51,6 +51,12 @@ class Reranker:
             raise ConfigError(f"max_tokens is {max_tokens}: give 1 or more")
         self.generator, self.render, self.style, self.max_tokens = generator, render, style, max_tokens
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes, once it is built."""
+        device: torch.device = self.generator.network.get_input_embeddings().weight.device
+        return device
+
     def build(self, device: torch.device) -> None:
         """Load the weights, freeze them, move them."""
         self.generator.build()
@@ -132,12 +138,18 @@ class Reranker:
             rank: Rank of this process.
 
         Raises:
-            ConfigError: If `depth` is below 1.
+            ConfigError: If `depth` is below 1, or above what the ranking keeps of a larger pool.
             DataError: If a side cannot be shown; the message names the task and the query.
         """
         if depth < 1:
             raise ConfigError(f"rerank depth is {depth}: give 1 or more")
-        depth = min(depth, ranking.indices.shape[1])
+        width = ranking.indices.shape[1]
+        pool = len(task.candidates) if task.pools is None else max(map(len, task.pools))
+        if width < min(depth, pool):
+            raise ConfigError(
+                f"rerank depth is {depth}, but the ranking keeps {width} candidates: rank with k >= depth"
+            )
+        depth = min(depth, width)
         mine = []
         for row in range(rank, len(task.queries), world_size()):
             kept = [i for i in ranking.indices[row, :depth].tolist() if i >= 0]

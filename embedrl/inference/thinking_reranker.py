@@ -68,7 +68,7 @@ class ThinkingReranker(Reranker):
         Args:
             chats: The questions.
         """
-        preprocessor, device = self.generator.preprocessor(), self._device()
+        preprocessor, device = self.generator.preprocessor(), self.device
         rows = preprocessor.prompt_rows(chats)
         logits = torch.empty(len(chats))
         lengths = [row["input_ids"].shape[1] + 2 * self.max_new_tokens for row in rows]
@@ -81,7 +81,7 @@ class ThinkingReranker(Reranker):
 
     def _verdicts(self, inputs: ModelInputs, thoughts: Sequence[str]) -> Tensor:
         """The logits of prompts with thoughts; tokens that both verdicts begin with do not enter, not even rounded."""
-        tokenizer, device = self.generator.processor.tokenizer, self._device()
+        tokenizer, device = self.generator.processor.tokenizer, self.device
         sums = []
         tokens = []
         for verdict in (RELEVANT, IRRELEVANT):
@@ -94,7 +94,3 @@ class ThinkingReranker(Reranker):
             logprobs, _ = self.generator.reply_logprobs({name: value.to(device) for name, value in packed.items()})
             sums.append(torch.stack([row[start:].sum() for row, start in zip(logprobs, starts, strict=True)]))
         return (sums[0] - sums[1]).float()
-
-    def _device(self) -> torch.device:
-        device: torch.device = self.generator.network.get_input_embeddings().weight.device
-        return device

@@ -18,7 +18,6 @@ from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
 from embedrl.data.render import RenderOptions
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
-from embedrl.errors import ConfigError
 from embedrl.evaluation.remaining import Remaining
 from embedrl.evaluation.vectors import EncodeOptions, VectorCache
 from embedrl.inference.frozen_embedder import check_single
@@ -30,7 +29,7 @@ from embedrl.mining.reporting import write_report
 from embedrl.mining.samples import Sample, draw_samples
 from embedrl.models.backbone import Backbone
 from embedrl.tcot.prompts import Style
-from embedrl.training.trained_model import load_reranker
+from embedrl.training.trained_model import check_think, load_reranker
 from embedrl.types import Pair, RetrievalTask, Side
 from embedrl.utils.console import data_set_column, make_console, tell
 from embedrl.utils.file_names import check_file_names
@@ -88,8 +87,7 @@ def mine(
     """
     settings = {"backbone": backbone, "options": options, "render": render, "encode": encode, "seed": seed}
     settings |= {"reranker": reranker, "think": think, "style": style}
-    if think and not reranker:
-        raise ConfigError(f"--think is {think}, but no model is given that thinks: give --reranker")
+    check_think(think, reranker)
     check_single(backbone, "embedrl mine")
     check_file_names(check_labels(mix), "--mix", JOURNALS)
     bad = OnBad(on_bad, max_bad, "--")

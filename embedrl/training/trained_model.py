@@ -72,6 +72,22 @@ def load_reasoner(checkpoint: str, dtype: Dtype = "float32") -> Generator:
     return _load_kind(checkpoint, Generator, QwenVLReasoner, dtype)  # type: ignore[type-abstract]
 
 
+def check_think(think: int, reranker: str | None) -> None:
+    """Check `--think` before anything is loaded.
+
+    Args:
+        think: Longest thought in tokens; 0: none.
+        reranker: The model that is to think; None or empty if none is named.
+
+    Raises:
+        ConfigError: If `think` is below 0, or there is no model to think.
+    """
+    if think < 0:
+        raise ConfigError(f"--think is {think}: give the longest thought in tokens, or 0 for none")
+    if think and not reranker:
+        raise ConfigError(f"--think is {think}, but no model is given that thinks: give --reranker")
+
+
 def load_reranker(checkpoint: str, style: Style = "full", think: int = 0) -> Reranker:
     """A reranker with its weights, on the CPU; `Reranker.build` moves it.
 
@@ -85,8 +101,7 @@ def load_reranker(checkpoint: str, style: Style = "full", think: int = 0) -> Rer
         CheckpointError: If it cannot be read, or is no model that can rerank.
         ConfigError: If `think` is below 0.
     """
-    if think < 0:
-        raise ConfigError(f"--think is {think}: give the longest thought in tokens, or 0 for none")
+    check_think(think, checkpoint)
     try:
         generator = load_reasoner(checkpoint)
     except CheckpointError as error:

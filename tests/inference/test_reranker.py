@@ -81,6 +81,18 @@ def test_the_order_is_that_of_a_plain_sort(data):
     assert again.indices[0].tolist() == [i for i, _ in ordered] + first.indices[0, depth:].tolist()
 
 
+def test_a_depth_beyond_what_the_ranking_keeps(reranker, task):
+    """Refused where it would leave out candidates; all of a small pool are enough."""
+    vectors = torch.nn.functional.normalize(torch.randn(9, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    count = len(task.candidates)
+    short, whole = (rank(vectors[:3], vectors[3 : 3 + count], task.qrels, k=k) for k in (2, count))
+    with pytest.raises(ConfigError, match="rerank depth is 3, but the ranking keeps 2 candidates: rank"):
+        reranker.rerank(task, short, 3)
+    again = reranker.rerank(task, whole, 99)
+    assert torch.equal(again.indices, reranker.rerank(task, whole, count).indices)
+    assert torch.equal(again.indices.sort().values, whole.indices.sort().values)
+
+
 def test_wrong_input(reranker, task):
     with pytest.raises(ConfigError, match="str does not say how likely"):
         Reranker("x")  # type: ignore[arg-type]

@@ -100,5 +100,6 @@ def test_the_flag_chooses_the_kind_and_needs_a_model():
     assert load_reranker(None, "cpu") is None
     with pytest.raises(ConfigError, match="--think is 7, but no model is given"):
         load_reranker(None, "cpu", think=7)
-    with pytest.raises(ConfigError, match="--think is -1"):
-        load_reranker("embedrl:tiny", "cpu", think=-1)
+    for name in ("embedrl:tiny", None):
+        with pytest.raises(ConfigError, match="--think is -1"):
+            load_reranker(name, "cpu", think=-1)

@@ -103,6 +103,10 @@ def test_a_rerankers_logits_are_the_scores(mix, tmp_path, capsys):
     assert json.loads((tmp_path / "out/report.json").read_text())["config"]["reranker"] == "embedrl:tiny"
     assert run(mix, tmp_path / "no", "--reranker", "none") == 1
     assert "--reranker none: no such folder" in capsys.readouterr().err
+    for think, message in (("7", "--think is 7, but no model is given that thinks"), ("-1", "--think is -1")):
+        assert run(mix, tmp_path / "no_thought", "--think", think) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no_thought").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from embedrl.distributed.fsdp2 import FSDP2Strategy, build_frozen
 from embedrl.distributed.unshard import unsharded
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.reranker import Reranker
-from embedrl.metrics.retrieval import score, training_metrics
+from embedrl.metrics.retrieval import HitRate, score, training_metrics
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.tcot.prompts import Style
 from embedrl.training.retrieval_log import log_results
@@ -26,7 +26,7 @@ class RerankedRetrieval(Callback):
 
     A frozen Embedder ranks the candidates of `tasks`; the module's `generator` reads every query with its best
     candidates (`embedrl.inference.Reranker`). Logs `val/<task>/hit@1` and so on after reranking, and
-    `val/before/<task>/hit@1` of the Embedder alone.
+    `val/before/<task>/hit@1` of the Embedder alone; there, hit@`depth` is the most that reranking can reach.
 
     Args:
         tasks: Where the tasks come from.
@@ -71,7 +71,10 @@ class RerankedRetrieval(Callback):
     def _score(self, trainer: Trainer, module: Any, stage: str) -> None:
         if not self.before:  # neither the tasks nor the Embedder changes
             self.tasks = [task for source in self.sources for task in source.tasks()]
-            self.before = self.embedder.score(self.tasks, module.device, trainer.global_rank)
+            metrics = training_metrics()
+            if self.depth not in [metric.k for metric in metrics]:
+                metrics.append(HitRate(self.depth))
+            self.before = self.embedder.score(self.tasks, module.device, trainer.global_rank, metrics)
         reranker = Reranker(module.generator, self.render, self.style, self.max_tokens)
         after = []
         with unsharded(module.generator):
