@@ -9,7 +9,7 @@ from embedrl.cli import main
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError
 from embedrl.inference import Reranker
-from embedrl.metrics.retrieval import score, training_metrics
+from embedrl.metrics.retrieval import HitRate, score, training_metrics
 from embedrl.training.callbacks.reranked_retrieval import RerankedRetrieval
 from embedrl.training.trained_model import load_reasoner
 
@@ -45,6 +45,9 @@ def test_the_recipe_logs_the_figures_before_and_after(tmp_path, capsys):
         assert value == pytest.approx(before.metrics[name])
         [(_, [*_, value])] = logged(run, f"val/vqa/{name}").items()
         assert value == pytest.approx(metrics[name])
+    [(_, [*_, bound])] = logged(run, "val/before/vqa/hit@2").items()  # the most that reading two can reach
+    assert bound == pytest.approx(score(before.ranking, [HitRate(2)])["hit@2"])
+    assert bound >= metrics["hit@1"]
 
 
 @pytest.mark.parametrize("option", ["depth", "max_tokens"])
