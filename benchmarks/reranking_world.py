@@ -28,6 +28,8 @@ from embedrl.data import RenderOptions
 from embedrl.data.world import WorldTasks
 from embedrl.evaluation.seed_bootstrap import Runs, difference
 from embedrl.inference.frozen_embedder import LENIENT
+from embedrl.inference.reranker import reordered
+from embedrl.metrics.ranking import Ranking
 from embedrl.metrics.retrieval import HitRate
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.models.qwen_vl.preprocess import PixelBudget
@@ -68,7 +70,8 @@ class Scores:
     Attributes:
         hits: Whether the first candidate is right.
         within: The same for a perfect order of the best candidates, by how many are ordered.
-        milliseconds: CPU time of one query, by ranking: the mean over families.
+        milliseconds: CPU time of one query, by ranking: the mean over families. A candidate's is measured at the
+            largest depth.
     """
 
     hits: Hits
@@ -86,9 +89,10 @@ def train(out: Path, seed: int, setting: Setting) -> tuple[str, str]:
     size = {f"data__init_args__{name}": 4 for name in ("batch_size", "micro_batch_size") if setting.steps}
     few |= {"seed_everything": seed, **size}
     halves = {"data__init_args__sub_batch_size": 2} if setting.steps else {}
+    order = {"data__init_args__train__init_args__seed": seed}  # of its lessons, and so which ones it sees
+    reranker = fit("world/reranker.yaml", out / f"run_{seed}", out / f"model_{seed}", **few, **order)
     embedder = fit("world/raw_embedder.yaml", out / f"embedder_run_{seed}", out / f"embedder_{seed}", **few, **halves)
-    few["data__init_args__train__init_args__seed"] = seed  # of the order of its lessons, and so of which ones it sees
-    return embedder, fit("world/reranker.yaml", out / f"run_{seed}", out / f"model_{seed}", **few)
+    return embedder, reranker
 
 
 def rank(embedder: str, render: RenderOptions, setting: Setting, teacher: str) -> list[TaskResult]:
@@ -116,18 +120,29 @@ def measure(embedder: str, reranker: str, setting: Setting) -> Scores:
     reader = load_reranker(reranker, "brief")
     reader.render = RAW
     reader.build(CPU)
+    deepest = max(setting.depths)
+    start = time.process_time()
+    read = [reader.rerank(one.task, one.ranking, deepest) for one in ranked]
+    candidates = deepest * sum(len(one.task.queries) for one in ranked)
+    each = 1000 * (time.process_time() - start) / candidates
     for depth in setting.depths:
-        start = time.process_time()
-        read = [reader.rerank(one.task, one.ranking, depth) for one in ranked]
-        seconds = time.process_time() - start
-        queries = sum(len(one.task.queries) for one in ranked)
-        scores.milliseconds[_name(depth)] = scores.milliseconds[BEFORE] + 1000 * seconds / queries
-        names = [one.task.name for one in ranked]
-        scores.hits[_name(depth)] = {
-            name: HitRate(1).per_query(ranking).tolist() for name, ranking in zip(names, read, strict=True)
+        name = _name(depth)
+        scores.milliseconds[name] = scores.milliseconds[BEFORE] + depth * each
+        orders = [_shallower(one.ranking, whole, depth) for one, whole in zip(ranked, read, strict=True)]
+        scores.hits[name] = {
+            one.task.name: HitRate(1).per_query(order).tolist() for one, order in zip(ranked, orders, strict=True)
         }
-        scores.within[_name(depth)] = {one.task.name: HitRate(depth).per_query(one.ranking).tolist() for one in ranked}
+        scores.within[name] = {one.task.name: HitRate(depth).per_query(one.ranking).tolist() for one in ranked}
     return scores
+
+
+def _shallower(before: Ranking, read: Ranking, depth: int) -> Ranking:
+    """The ranking if fewer of its candidates were read: a score does not depend on the others."""
+    scores = torch.empty(len(before.indices), depth)
+    for row, (first, order) in enumerate(zip(before.indices.tolist(), read.indices.tolist(), strict=True)):
+        places = [order.index(candidate) for candidate in first[:depth]]
+        scores[row] = read.scores[row, places]
+    return reordered(before, scores)
 
 
 def _name(depth: int) -> str:
