@@ -12,6 +12,8 @@ from embedrl.models.attention_mask import block_mask
 from embedrl.models.backbone import ModelInputs
 from embedrl.models.lora import LoRAOptions
 from embedrl.models.qwen_vl.export import BUDGETS, budget_options, load_budgets
+from embedrl.models.qwen_vl.flat_attention import by_groups
+from embedrl.models.qwen_vl.flat_rows import FlatRow, is_sparse
 from embedrl.models.qwen_vl.last_layer import ReadPlaces, only_at
 from embedrl.models.qwen_vl.loading import NETWORKS, load_config, load_processor
 from embedrl.models.qwen_vl.patch_embedding import make_linear
@@ -106,7 +108,10 @@ class QwenVL(VisionLanguageModel):
         """
         others = ("labels", "sources", "segments", "last_segments")
         tensors = {name: value for name, value in inputs.items() if name not in others}
-        if "segments" not in inputs:
+        if "attention_groups" in inputs:
+            # They say what is seen; transformers would make a mask of the whole row if it got none.
+            tensors["attention_mask"] = inputs["attention_mask"][:, None, None, :0]
+        elif "segments" not in inputs:
             if bool(inputs["attention_mask"][:, 0].all()):
                 # Padded behind, if at all: no token sees what comes after it, and attention is fastest without a mask.
                 del tensors["attention_mask"]
@@ -116,20 +121,45 @@ class QwenVL(VisionLanguageModel):
                     f"attn_implementation={self.attn_implementation} cannot keep texts in one row apart: "
                     "use sdpa, or shared_prefix=false"
                 )
-            kind, dtype = inputs["segments"].device.type, self.network.get_input_embeddings().weight.dtype
-            if torch.is_autocast_enabled(kind):
-                dtype = torch.get_autocast_dtype(kind)
-            tensors["attention_mask"] = block_mask(inputs["segments"], dtype, inputs.get("last_segments"))
+            mask = block_mask(inputs["segments"], self._score_dtype(inputs), inputs.get("last_segments"))
+            tensors["attention_mask"] = mask
         return tensors
+
+    def _score_dtype(self, inputs: ModelInputs) -> torch.dtype:
+        kind: str = inputs["input_ids"].device.type
+        dtype: torch.dtype = self.network.get_input_embeddings().weight.dtype
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else dtype
+
+    def _flat(self, inputs: ModelInputs) -> FlatRow | None:
+        """The batch as one row of its real tokens, if that is cheaper."""
+        if not self.takes_blocks or "attention_groups" in inputs or not is_sparse(inputs):
+            return None
+        by_groups(self.core.get_decoder().config)
+        row = FlatRow.of(inputs, self._score_dtype(inputs))
+        if self.routing is not None:
+            row.inputs["sources"] = row.places(self._pooled(inputs))
+        return row
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """See `VisionLanguageModel.hidden_states`; of a padded batch, padding is left out, and its states are 0."""
+        row = self._flat(inputs)
+        return super().hidden_states(inputs) if row is None else row.padded(super().hidden_states(row.inputs))
 
     def hidden_at(self, inputs: ModelInputs, tokens: Tensor) -> Tensor:
         """See `VisionLanguageModel.hidden_at`; the last layer computes these tokens alone."""
+        row = self._flat(inputs)
+        if row is not None:
+            inputs, tokens = row.inputs, row.places(tokens)
         layers, deep = self.core.get_decoder().layers, self.core.config.vision_config.deepstack_visual_indexes
         # Routers count all tokens; pictures are added behind the first `deep` layers.
         if not self.takes_blocks or not len(tokens) or self.routing is not None or len(layers) <= len(deep):
             return super().hidden_at(inputs, tokens)
-        places = ReadPlaces.of(tokens, *inputs["input_ids"].shape)
-        with only_at(layers[-1], places):
+        if row is None:
+            places, groups = ReadPlaces.of(tokens, *inputs["input_ids"].shape), None
+        else:
+            asking, order = torch.unique(tokens, return_inverse=True)  # replies share the last token of their prompt
+            places, groups = ReadPlaces(asking[None], order), row.asking(asking)
+        with only_at(layers[-1], places, groups):
             return self.hidden_states(inputs).flatten(0, 1)[places.order]
 
     def _chosen(self) -> dict[str, PixelBudget]:

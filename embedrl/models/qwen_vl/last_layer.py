@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import eager_attention_forward, rotate_half
 
+from embedrl.models.qwen_vl.flat_attention import AttentionGroups
+
 
 @dataclass(frozen=True, slots=True)
 class ReadPlaces:
@@ -62,12 +64,13 @@ class ReadPlaces:
 
 
 @contextmanager
-def only_at(layer: Any, places: ReadPlaces) -> Iterator[None]:
+def only_at(layer: Any, places: ReadPlaces, groups: AttentionGroups | None = None) -> Iterator[None]:
     """While open, a decoder's last layer returns the tokens that are read alone: `[rows, most of a row, dim]`.
 
     Args:
         layer: The `Qwen3VLTextDecoderLayer`, whose attention takes a mask (`sdpa` or `eager`).
         places: The tokens that are read.
+        groups: In a row of texts without padding, the groups in which these tokens ask; None: a batch.
     """
 
     def forward(
@@ -78,7 +81,8 @@ def only_at(layer: Any, places: ReadPlaces) -> Iterator[None]:
         **_: Any,
     ) -> Tensor:
         normed = layer.input_layernorm(hidden_states)
-        attended = _attend(layer.self_attn, normed, position_embeddings, attention_mask, past_key_values, places)
+        seen = places.mask(attention_mask, hidden_states.shape[1]) if groups is None else attention_mask
+        attended = _attend(layer.self_attn, normed, position_embeddings, seen, past_key_values, places, groups)
         read: Tensor = places.pick(hidden_states) + attended
         output: Tensor = read + layer.mlp(layer.post_attention_layernorm(read))
         return output
@@ -101,6 +105,7 @@ def _attend(
     mask: Tensor | None,
     cache: Any,
     places: ReadPlaces,
+    groups: AttentionGroups | None,
 ) -> Tensor:
     """Self-attention whose queries are the tokens that are read."""
 
@@ -118,8 +123,8 @@ def _attend(
         keys, values = cache.update(keys, values, attention.layer_idx)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     dropout = attention.attention_dropout if attention.training else 0.0
-    seen = places.mask(mask, hidden.shape[1])
-    output, _ = attend(attention, queries, keys, values, seen, dropout=dropout, scaling=attention.scaling)
+    grouped = {} if groups is None else {"attention_groups": groups}
+    output, _ = attend(attention, queries, keys, values, mask, dropout=dropout, scaling=attention.scaling, **grouped)
     attended: Tensor = attention.o_proj(output.reshape(*output.shape[:2], -1))
     return attended
 

@@ -166,7 +166,7 @@ def test_an_exported_adapter_is_whole_in_plain_peft(name, written, contents, tmp
     built.build()
     assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in built.named_parameters()}
     with torch.no_grad():
-        torch.testing.assert_close(built.eval()(inputs), backbone(inputs), atol=1e-6, rtol=0)
+        torch.testing.assert_close(built.eval()(inputs), backbone(inputs), atol=5e-6, rtol=0)
 
 
 def test_an_adapter_of_a_reasoner_is_lora_alone(written, tmp_path):
