@@ -43,7 +43,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class TextGroup:
     """Texts whose attention is computed at once.
 
     Attributes:
@@ -66,7 +66,7 @@ class AttentionGroups:
         order: Where among the results of all groups each asking token's stands, `[asking]`, in the order of the row.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[TextGroup, ...]
     order: Tensor
 
     @classmethod
@@ -88,7 +88,7 @@ class AttentionGroups:
         asked = np.diff(bounds)
         chosen = np.lexsort((lengths, seen))
         chosen = chosen[asked[chosen] > 0]
-        groups: list[Group] = []
+        groups: list[TextGroup] = []
         order, at = np.empty(len(tokens), dtype=np.int64), 0
         for start, end in cut(asked[chosen], (seen + lengths)[chosen]):
             members = chosen[start:end]
@@ -108,7 +108,7 @@ class AttentionGroups:
             at += queries.size
             mask = _mask(upto, int(k), dtype)
             places = [torch.from_numpy(table).to(device) for table in (queries, keys)]
-            groups.append(Group(places[0], places[1], None if mask is None else mask.to(device)))
+            groups.append(TextGroup(places[0], places[1], None if mask is None else mask.to(device)))
         return cls(tuple(groups), torch.from_numpy(order).to(device))
 
     @property
