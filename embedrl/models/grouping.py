@@ -20,7 +20,7 @@ from embedrl.errors import DataError
 from embedrl.models.attention_mask import SHARED
 from embedrl.models.patches import VISUAL, Patches, Shown, Visual, Visuals, visual_inputs
 
-MAX_TOKENS = 4096  # a longer row is spread over several: the mask of blocks grows with the square of it
+MAX_TOKENS = 4096  # a longer row is spread over several, so that few long chats do not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,6 @@ def group_inputs(
     visuals: Visuals,
     groups: Sequence[Sequence[Sequence[int]]],
     token: int,
-    balance: float,
     max_chats: int,
 ) -> tuple[Iterator[ModelInputs], Tensor]:
     """Pack the rows of a batch group by group.
@@ -90,7 +89,6 @@ def group_inputs(
             of a bundle go into one row. In a group with a bundle of several chats, any of them share what they have in
             common; in others all share what all have.
         token: The id of `<emb>`; what follows its last occurrence is left out.
-        balance: See `plan`.
         max_chats: At most this many chats in a micro-batch; a larger bundle is one of its own.
 
     Returns:
@@ -109,7 +107,7 @@ def group_inputs(
         shared = common_length([readings[i] for bundle in group for i in bundle])
         own = [max(len(readings[i].ids) for i in bundle) - shared for bundle in group]
         largest = max(map(len, group))
-        for row in plan(list(range(len(group))), shared, own, balance, max(1, max_chats // largest)):
+        for row in plan(list(range(len(group))), shared, own, max(1, max_chats // largest)):
             members = [i for number in row.chats for i in group[number]]
             rows.append(_tree(members, 0, readings) if largest > 1 else _fan(members, shared, readings))
     rows.sort(key=_width)
@@ -162,26 +160,21 @@ def _stream(
         yield packed | visual_inputs(shown, patches)
 
 
-def plan(chats: list[int], shared: int, own: Sequence[int], balance: float, max_chats: int) -> list[PackedRow]:
-    """Spread the bundles of a group over the number of rows that costs least.
-
-    Every row computes the beginning again, but attention is computed for all pairs of tokens of a row, whatever the
-    mask says: a row of `w` tokens costs `w * (balance + w)`.
+def plan(chats: list[int], shared: int, own: Sequence[int], max_chats: int) -> list[PackedRow]:
+    """Spread the bundles of a group over as few rows as may be: every row computes the beginning again.
 
     Args:
         chats: Their numbers.
         shared: Tokens they share.
         own: Tokens that each has of its own.
-        balance: At this many tokens per row, attention costs as much as the linear layers.
         max_chats: At most this many bundles per row.
     """
-    plans: list[tuple[float, list[PackedRow]]] = []
     for count in range(-(-len(chats) // max_chats), len(chats) + 1):
         cuts = [len(chats) * i // count for i in range(count + 1)]
         rows = [PackedRow(chats[a:b], shared, shared + sum(own[a:b])) for a, b in pairwise(cuts)]
-        if count == len(chats) or max(row.width for row in rows) <= MAX_TOKENS:
-            plans.append((sum(row.width * (balance + row.width) for row in rows), rows))
-    return min(plans, key=lambda pair: pair[0])[1]
+        if max(row.width for row in rows) <= MAX_TOKENS:
+            break
+    return rows
 
 
 def common_length(readings: Sequence[_Reading]) -> int:

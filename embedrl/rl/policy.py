@@ -28,10 +28,10 @@ class PolicyOptions:
     """How the policy pass is divided into batches, on which the results do not depend, and what it computes.
 
     Attributes:
-        shared_prefix: Compute a prompt with its pictures once for all replies of its group (in one row, with a mask of
-            blocks); false computes it for every reply, as generators without `packs_replies` always do.
-        max_tokens_per_row: About how many tokens such a row may have: the mask grows with the square of it, so a
-            larger group is spread over several rows, each with the prompt.
+        shared_prefix: Compute a prompt with its pictures once for all replies of its group, in one row; false computes
+            it for every reply, as generators without `packs_replies` always do.
+        max_tokens_per_row: About how many tokens such a row may have: it goes through the model at once, so a larger
+            group is spread over several rows, each with the prompt.
         max_tokens: About how many tokens, padding included, go through the model at once; at least one row does.
         correct_top_p: Compute log-probabilities among the tokens that `rollout.top_p` keeps, as they were drawn, and
             their gradients and the KL with them; false computes them among all tokens, whatever was drawn from. A drawn

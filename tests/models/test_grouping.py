@@ -64,9 +64,8 @@ def expected(model):
         return {name: naive(model, [group]) for name, group in GROUPS.items()}
 
 
-def shared(model, groups, max_chats=32, balance=None):
+def shared(model, groups, max_chats=32):
     preprocessor = model.preprocessor()
-    preprocessor.balance = preprocessor.balance if balance is None else balance
     batches, order = preprocessor.groups(groups, max_chats)
     assert sorted(order.tolist()) == list(range(sum(map(len, groups))))
     batches = list(batches)
@@ -76,20 +75,19 @@ def shared(model, groups, max_chats=32, balance=None):
 @pytest.mark.parametrize("name", GROUPS)
 @torch.no_grad()
 def test_vectors_of_a_group_are_those_of_its_chats(model, expected, name):
-    found, [inputs] = shared(model, [GROUPS[name]], balance=1e9)
+    found, [inputs] = shared(model, [GROUPS[name]])
     torch.testing.assert_close(found, expected[name], atol=1e-5, rtol=0)
     assert len(inputs["input_ids"]) == 1
 
 
 @pytest.mark.parametrize(
-    ("max_chats", "side", "attention", "balance"),
-    [(32, "right", "sdpa", 1e9), (32, "right", "sdpa", None), (4, "left", "eager", 1e9), (1, "right", "sdpa", 1e9)],
+    ("max_chats", "side", "attention"), [(32, "right", "sdpa"), (4, "left", "eager"), (1, "right", "sdpa")]
 )
 @torch.no_grad()
-def test_several_groups_a_micro_batch(model, expected, monkeypatch, max_chats, side, attention, balance):
+def test_several_groups_a_micro_batch(model, expected, monkeypatch, max_chats, side, attention):
     model.core.set_attn_implementation(attention)
     monkeypatch.setattr(model, "padding_side", side)
-    found, batches = shared(model, list(GROUPS.values()), max_chats, balance)
+    found, batches = shared(model, list(GROUPS.values()), max_chats)
     model.core.set_attn_implementation("sdpa")
     torch.testing.assert_close(found, torch.cat(list(expected.values())), atol=1e-5, rtol=0)
     assert all(len(inputs["sources"]) <= max_chats for inputs in batches)
@@ -108,7 +106,7 @@ def test_the_shipped_base_agrees_too():
 def test_gradients_are_those_of_the_chats(model):
     groups, vectors = [GROUPS["image"], GROUPS["video"]], []
     model.requires_grad_(True)
-    for passed in (shared(model, groups, balance=1e9)[0], naive(model, groups)):
+    for passed in (shared(model, groups)[0], naive(model, groups)):
         model.zero_grad()
         (passed * torch.linspace(0, 1, passed.numel()).view_as(passed)).sum().backward()
         vectors.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -125,7 +123,7 @@ def test_the_beginning_and_its_pictures_are_computed_once(model):
         model.core.language_model.layers[0].register_forward_hook(lambda m, a, out: tokens.append(out.shape[:2])),
     ]
     group = GROUPS["video"]
-    shared(model, [group], balance=1e9)
+    shared(model, [group])
     for hook in hooks:
         hook.remove()
     preprocessor = model.preprocessor()
@@ -138,28 +136,19 @@ def test_the_beginning_and_its_pictures_are_computed_once(model):
     assert tokens == [(1, common + sum(length - common for length in lengths))]
 
 
-def test_plan_takes_the_cheapest_number_of_rows():
-    def cost(rows, balance):
-        return sum(row.width * (balance + row.width) for row in rows)
-
-    for shared_tokens, own, balance in ((500, [60] * 8, 12000), (20, [60] * 8, 500), (5, [60, 10, 200], 100)):
-        rows = plan(list(range(len(own))), shared_tokens, own, balance, 32)
-        assert [i for row in rows for i in row.chats] == list(range(len(own)))
-        for row in rows:
-            assert row.width == shared_tokens + sum(own[i] for i in row.chats)
-        one = [plan([i], shared_tokens, [n], balance, 1)[0] for i, n in enumerate(own)]
-        assert cost(rows, balance) <= cost(one, balance)
-    assert len(plan(list(range(8)), 500, [60] * 8, 12000, 32)) == 1  # a large model: linear layers are what costs
-    assert 1 < len(plan(list(range(8)), 20, [60] * 8, 500, 32)) < 8
-    assert len(plan(list(range(8)), 0, [60] * 8, 500, 32)) == 8  # nothing to share
-    assert [len(row.chats) for row in plan(list(range(8)), 500, [60] * 8, 1e9, 3)] == [2, 3, 3]
+def test_plan_takes_the_fewest_rows():
+    for shared_tokens, own in ((500, [60] * 8), (20, [60] * 8), (5, [60, 10, 200]), (0, [60] * 8)):
+        [row] = plan(list(range(len(own))), shared_tokens, own, 32)
+        assert row.chats == list(range(len(own)))
+        assert row.width == shared_tokens + sum(own)
+    assert [len(row.chats) for row in plan(list(range(8)), 500, [60] * 8, 3)] == [2, 3, 3]
 
 
 def test_rows_stay_below_the_limit_unless_a_chat_is_longer():
-    rows = plan(list(range(6)), 1000, [1000] * 6, 1e9, 32)
+    rows = plan(list(range(6)), 1000, [1000] * 6, 32)
     assert [row.width for row in rows] == [4000, 4000]
     assert MAX_TOKENS == 4096
-    assert len(plan([0, 1], 1, [5000, 5000], 1e9, 32)) == 2
+    assert len(plan([0, 1], 1, [5000, 5000], 32)) == 2
 
 
 def test_flash_attention_keeps_the_naive_pass_and_refuses_packed_rows(model):

@@ -15,9 +15,9 @@ from embedrl.models.qwen_vl.export import BUDGETS, budget_options, load_budgets
 from embedrl.models.qwen_vl.flat_attention import by_groups
 from embedrl.models.qwen_vl.flat_rows import FlatRow, is_sparse
 from embedrl.models.qwen_vl.last_layer import ReadPlaces, only_at
-from embedrl.models.qwen_vl.loading import NETWORKS, load_config, load_processor
+from embedrl.models.qwen_vl.loading import NETWORKS, load_processor
 from embedrl.models.qwen_vl.patch_embedding import make_linear
-from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor, attention_balance
+from embedrl.models.qwen_vl.preprocess import PixelBudget, QwenVLPreprocessor
 from embedrl.models.vlm.base import EmbedsAtToken, VisionLanguageModel
 from embedrl.models.vlm.families import family_of
 from embedrl.models.vlm.family import VLMFamily
@@ -92,8 +92,7 @@ class QwenVL(VisionLanguageModel):
     def preprocessor(self) -> QwenVLPreprocessor:
         """The preprocessor that fits this model; needs no weights."""
         images, evidence, frames = self._budgets(self.processor)
-        balance = attention_balance(load_config(self.path).text_config)
-        return QwenVLPreprocessor(self.processor, images, evidence, frames, self.max_length, self.padding_side, balance)
+        return QwenVLPreprocessor(self.processor, images, evidence, frames, self.max_length, self.padding_side)
 
     @property
     def takes_blocks(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +50,6 @@ class QwenVLPreprocessor:
         frames: Budget of one video frame.
         max_length: Longest sequence in tokens; a longer chat is an error, never cut.
         padding_side: Where shorter rows are padded.
-        balance: Tokens in a row at which the model's attention costs as much as its linear layers; see `groups`.
     """
 
     def __init__(
@@ -62,13 +60,11 @@ class QwenVLPreprocessor:
         frames: PixelBudget,
         max_length: int,
         padding_side: Literal["left", "right"] = "right",
-        balance: float = math.inf,
     ) -> None:
         self.processor = processor
         self.images, self.evidence, self.frames = images, evidence, frames
         self.max_length = max_length
         self.padding_side = padding_side
-        self.balance = balance
         self.factor = processor.image_processor.patch_size * processor.image_processor.merge_size
         self.placeholders = (processor.image_token, processor.video_token)
         self.reserved = own_words(processor.tokenizer)
@@ -85,7 +81,7 @@ class QwenVLPreprocessor:
     def groups(self, groups: Sequence[Sequence[Chat]], max_chats: int) -> tuple[Iterator[ModelInputs], Tensor]:
         """Process groups of chats that begin alike: what a group shares comes once a row, pictures included.
 
-        A group takes as many rows as cost least (`grouping.plan`). Pixels are processed when their micro-batch is
+        A group takes as few rows as it can (`grouping.plan`). Pixels are processed when their micro-batch is
         asked for, so that those of one or two are in memory.
 
         Args:
@@ -115,7 +111,7 @@ class QwenVLPreprocessor:
         token = self.processor.tokenizer.convert_tokens_to_ids(EMB_TOKEN)
         chats = [chat for group in groups for bundle in group for chat in bundle]
         inputs, visuals = self._read(chats, [self._text(chat) for chat in chats], self.padding_side)
-        return group_inputs(inputs, visuals, members, token, self.balance, max_chats)
+        return group_inputs(inputs, visuals, members, token, max_chats)
 
     def prompts(self, chats: Sequence[Chat]) -> ModelInputs:
         """Process prompts for generation: padded on the left, ending where the assistant's turn begins."""
@@ -292,18 +288,6 @@ class QwenVLPreprocessor:
         """The frames of a video as `[frames, 3, height, width]`, all at the size of the first, as FFmpeg does."""
         target = self._target(frames[0].size, self.frames)
         return torch.stack([self._resized(frame, target) for frame in frames])
-
-
-def attention_balance(config: Any) -> float:
-    """The row length in tokens at which attention takes as many operations as the linear layers.
-
-    Args:
-        config: A `Qwen3VLTextConfig`.
-    """
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    weights = 2 * config.hidden_size * (heads + key_heads) * config.head_dim
-    weights += 3 * config.hidden_size * config.intermediate_size
-    return float(weights / (2 * heads * config.head_dim))
 
 
 def _parts(chat: Chat) -> list[dict[str, Any]]:
