@@ -155,7 +155,7 @@ class TrainingModule(SavedModule, ABC):
         """
         self._random.seed(self)
         for result in self.trainer.fit_loop.epoch_loop._results.result_metrics:
-            if result.meta.fx == "training_step" and not result.meta.on_epoch:
+            if result.meta.fx in ("training_step", "on_after_backward") and not result.meta.on_epoch:
                 result.reset()
         counts = self.skipped(getattr(batch, "skipped", ()))
         self.log("data/skipped", float(counts.total()))

@@ -84,7 +84,7 @@ class GradientCache:
         return cat_rows(vectors).detach().requires_grad_()
 
     def backward(self, gradient: Tensor, before_last: Callable[[Tensor], Tensor] = lambda output: output) -> None:
-        """Second pass: add to the parameters' gradients.
+        """Second pass: add to the parameters' gradients. May be called again: it then encodes once more.
 
         Args:
             gradient: The loss's gradient with respect to the vectors, `[rows, dim]`.
@@ -94,7 +94,7 @@ class GradientCache:
         devices = [] if self._device.type == "cpu" else [self._device]
         with torch.random.fork_rng(devices, device_type="cuda" if self._device.type == "cpu" else self._device.type):
             for i, (inputs, state, part) in enumerate(zip(self._micro_batches, self._states, gradients, strict=True)):
-                if self._keep:
+                if self._kept:
                     vectors = self._kept.pop(0)  # its graph is freed with it
                 else:
                     _set_random_state(state, self._device)

@@ -21,6 +21,7 @@ from embedrl.models.packing import IGNORE
 from embedrl.models.sampling import SamplingOptions
 from embedrl.models.unified.model import UnifiedModel
 from embedrl.training.embedder import VectorModule, gather_labels
+from embedrl.training.gradient_conflict import check_conflict, gradient_conflict, layers_of
 from embedrl.utils.ranges import check_least
 
 
@@ -45,6 +46,10 @@ class UnifiedEmbedderModule(VectorModule):
             that the model writes itself at that step, greedily (`self`), so that no given answer leaks into them. The
             cross-entropy is on the given one either way. `self` needs `data.render.cues: printed`.
         max_new_tokens: Longest reasoning that it writes itself.
+        gradient_conflict_every: Every so many steps, log the cosine between the gradients of the contrastive losses and
+            of the cross-entropies, by layer, as `train/conflict/<layer>`; 0: never. It does not change the training. A
+            step that measures reads the batch twice more, and holds two more gradients. Of batches that make a step
+            together (`trainer.accumulate_grad_batches`), the last one is measured.
 
     Raises:
         ConfigError: If the losses do not fit the model.
@@ -65,9 +70,11 @@ class UnifiedEmbedderModule(VectorModule):
         metrics: list[RankingMetric] | None = None,
         rationale_for_contrast: Literal["given", "self"] = "given",
         max_new_tokens: int = 256,
+        gradient_conflict_every: int = 0,
     ) -> None:
         super().__init__(locals())
         check_least(1, {"model.max_new_tokens": max_new_tokens})
+        check_least(0, {"model.gradient_conflict_every": gradient_conflict_every})
         if not isinstance(backbone, UnifiedModel):
             raise ConfigError(
                 f"model.backbone is a {type(backbone).__name__}, which does not reason: take embedrl.QwenVLUnified or "
@@ -80,7 +87,8 @@ class UnifiedEmbedderModule(VectorModule):
             )
         if rationale_for_contrast not in ("given", "self"):
             raise ConfigError(f"model.rationale_for_contrast is {rationale_for_contrast!r}: give given or self")
-        self.losses = losses
+        self.losses, self.gradient_conflict_every = losses, gradient_conflict_every
+        self._conflict: dict[str, Tensor] = {}
         self.rationale_for_contrast, self.max_new_tokens = rationale_for_contrast, max_new_tokens
         self.prepare(backbone, gradient_cache, metrics)
 
@@ -92,6 +100,8 @@ class UnifiedEmbedderModule(VectorModule):
         """
         super().setup(stage)
         check_losses(self.losses, self.vectors)
+        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        check_conflict(self.gradient_conflict_every, self.losses, log_every)
         if self.rationale_for_contrast == "self" and "gen" not in self.vectors:
             raise ConfigError(
                 "model.rationale_for_contrast: self is about the gen vector: set backbone.layout.gen: true"
@@ -119,6 +129,19 @@ class UnifiedEmbedderModule(VectorModule):
             with unsharded(self.backbone), evaluating(self.backbone):
                 batch = replace(batch, micro_batches=[self._with_own_replies(m) for m in batch.micro_batches])
         return super().training_step(batch, batch_idx)
+
+    def backward(self, loss: Tensor) -> None:
+        """Second pass; behind it, where the step is one to measure, the conflict of its gradients."""
+        super().backward(loss)
+        self._conflict = {}
+        every, step = self.gradient_conflict_every, self.global_step + 1  # as the trainer counts what it logs
+        if every and step % every == 0 and not self.trainer.fit_loop._should_accumulate():
+            assert self._vectors.grad is not None
+            self._conflict = gradient_conflict(self._cache, self._vectors.grad, layers_of(self.unified), self._sync)
+
+    def on_after_backward(self) -> None:
+        """Log the conflict, if it was measured."""
+        self.log_dict({f"train/conflict/{layer}": value for layer, value in self._conflict.items()})
 
     @torch.no_grad()
     def _with_own_replies(self, inputs: ModelInputs) -> ModelInputs:
