@@ -30,6 +30,7 @@ from .models.open_clip.backbone import OpenClipBackbone as OpenClipBackbone
 from .models.qwen_vl.backbone import QwenVLBackbone as QwenVLBackbone
 from .models.qwen_vl.reasoner import QwenVLReasoner as QwenVLReasoner
 from .models.two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
+from .models.unified.latent_model import QwenVLLatent as QwenVLLatent
 from .models.unified.model import QwenVLUnified as QwenVLUnified
 from .models.unified.model import VLMUnified as VLMUnified
 from .models.vlm.backbone import VLMBackbone as VLMBackbone

@@ -52,7 +52,7 @@ def fitting_chat(
         DataError: If the side cannot be shown even without its T-CoT, or is empty.
     """
     chat = render(side, options, where=where, parsed=parsed, repairs=repairs)
-    if not isinstance(preprocessor, HasLimit) or not side.tcot.strip() or options.tcot == "none":
+    if not isinstance(preprocessor, HasLimit) or not side.tcot.strip() or options.tcot in ("none", "latent"):
         return chat
     if preprocessor.fits(chat):
         return chat

@@ -33,7 +33,8 @@ class RenderOptions:
 
     Attributes:
         tcot: `full` T-CoT, `answer_only` (the answer without reasoning and cues), `as_written` (any text, which is not
-            parsed and has no evidence), or `none` (the raw side).
+            parsed and has no evidence), `latent` (no T-CoT: the latent steps of a model that takes them), or `none`
+            (the raw side).
         cues: `on` prints the cues and adds crops and key frames; `printed` prints them only; `off` removes both.
             Applies to `tcot: full`. YAML reads a bare `on` or `off` as a truth value, which means the same here.
         max_evidence: At most this many crops or key frames per side, the first ones.
@@ -48,7 +49,7 @@ class RenderOptions:
         on_bad_tcot: A T-CoT that breaks the format: `raise`, or use what can be read (`lenient`).
     """
 
-    tcot: Literal["full", "answer_only", "as_written", "none"] = "full"
+    tcot: Literal["full", "answer_only", "as_written", "latent", "none"] = "full"
     cues: Literal["on", "printed", "off", True, False] = "on"
     max_evidence: int = 4
     crop_margin: float = 0.1
@@ -78,9 +79,27 @@ class RenderOptions:
                 raise ConfigError(f"render.{flag} is {getattr(self, flag)}: give a probability in 0..1")
 
 
+def check_latent(options: RenderOptions, preprocessor: object, flag: str) -> None:
+    """See that a model takes latent steps where the options ask for them.
+
+    Args:
+        options: What to show.
+        preprocessor: The model's.
+        flag: Where the options stand, such as `data.render`.
+
+    Raises:
+        ConfigError: If it takes none.
+    """
+    if options.tcot == "latent" and not getattr(preprocessor, "takes_latent_steps", False):
+        raise ConfigError(
+            f"{flag}.tcot is latent, but this model takes no latent steps: give an embedrl.QwenVLLatent with "
+            "latent_steps above 0, or another value"
+        )
+
+
 def renders_raw(side: Side, options: RenderOptions) -> bool:
     """True if `render` leaves the side without a T-CoT although the options ask for one (`on_missing_tcot: raw`)."""
-    return options.tcot != "none" and not side.tcot.strip()
+    return options.tcot not in ("none", "latent") and not side.tcot.strip()
 
 
 def render(
@@ -176,7 +195,9 @@ def _content(
     if side.text.strip():
         add_text(content, side.text)
     dropped = rng is not None and options.drop_tcot > 0 and side.tcot.strip() and rng.random() < options.drop_tcot
-    if options.tcot != "none" and not dropped:
+    if options.tcot == "latent":
+        content.append({"type": "text", "text": "", "reasoning": True})
+    elif options.tcot != "none" and not dropped:
         _add_tcot(content, side, options, images, frames, rng, parsed, repairs)
     return content
 

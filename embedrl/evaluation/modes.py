@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,14 @@ from torch import Tensor
 from embedrl.data.render import RenderOptions, renders_raw
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
+from embedrl.evaluation.mode_figures import ModeFigures, table
 from embedrl.evaluation.tcots import TCoTOptions
 from embedrl.inference.tcot_writer import TCoTRequest
 from embedrl.metrics.ranking import rank
 from embedrl.metrics.retrieval import KS, per_query_metrics
 from embedrl.models.backbone import Backbone
 from embedrl.models.sampling import SamplingOptions
+from embedrl.models.unified.latent_model import LatentModel
 from embedrl.models.unified.model import UnifiedModel
 from embedrl.rl.policy_vectors import CUT, PolicyVectors
 from embedrl.rl.rollout import draw_seed
@@ -29,7 +32,7 @@ from embedrl.tcot.chat import reasoning_chat
 from embedrl.types import RetrievalTask, Role, Side
 from embedrl.utils.atomic_files import replacing
 
-Mode = Literal["disc", "gen"]
+Mode = Literal["disc", "gen", "latent"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Modes:
     """How a unified model embeds each side. Source: UME-R1 (arXiv 2511.00405).
 
     Attributes:
-        query: `disc`, without reasoning, or `gen`, behind it.
+        query: `disc`, without reasoning; `gen`, behind it; `latent`, behind the latent steps of a model that takes
+            them in place of words, on both sides.
         target: The same of candidates.
         reasoning: Whose reasoning `gen` reads: the model's `own`, written greedily, or the one that the data `given`.
         bounds: Also score both modes on both sides with its own reasoning, and what they could reach at best: the
@@ -58,8 +62,10 @@ class Modes:
     def __post_init__(self) -> None:
         """Check the values."""
         for flag in ("query", "target"):
-            if getattr(self, flag) not in ("disc", "gen"):
-                raise ConfigError(f"--modes.{flag} is {getattr(self, flag)!r}: give disc or gen")
+            if getattr(self, flag) not in ("disc", "gen", "latent"):
+                raise ConfigError(f"--modes.{flag} is {getattr(self, flag)!r}: give disc, gen or latent")
+        if (self.query == "latent") != (self.target == "latent"):
+            raise ConfigError("--modes: latent steps are for both sides: give latent for query and target")
         if self.reasoning not in ("own", "given"):
             raise ConfigError(f"--modes.reasoning is {self.reasoning!r}: give own or given")
         if self.samples < 1:
@@ -71,6 +77,11 @@ class Modes:
         modes = {Role.QUERY: self.query, Role.TARGET: self.target}
         return [role for role, mode in modes.items() if mode == "gen"]
 
+    @property
+    def latent(self) -> bool:
+        """Whether both sides are embedded behind latent steps."""
+        return self.query == "latent"
+
     def check(self, backbone: Backbone) -> UnifiedModel:
         """See that a model has the modes.
 
@@ -81,7 +92,13 @@ class Modes:
             raise ConfigError(
                 f"--modes: a {type(backbone).__name__} has one mode; give a unified model, or leave it out"
             )
-        layout = backbone.arrangement
+        layout, steps = backbone.arrangement, latent_steps(backbone)
+        if steps and (self.roles or (self.bounds and not self.latent)):
+            raise ConfigError(
+                "--modes: this model reasons in latent steps: give latent for both sides, or disc and no bounds"
+            )
+        if self.latent and not steps:
+            raise ConfigError("--modes: this model takes no latent steps: give disc or gen")
         if not layout.gen and (self.roles or self.bounds):
             raise ConfigError("--modes: this model has no <gen_emb> (its layout says gen: false): give disc for both")
         return backbone
@@ -100,39 +117,13 @@ class Modes:
         return sum(renders_raw(side, options) for role in self.roles for side in sides[role])
 
 
+def latent_steps(model: UnifiedModel) -> int:
+    """Latent steps that a model takes in place of words; 0 of one that writes."""
+    return model.latent_steps if isinstance(model, LatentModel) else 0
+
+
 def _bare(sides: Sequence[Side]) -> list[Side]:
     return [side.with_tcot("") for side in sides]
-
-
-@dataclass(frozen=True)
-class ModeFigures:
-    """The modes of a unified model on one task, by the task's main metric, 0..1.
-
-    Attributes:
-        metric: The metric.
-        disc: Both sides in disc mode.
-        gen: Both sides in gen mode, behind its own reasoning.
-        oracle: The better of both for each query: an upper bound.
-        best_of: The best of `samples` reasonings for each query, candidates in gen mode: an upper bound.
-        samples: Reasonings a query of `best_of`.
-        tokens: Tokens that a query's reasoning takes in the mean.
-        no_gen_emb: Share of queries whose reasoning did not end by itself.
-        disc_ms: Milliseconds a query in disc mode, at `batch_size` queries at once, on the device of the evaluation.
-        gen_ms: The same in gen mode: writing, then embedding.
-        batch_size: Queries at once.
-    """
-
-    metric: str
-    disc: float
-    gen: float
-    oracle: float
-    best_of: float
-    samples: int
-    tokens: float
-    no_gen_emb: float
-    disc_ms: float
-    gen_ms: float
-    batch_size: int
 
 
 class ModeScorer:
@@ -177,12 +168,14 @@ class ModeScorer:
         targets = [
             TCoTRequest(s, Role.TARGET, counterparts[1], f"candidate {i}") for i, s in enumerate(task.candidates)
         ]
-        name, samples = task.name, self.modes.samples
-        bare = self._timed(name, queries, self._bare)
-        behind = self._timed(name, queries, lambda part: self._behind(part, 1, 0.0))
-        drawn = self._timed(name, queries, lambda part: self._behind(part, samples, 1.0), copies=samples)
-        others = [self._timed(name, targets, self._bare).vectors]
-        others.append(self._timed(name, targets, lambda part: self._behind(part, 1, 0.0)).vectors)
+        steps, greedy = latent_steps(self.model), self._latent if self.modes.latent else partial(self._behind, n=1)
+        name, samples = task.name, 1 if steps else self.modes.samples
+        bare, behind = self._timed(name, queries, self._bare), self._timed(name, queries, greedy)
+        drawn = behind
+        if not steps:
+            drawing = partial(self._behind, n=samples, temperature=1.0)
+            drawn = self._timed(name, queries, drawing, copies=samples)
+        others = [self._timed(name, targets, self._bare).vectors, self._timed(name, targets, greedy).vectors]
         if self.rank != 0:
             return None
 
@@ -195,7 +188,7 @@ class ModeScorer:
         count = len(queries)
         made = ModeFigures(
             task.main_metric, disc.mean().item(), gen.mean().item(), torch.maximum(disc, gen).mean().item(),
-            torch.stack(each).amax(0).mean().item(), samples, sum(behind.tokens) / count, behind.cut / count,
+            torch.stack(each).amax(0).mean().item(), samples, sum(behind.tokens) / count, steps, behind.cut / count,
             1000 * bare.seconds / count, 1000 * behind.seconds / count, self.tcots.batch_size,
         )  # fmt: skip
         self.figures[name] = made
@@ -205,16 +198,7 @@ class ModeScorer:
 
     def table(self) -> str:
         """The figures as lines of text: bounds are named so."""
-        head = (
-            f"{'':20} {'disc':>6} {'gen':>6} {'oracle*':>8} {'pass*':>6} {'tokens':>7} {'disc ms':>8} {'gen ms':>8}\n"
-        )
-        rows = [
-            f"{name:20} {100 * f.disc:6.1f} {100 * f.gen:6.1f} {100 * f.oracle:8.1f} {100 * f.best_of:6.1f} "
-            f"{f.tokens:7.1f} {f.disc_ms:8.2f} {f.gen_ms:8.2f}\n"
-            for name, f in self.figures.items()
-        ]
-        note = f"* upper bounds: the better mode per query; the best of {self.modes.samples} reasonings per query\n"
-        return head + "".join(rows) + note
+        return table(self.figures, self.modes.samples)
 
     # ---------------------------------------------------------------- parts
 
@@ -223,7 +207,12 @@ class ModeScorer:
         sides, where = [item.side for item in part], [item.where for item in part]
         return self._vectors.embed_bare(sides, where, self.device), [0] * len(part), 0
 
-    def _behind(self, part: Sequence[TCoTRequest], n: int, temperature: float) -> tuple[Tensor, list[int], int]:
+    def _latent(self, part: Sequence[TCoTRequest]) -> tuple[Tensor, list[int], int]:
+        """Vectors behind latent steps, which write nothing."""
+        sides, where = [item.side for item in part], [item.where for item in part]
+        return self._vectors.embed(sides, where, self.device), [0] * len(part), 0
+
+    def _behind(self, part: Sequence[TCoTRequest], n: int, temperature: float = 0.0) -> tuple[Tensor, list[int], int]:
         """Vectors behind n reasonings a side, side by side; tokens of each; how many were cut off."""
         preprocessor = self.model.preprocessor()
         chats = [reasoning_chat(item.side, item.role, item.counterpart, self.tcots.style) for item in part]

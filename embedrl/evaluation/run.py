@@ -14,7 +14,7 @@ from torch import distributed
 
 from embedrl.data.lenient_render import as_lenient
 from embedrl.data.on_bad import FILE, MAX_BAD, OnBad, OnBadMode
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, check_latent
 from embedrl.data.sources import TaskSource
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.distributed.processes import Device, processes
@@ -132,11 +132,14 @@ def evaluate(
         raise ConfigError("no Embedder: give --checkpoint (a run, a .ckpt, an export) or --backbone")
     unified = None if modes is None else modes.check(backbone)
     if modes is not None:
-        if modes.reasoning == "own":
+        if modes.latent:
+            render = replace(render, tcot="latent")
+        elif modes.reasoning == "own":
             render = as_lenient(render)  # nothing that a model writes is an error
         elif len(modes.roles) < len(Role):
             render = replace(render, on_missing_tcot="raw")
         reasoner = reasoner or (unified if modes.roles and modes.reasoning == "own" else None)
+    check_latent(render, backbone.preprocessor(), "--render")
     lengths = matryoshka_dims(backbone)
     storage.check(needed, lengths)
     settings = without_secrets({name: config_form(value) for name, value in given.items()})
@@ -228,7 +231,7 @@ def _score(
     if scorer is not None:
         scorer.score(left.task)
     counts: dict[str, int] = {}
-    if vectors.options.tcot == "none":
+    if vectors.options.tcot in ("none", "latent"):
         left.without_tcots()  # no T-CoT is read, none is counted
     else:
         gate = writer.options.gate

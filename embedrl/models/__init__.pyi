@@ -12,6 +12,7 @@ from .sampling import SamplingOptions as SamplingOptions
 from .token_pooling import pool_tokens as pool_tokens
 from .two_towers.backbone import TwoTowerBackbone as TwoTowerBackbone
 from .two_towers.fusion import FusionWeights as FusionWeights
+from .unified.latent_model import QwenVLLatent as QwenVLLatent
 from .unified.layout import UnifiedLayout as UnifiedLayout
 from .unified.model import QwenVLUnified as QwenVLUnified
 from .unified.model import VLMUnified as VLMUnified

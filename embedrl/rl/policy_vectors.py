@@ -25,6 +25,7 @@ from embedrl.metrics.retrieval import RankingMetric
 from embedrl.metrics.task_scorer import TaskResult
 from embedrl.models.dropout import evaluating
 from embedrl.models.generator import Generator
+from embedrl.models.unified.latent_model import LatentModel
 from embedrl.models.unified.model import UnifiedModel
 from embedrl.tcot.schema import ParseResult
 from embedrl.types import Chat, RetrievalTask, Side
@@ -68,12 +69,17 @@ class PolicyVectors(FrozenEmbedder):
         """Take the policy.
 
         Raises:
-            ConfigError: If it has no vectors.
+            ConfigError: If it has no vectors, or reads no rollouts.
         """
         if not isinstance(policy, UnifiedModel):
             raise ConfigError(
                 f"model.embedder: embedrl.rl.PolicyVectors needs a policy that embeds, such as embedrl.QwenVLUnified, "
                 f"not a {type(policy).__name__}"
+            )
+        if isinstance(policy, LatentModel) and policy.latent_steps and self.render.tcot != "latent":
+            raise ConfigError(
+                "model.generator takes latent steps in place of words: it would read none of its rollouts; take an "
+                "embedrl.QwenVLUnified, or latent_steps: 0"
             )
         self._policy = [policy]
 

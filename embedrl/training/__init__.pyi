@@ -9,5 +9,6 @@ from .callbacks.validate_at_start import ValidateAtStart as ValidateAtStart
 from .callbacks.write_vectors import WriteVectors as WriteVectors
 from .embedder import EmbedderModule as EmbedderModule
 from .gradient_cache import GradientCache as GradientCache
+from .latent_curriculum import LatentCurriculum as LatentCurriculum
 from .reasoner import ReasonerModule as ReasonerModule
 from .unified import UnifiedEmbedderModule as UnifiedEmbedderModule

@@ -19,9 +19,13 @@ from embedrl.metrics.retrieval import RankingMetric
 from embedrl.models.dropout import evaluating
 from embedrl.models.packing import IGNORE
 from embedrl.models.sampling import SamplingOptions
+from embedrl.models.unified.latent import cut_rows
+from embedrl.models.unified.latent_model import LatentModel
 from embedrl.models.unified.model import UnifiedModel
 from embedrl.training.embedder import VectorModule, gather_labels
 from embedrl.training.gradient_conflict import check_conflict, gradient_conflict, layers_of
+from embedrl.training.latent_curriculum import LatentCurriculum
+from embedrl.training.progress import total_steps
 from embedrl.utils.ranges import check_least
 
 
@@ -50,6 +54,8 @@ class UnifiedEmbedderModule(VectorModule):
             of the cross-entropies, by layer, as `train/conflict/<layer>`; 0: never. It does not change the training. A
             step that measures reads the batch twice more, and holds two more gradients. Of batches that make a step
             together (`trainer.accumulate_grad_batches`), the last one is measured.
+        latent_curriculum: Of a model with latent steps (`embedrl.QwenVLLatent`), how they come in the place of words;
+            null: all of them from the first step.
 
     Raises:
         ConfigError: If the losses do not fit the model.
@@ -71,6 +77,7 @@ class UnifiedEmbedderModule(VectorModule):
         rationale_for_contrast: Literal["given", "self"] = "given",
         max_new_tokens: int = 256,
         gradient_conflict_every: int = 0,
+        latent_curriculum: LatentCurriculum | None = None,
     ) -> None:
         super().__init__(locals())
         check_least(1, {"model.max_new_tokens": max_new_tokens})
@@ -87,6 +94,13 @@ class UnifiedEmbedderModule(VectorModule):
             )
         if rationale_for_contrast not in ("given", "self"):
             raise ConfigError(f"model.rationale_for_contrast is {rationale_for_contrast!r}: give given or self")
+        if isinstance(backbone, LatentModel) and rationale_for_contrast == "self":
+            raise ConfigError(
+                "model.rationale_for_contrast: self is about words, which give way to latent steps: leave it out"
+            )
+        if latent_curriculum is not None and not isinstance(backbone, LatentModel):
+            raise ConfigError("model.latent_curriculum: this backbone has no latent steps: take embedrl.QwenVLLatent")
+        self.latent_curriculum = latent_curriculum
         self.losses, self.gradient_conflict_every = losses, gradient_conflict_every
         self._conflict: dict[str, Tensor] = {}
         self.rationale_for_contrast, self.max_new_tokens = rationale_for_contrast, max_new_tokens
@@ -128,7 +142,19 @@ class UnifiedEmbedderModule(VectorModule):
         if self.rationale_for_contrast == "self":
             with unsharded(self.backbone), evaluating(self.backbone):
                 batch = replace(batch, micro_batches=[self._with_own_replies(m) for m in batch.micro_batches])
+        if isinstance(self.backbone, LatentModel):
+            self.log("train/latent_steps", float(self.latent_steps))
         return super().training_step(batch, batch_idx)
+
+    @property
+    def latent_steps(self) -> int:
+        """Latent steps that this step of the training takes; 0 of a model that has none."""
+        if not isinstance(self.backbone, LatentModel):
+            return 0
+        total, curriculum = self.backbone.latent_steps, self.latent_curriculum
+        if curriculum is None or self._trainer is None:
+            return total
+        return curriculum.steps(self.global_step, total_steps(self.trainer) or 0, total)
 
     def backward(self, loss: Tensor) -> None:
         """Second pass; behind it, where the step is one to measure, the conflict of its gradients."""
@@ -158,9 +184,10 @@ class UnifiedEmbedderModule(VectorModule):
 
     def learn(self, inputs: ModelInputs) -> Tensor:
         """Both vectors, the reasoning's negative log-likelihood, and its tokens, `[rows, vectors · dim + 2]`."""
-        tokens = (inputs["labels"] != IGNORE).sum(1)
+        tokens = self._tokens(inputs)
         given = {name: v for name, v in inputs.items() if not name.startswith(("own/", "prompt"))}
-        outputs = self.unified.outputs(self.to_device(given))
+        moved, model = self.to_device(given), self.unified
+        outputs = model.outputs(moved, self.latent_steps) if isinstance(model, LatentModel) else model.outputs(moved)
         own = {name.removeprefix("own/"): v for name, v in inputs.items() if name.startswith("own/")}
         if own:
             vectors, rows = self.unified.reply_vectors(self.to_device(own)), inputs["prompt_rows"]
@@ -170,6 +197,14 @@ class UnifiedEmbedderModule(VectorModule):
                 behind = torch.cat([outputs[rows, :first], vectors, outputs[rows, -1:]], dim=1)
                 outputs = outputs.index_copy(0, rows.to(outputs.device), behind)
         return torch.cat([outputs, tokens.to(outputs)[:, None]], dim=1)
+
+    def _tokens(self, inputs: ModelInputs) -> Tensor:
+        """Tokens that the likelihood of each row is summed over, `[rows]`."""
+        steps, labels = self.latent_steps, inputs["labels"]
+        if steps:
+            assert isinstance(self.backbone, LatentModel)
+            labels = cut_rows(inputs, steps, self.backbone.latent_steps).labels
+        return (labels != IGNORE).sum(1)
 
     def contrast(self, outputs: Tensor, batch: ContrastiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the losses on what all ranks made of the batch."""

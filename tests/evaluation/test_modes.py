@@ -11,6 +11,7 @@ from embedrl.errors import ConfigError
 from embedrl.evaluation.modes import Modes
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.sampling import SamplingOptions
+from embedrl.models.unified.latent_model import QwenVLLatent
 from embedrl.models.unified.layout import UnifiedLayout
 from embedrl.models.unified.model import QwenVLUnified
 from embedrl.rl.policy_vectors import PolicyVectors
@@ -141,3 +142,43 @@ def test_models_without_a_mode_are_refused():
     with pytest.raises(ConfigError, match="this model has no <gen_emb>"):
         Modes().check(QwenVLUnified("embedrl:tiny", UnifiedLayout(gen=False)))
     assert Modes("disc", "disc").check(QwenVLUnified("embedrl:tiny", UnifiedLayout(gen=False)))
+
+
+@pytest.mark.slow
+def test_latent_steps_are_counted_and_timed(tmp_path, capsys):
+    """Both sides behind latent steps, against a plain loop; a model with words has no such mode."""
+    latent = QwenVLLatent("embedrl:tiny", UnifiedLayout(request="evidence :"), latent_steps=3)
+    latent.build()
+    latent.eval().export(tmp_path / "model")
+    code, _ = evaluate(tmp_path / "model", tmp_path / "out", query="latent", target="latent", bounds=True)
+    assert code == 0
+    assert not (tmp_path / "out/tcots.jsonl").exists()
+    [figures] = json.loads((tmp_path / "out/modes.json").read_text()).values()
+    [task] = WorldTasks(split="val", size=6, families=["vqa"]).tasks()
+    with torch.no_grad():
+        vectors = [
+            [
+                latent.encode(latent.preprocessor()([render(side, RenderOptions(tcot=tcot)) for side in sides]))
+                for sides in (task.queries, task.candidates)
+            ]
+            for tcot in ("none", "latent")
+        ]
+    expected = [hits(*own, task.qrels) for own in vectors]
+    count = len(task.queries)
+    assert figures["disc"] == pytest.approx(sum(expected[0]) / count)
+    assert figures["gen"] == pytest.approx(sum(expected[1]) / count)
+    assert figures["oracle"] == pytest.approx(sum(a or b for a, b in zip(*expected, strict=True)) / count)
+    assert (figures["latent_steps"], figures["tokens"], figures["no_gen_emb"]) == (3, 0, 0)
+    assert 0 < figures["disc_ms"] < figures["gen_ms"]
+    code, _ = evaluate(tmp_path / "model", tmp_path / "gen", query="gen", target="gen")
+    assert code != 0
+    assert "this model reasons in latent steps: give latent for both sides" in capsys.readouterr().err
+
+
+def test_latent_mode_is_for_both_sides_of_a_model_that_has_it():
+    with pytest.raises(ConfigError, match="latent steps are for both sides"):
+        Modes(query="latent", target="disc")
+    with pytest.raises(ConfigError, match="takes no latent steps"):
+        Modes(query="latent", target="latent").check(QwenVLUnified("embedrl:tiny"))
+    with pytest.raises(ConfigError, match="takes no latent steps"):
+        Modes(query="latent", target="latent").check(QwenVLLatent("embedrl:tiny", latent_steps=0))

@@ -35,6 +35,7 @@ NOT_HERE = {
     "train/disc/<metric>": "a unified model",
     "train/gen/<metric>": "a unified model",
     "train/tokens_<role>": "a unified model",
+    "train/latent_steps": "a model with latent steps",
     "train/conflict/<layer>": "a unified model that measures it",
     "rollout/no_gen_emb": "a unified policy",
     "val/before/<task>/<metric>": "a reranker in training",

@@ -14,7 +14,7 @@ from embedrl.data.loader import Loader, ResumableLoader
 from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.on_bad import MAX_BAD, OnBadMode
 from embedrl.data.pair_dataset import PairDataset
-from embedrl.data.render import RenderOptions
+from embedrl.data.render import RenderOptions, check_latent
 from embedrl.data.sampler import SubBatchSampler
 from embedrl.data.side_dataset import EncodeDataset
 from embedrl.data.sources import TaskSource
@@ -181,4 +181,5 @@ class EmbedderDataModule(BaseDataModule):
     def _preprocessor(self) -> Preprocessor:
         module: Any = self._current_trainer.lightning_module
         preprocessor: Preprocessor = module.backbone.preprocessor()
+        check_latent(self.render, preprocessor, "data.render")
         return preprocessor

@@ -68,13 +68,17 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         return self._processor
 
     def _read_layout(self) -> UnifiedLayout | None:
+        return stored_layout(*self._stored_options())
+
+    def _stored_options(self) -> tuple[str, dict[str, Any]]:
+        """The exported folder that this model or its base is loaded from, and what it says."""
         path: str | None = self.path
         while path and not path.startswith("embedrl:"):
             kind, options = read_options(path)
             if kind:
-                return stored_layout(path, options)
+                return path, options
             path = adapter_base(path)
-        return None
+        return self.path, {}
 
     def _take(self, network: Any, tokenizer: Any) -> None:
         layout, brought = self.arrangement, adapter_tokens(self.path)

@@ -72,7 +72,7 @@ class UnifiedPreprocessor:
         Raises:
             DataError: If a chat is empty, too long with its reasoning, or a text holds a visual placeholder token.
         """
-        arranged = [arrange(chat, self.layout) for chat in chats]
+        arranged = [self._arrange(chat) for chat in chats]
         read = self.inner.prompt_rows([one.read for one in arranged])
         rows, replies, ends = [], [], []
         for one, row in zip(arranged, read, strict=True):
@@ -89,6 +89,9 @@ class UnifiedPreprocessor:
         inputs = self.inner.join(rows)
         inputs |= self._marks(inputs, rows, replies, ends)
         return inputs | self._prompts_of(arranged, read) if self.prompts_too else inputs
+
+    def _arrange(self, chat: Chat) -> Arranged:
+        return arrange(chat, self.layout)
 
     def _prompts_of(self, arranged: Sequence[Arranged], read: Sequence[ModelInputs]) -> ModelInputs:
         """The prompts of the sides with a reasoning.

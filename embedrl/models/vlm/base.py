@@ -190,7 +190,11 @@ class VisionLanguageModel(Loadable):
         if self._routing is not None:
             kept = inputs["segments"] > 0 if "segments" in inputs else inputs["attention_mask"]
             self._routing.begin(kept, self._pooled(inputs))
-        hidden: Tensor = core(**self._tensors(inputs), use_cache=False).last_hidden_state
+        return self._with_outside(core(**self._tensors(inputs), use_cache=False).last_hidden_state)
+
+    def _with_outside(self, hidden: Tensor) -> Tensor:
+        """Hidden states in whose graph the trained vision tower takes part, where that matters."""
+        core = self.core
         if isinstance(self, FSDPModule) and torch.is_grad_enabled():
             # FSDP2 reduces the gradients that a rank has: a rank without pictures must have the tower's too.
             trained = [p for m in self._outside_decoder(core) for p in m.parameters() if p.requires_grad]
