@@ -18,6 +18,7 @@ class ModeFigures:
         best_of: The best of `samples` reasonings for each query, candidates in gen mode: an upper bound.
         samples: Reasonings a query of `best_of`.
         tokens: Tokens that a query's reasoning takes in the mean; 0 where latent steps stand in their place.
+        thinking: Share of queries that reason: below 1 where a learned gate chooses, and gen is then in part disc.
         latent_steps: Latent steps a query; of a model that takes them, gen is read behind them, and nothing is drawn.
         no_gen_emb: Share of queries whose reasoning did not end by itself.
         disc_ms: Milliseconds a query in disc mode, at `batch_size` queries at once, on the device of the evaluation.
@@ -32,6 +33,7 @@ class ModeFigures:
     best_of: float
     samples: int
     tokens: float
+    thinking: float
     latent_steps: int
     no_gen_emb: float
     disc_ms: float

@@ -188,7 +188,8 @@ class ModeScorer:
         count = len(queries)
         made = ModeFigures(
             task.main_metric, disc.mean().item(), gen.mean().item(), torch.maximum(disc, gen).mean().item(),
-            torch.stack(each).amax(0).mean().item(), samples, sum(behind.tokens) / count, steps, behind.cut / count,
+            torch.stack(each).amax(0).mean().item(), samples, sum(behind.tokens) / count,
+            1.0 if steps else sum(tokens > 1 for tokens in behind.tokens) / count, steps, behind.cut / count,
             1000 * bare.seconds / count, 1000 * behind.seconds / count, self.tcots.batch_size,
         )  # fmt: skip
         self.figures[name] = made

@@ -16,6 +16,7 @@ from .rewards.endpoint import EndpointJudge as EndpointJudge
 from .rewards.evidence import EvidenceReward as EvidenceReward
 from .rewards.evidence import EvidenceWeights as EvidenceWeights
 from .rewards.format import FormatReward as FormatReward
+from .rewards.gate import GateReward as GateReward
 from .rewards.judge import Judge as Judge
 from .rewards.judge import ReferenceJudge as ReferenceJudge
 from .rewards.outcome import OutcomeReward as OutcomeReward

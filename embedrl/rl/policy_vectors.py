@@ -39,7 +39,8 @@ class PolicyVectors(FrozenEmbedder):
     """Takes the place of the frozen Embedder where the policy is a unified model: the current policy embeds.
 
     Vectors carry no gradient. A rollout is embedded at its `<gen_emb>`, or behind its evidence; one that ended without
-    `<gen_emb>` (cut off, or it ended its turn) at its last token, which is counted as `rollout/no_gen_emb`.
+    `<gen_emb>` (cut off, or it ended its turn) at its last token, which is counted as `rollout/no_gen_emb`. Of a policy
+    whose layout has a gate, a rollout that is `<gen_emb>` alone does not reason: its side is embedded at `<disc_emb>`.
 
     Args:
         render: What is read of a side and its rollout: `tcot: as_written` the rollout as it stands, `tcot: full` with
@@ -113,7 +114,9 @@ class PolicyVectors(FrozenEmbedder):
             side = opened[side.key].with_tcot(side.tcot.removesuffix(GEN_TOKEN))
             own: Counter[str] = Counter()
             chat = fitting_chat(side, options, preprocessor, name, None, own)
-            chats.append(_as_rollout(chat, whole, own))
+            if not (whole and not side.tcot.strip() and self.backbone.arrangement.gate):
+                chat = _as_rollout(chat, whole, own)
+            chats.append(chat)
             repaired.update(list(own))
         if repairs is not None:
             repairs.update(repaired)
@@ -128,17 +131,29 @@ class PolicyVectors(FrozenEmbedder):
         parsed: Sequence[ParseResult] | None = None,
         repairs: Counter[str] | None = None,
     ) -> Tensor:
-        """Unit vectors of sides with their rollouts, `[1, sides, dim]`.
+        """Unit vectors of sides with their rollouts, and without (`none`), `[1 + variants, sides, dim]`.
 
         Raises:
-            ConfigError: If a reward asks for vectors of parts of a T-CoT.
+            ConfigError: If a reward asks for vectors of parts of a T-CoT; or for those of sides alone, and the policy
+                has no gate.
         """
-        if variants:
+        if set(variants) - {"none"}:
             raise ConfigError(
                 "embedrl.rl.PolicyVectors embeds rollouts whole: rewards of their parts (step credit, counterfactual "
                 "evidence) need a FrozenEmbedder"
             )
-        return self.embed(sides, where, device, parsed, repairs)[None]
+        if variants and not self.backbone.arrangement.gate:
+            raise ConfigError(
+                "model.rewards: a reward compares rollouts with sides that are not reasoned about: train the policy "
+                "with layout.gate: true first"
+            )
+        vectors = [self.embed(sides, where, device, parsed, repairs)]
+        for _ in variants:
+            first = {side.with_tcot("").key: i for i, side in reversed(list(enumerate(sides)))}  # a group shares one
+            bare = self.embed_bare([sides[i] for i in first.values()], [where[i] for i in first.values()], device)
+            rows = dict(zip(first, bare, strict=True))
+            vectors.append(torch.stack([rows[side.with_tcot("").key] for side in sides]))
+        return torch.stack(vectors)
 
     @torch.no_grad()
     def embed_bare(self, sides: Sequence[Side], where: Sequence[str], device: torch.device) -> Tensor:

@@ -169,6 +169,7 @@ def test_latent_steps_are_counted_and_timed(tmp_path, capsys):
     assert figures["gen"] == pytest.approx(sum(expected[1]) / count)
     assert figures["oracle"] == pytest.approx(sum(a or b for a, b in zip(*expected, strict=True)) / count)
     assert (figures["latent_steps"], figures["tokens"], figures["no_gen_emb"]) == (3, 0, 0)
+    assert figures["thinking"] == 1
     assert 0 < figures["disc_ms"] < figures["gen_ms"]
     code, _ = evaluate(tmp_path / "model", tmp_path / "gen", query="gen", target="gen")
     assert code != 0

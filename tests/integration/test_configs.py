@@ -17,6 +17,7 @@ from embedrl.cli import main
 from embedrl.commands.fit import TrainingParser
 
 ON_GPUS = [path for path in RECIPES if "_vl_" in path.stem or "_vit_" in path.stem]  # test_recipes.py trains these
+SLOW = ("ume_r1_rl", "rge", "plume", "gate_sft", "gate_rl")
 FLAGS = {"backbone": "--model.backbone", "loss": "--model.loss", "mix": "--data.mix"}
 """Folder of parts → the flag they are given to."""
 
@@ -45,7 +46,7 @@ def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(p, marks=pytest.mark.slow if p.stem in ("ume_r1_rl", "rge") else (), id=name(p))
+        pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else (), id=name(p))
         for p in RECIPES
         if p not in (QUICKSTART, *ON_GPUS)
     ],

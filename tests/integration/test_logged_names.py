@@ -38,6 +38,7 @@ NOT_HERE = {
     "train/latent_steps": "a model with latent steps",
     "train/conflict/<layer>": "a unified model that measures it",
     "rollout/no_gen_emb": "a unified policy",
+    **dict.fromkeys(("reward/gate/thinking", "reward/gate/gain", "reward/gate/helped"), "a learned gate"),
     "val/before/<task>/<metric>": "a reranker in training",
     **dict.fromkeys(("train/router/load/<expert>", "train/router/entropy", "train/router/balance"), "experts"),
     "train/expert_beta": "a loss that knows experts",

@@ -137,3 +137,48 @@ def test_policies_without_vectors_are_refused():
     with pytest.raises(ConfigError, match="embeds with the policy of an EGRLModule"):
         PolicyVectors().embed([Side("a")], ["a"], CPU)
     assert issubclass(PolicyVectors, FrozenEmbedder)
+
+
+@pytest.fixture(scope="module")
+def gated():
+    model = QwenVLUnified("embedrl:tiny", UnifiedLayout(request="evidence :", gate=True))
+    model.build()
+    return model
+
+
+def test_the_gate_chooses_the_vector(gated, policy, vectors):
+    """`<gen_emb>` alone is the side itself; words are read at their end, a rollout that was cut off, too."""
+    own = PolicyVectors()
+    own.prepare(gated, None)
+    sides = [Side(name, tcot=text) for name in ("blue", "red") for text in ("<gen_emb>", "a star<gen_emb>", "")]
+    names = [str(i) for i in range(len(sides))]
+    embedded, raw = own.embed_variants(sides, names, CPU, ("none",))
+    bare = own.embed_bare(sides, names, CPU)
+    torch.testing.assert_close(raw, bare, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embedded[[0, 3]], bare[[0, 3]], atol=1e-6, rtol=0)
+    assert (embedded - bare).norm(dim=1)[[1, 2, 4, 5]].min() > 1e-3
+    with pytest.raises(ConfigError, match=r"train the policy with layout\.gate: true first"):
+        vectors.embed_variants(sides, names, CPU, ("none",))
+    with pytest.raises(ConfigError, match="embeds rollouts whole"):
+        own.embed_variants(sides, names, CPU, ("no_evidence",))
+
+
+@pytest.mark.slow
+def test_the_gates_recipes_train(gated, tmp_path, monkeypatch, capsys):
+    """Two steps of either YAML, smaller; the supervised one begins with the gate's own token among its labels."""
+    from cli_process import logged
+
+    from embedrl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    small = ["--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "0"]
+    data = ["--data.batch_size", "4", "--data.sub_batch_size", "4", "--data.micro_batch_size", "8"]
+    assert main(["fit", "--config", str(CONFIGS / "world/gate_sft.yaml"), *small, *data]) == 0
+    rollout = ["--model.group_size", "3", "--model.rollout.max_new_tokens", "8", "--data.batch_size", "4"]
+    callbacks = ["--trainer.callbacks", "[]"]
+    assert main(["fit", "--config", str(CONFIGS / "world/gate_rl.yaml"), *small, *rollout, *callbacks]) == 0
+    [run] = (tmp_path / "runs/world_gate_rl").glob("version_*")
+    thinking = logged(run, "reward/gate/thinking")
+    assert sorted(thinking) == [0, 1]
+    assert all(0 <= value <= 1 for [value] in thinking.values())
+    assert sorted(logged(run, "reward/gate/mean")) == [0, 1]

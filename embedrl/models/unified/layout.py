@@ -35,9 +35,12 @@ class UnifiedLayout:
         disc_from: The special token that the row of a new `<disc_emb>` is a copy of; null: see
             `embedrl.models.unified.tokens.SOURCES`.
         gen_from: The same of `<gen_emb>`.
+        gate: Whether the model's first token decides if it reasons: a reply that is `<gen_emb>` alone means that it
+            does not, and the side is embedded at `<disc_emb>`. A side of training that comes without reasoning then
+            teaches that reply.
 
     Raises:
-        ConfigError: If there is no token at all.
+        ConfigError: If there is no token at all, or the gate lacks one of both.
 
     Source: UME-R1 (arXiv 2511.00405), both tokens; RGE (arXiv 2511.16150), `gen` alone.
     """
@@ -47,11 +50,16 @@ class UnifiedLayout:
     request: str = REQUEST
     disc_from: str | None = None
     gen_from: str | None = None
+    gate: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is a vector."""
         if not (self.disc or self.gen):
             raise ConfigError("layout.disc and layout.gen are both false: the model would have no vector; set one")
+        if self.gate and not (self.disc and self.gen):
+            raise ConfigError(
+                "layout.gate chooses between both vectors: set layout.disc and layout.gen to true, or the gate to false"
+            )
 
 
 @dataclass

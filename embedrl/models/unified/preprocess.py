@@ -118,7 +118,8 @@ class UnifiedPreprocessor:
         gen = self.ids[1]
         if one.reasoning is None:
             ends = self.layout.gen and (self.whole or not self.layout.disc)
-            return (_extended(row, [gen]) if ends else row), (0, []), ends
+            label = [gen] if ends and self.layout.gate else []  # not to reason is a reply of its own
+            return (_extended(row, [gen]) if ends else row), (row["input_ids"].shape[1], label), ends
         text = one.reasoning
         if isinstance(self.inner, VLMPreprocessor):
             text = self.inner.as_written(text, row)

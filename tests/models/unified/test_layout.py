@@ -50,3 +50,9 @@ def test_a_broken_folder_names_its_file(values):
         stored_layout("folder", {"layout": values})
     assert stored_layout("folder", {}) is None
     assert stored_layout("folder", {"layout": {"request": "x"}}) == UnifiedLayout(request="x")
+
+
+def test_a_gate_needs_both_vectors():
+    for layout in ({"disc": False}, {"gen": False}):
+        with pytest.raises(ConfigError, match=r"layout\.gate chooses between both vectors"):
+            UnifiedLayout(gate=True, **layout)

@@ -202,3 +202,21 @@ def test_it_is_an_embedder_to_everything_else(model):
     assert isinstance(model, embedrl.models.Backbone)
     assert isinstance(model, embedrl.models.Generator)
     assert not model.shares_prefix
+
+
+def test_with_a_gate_a_side_without_reasoning_teaches_not_to_reason():
+    """Its only label is `<gen_emb>`, the first token of the reply; without a gate, it has none."""
+    raw = chats(RenderOptions(tcot="none"))
+    for gate in (False, True):
+        model = built(layout=UnifiedLayout(request="evidence :", gate=gate))
+        inputs = model.preprocessor().for_training()(raw)
+        labels = [row[row >= 0].tolist() for row in inputs["labels"]]
+        assert labels == [[model.token_ids[1]] if gate else []] * len(raw)
+        with torch.no_grad():
+            nll = model.outputs(inputs)[:, -1]
+            prompts = model.preprocessor().prompts(raw)
+            logits = model.network(**model._tensors(prompts)).logits[:, -1].float().log_softmax(-1)
+        expected = -logits[:, model.token_ids[1]] if gate else torch.zeros(len(raw))
+        torch.testing.assert_close(nll, expected, atol=1e-4, rtol=1e-4)
+        model.preprocessor()(raw)  # in embedding, as without
+        assert (model.preprocessor()(raw)["labels"] < 0).all()
