@@ -66,6 +66,33 @@ def test_throughput(benchmark, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_scaling(benchmark, tmp_path):
+    module = benchmark("scaling")
+    module.main(size="smallest", out=tmp_path, plot=tmp_path / "scaling.png")
+    measured, exponents = rows(tmp_path, "scaling"), rows(tmp_path, "scaling_exponents")
+    assert {(row["curve"], row["work"]) for row in measured} == {
+        (c, n) for c, all_ in module.SMALLEST.items() for n in all_
+    }
+    assert all(row["CPU s"] > 0 for row in measured)
+    assert [row["curve"] for row in exponents] == list(module.FULL)
+    assert (tmp_path / "scaling.png").stat().st_size > 5000
+
+
+def test_exponents(benchmark):
+    module = benchmark("scaling")
+    made = [
+        {"curve": name, "work": n, "of": "things", "CPU s": 0.5 * n**power, "peak MiB": peak}
+        for name, power, peak in (("line", 1, 3.0), ("square", 2, 0.0))
+        for n in (2, 4, 16)
+    ]
+    line, square = module.fitted(made)
+    assert (line["work"], line["time"], line["memory"]) == ("2 to 16 things", pytest.approx(1), pytest.approx(0))
+    assert (square["time"], square["memory"]) == (pytest.approx(2), "")
+
+
+@pytest.mark.slow
 def test_startup(benchmark, tmp_path):
     benchmark("startup").main(size="smallest", out=tmp_path)
     assert len(rows(tmp_path, "startup")) == 5
