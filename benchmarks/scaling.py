@@ -4,9 +4,9 @@
     python benchmarks/scaling.py --curves batch length
     python benchmarks/scaling.py --size smallest   # seconds
 
-Each point of a curve is measured in a process of its own with one thread: median CPU seconds of a few rounds, and by how
-much the process's resident set grows at most. Exponents are slopes of straight lines through the logarithms: 1 is in
-proportion to the work, 0 does not grow with it.
+Each point of a curve is measured in a process of its own with one thread: median CPU seconds of a few rounds, and by
+how much the process's resident set grows at most. Exponents are slopes of straight lines through the logarithms: 1 is
+in proportion to the work, 0 does not grow with it.
 
 - batch: the contrastive step, in pairs; micro-batches of 16 sides.
 - length: forward and backward pass of 4 chats of text, in tokens of each.
