@@ -180,14 +180,21 @@ def test_balance_is_that_of_the_whole_batch_however_it_is_cut(recompute, checkpo
 
 def test_fingerprints_are_the_routers_chances_at_emb():
     model = qwen(expert_lora()).eval()
-    inputs, logits = model.preprocessor()(CHATS), []
-    for layer in routed_layers(model):
-        layer.lora_router["default"].register_forward_hook(lambda _, __, out: logits.append(out))
+    preprocess, expected = model.preprocessor(), []
     with torch.no_grad(), model.routing.collecting():
-        model(inputs)
-    places = (inputs["input_ids"] == model.emb_token_id).int().argmax(1)
-    expected = torch.stack([out[torch.arange(4), places].softmax(-1) for out in logits]).mean(0)
-    torch.testing.assert_close(model.routing.fingerprints(), expected)
+        model(preprocess(CHATS))
+    found = model.routing.fingerprints()
+    for chat in CHATS:  # each alone
+        inputs, logits = preprocess([chat]), []
+        routers = [layer.lora_router["default"] for layer in routed_layers(model)]
+        hooks = [router.register_forward_hook(lambda _, __, out, to=logits: to.append(out)) for router in routers]
+        with torch.no_grad():
+            model(inputs)
+        for hook in hooks:
+            hook.remove()
+        [place] = (inputs["input_ids"][0] == model.emb_token_id).nonzero()[:, 0]
+        expected.append(torch.stack([out[0, place].softmax(-1) for out in logits]).mean(0))
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
