@@ -7,7 +7,8 @@
 From decoded pictures and texts to vectors: a third of the sides are pictures with a text, a third pictures, a third
 texts of 4 to 200 words. `one by one` and `as they come` are what an evaluation script with plain transformers does (the
 latter padded to the longest of each batch). Ours are micro-batches of like length, as `embedrl eval` makes them. All
-take turns in one process; ratios are medians of ours over theirs in CPU seconds.
+take turns in one process; ratios are medians of ours over theirs in CPU seconds. Computed tokens are those that the
+language model computes, padding included; one by one, they are the real ones.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jsonargparse import auto_cli
 from timing import OURS, Row, interleaved, ratio, report, seconds
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from embedrl.data.render import RenderOptions, render
 from embedrl.data.world import vocabulary
@@ -35,6 +37,7 @@ from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.types import Side
 
 RAW = RenderOptions(tcot="none")
+ONE_BY_ONE = "transformers, one by one"
 PICTURES = (96, 128, 160, 224)
 """Sides of the pictures in pixels."""
 
@@ -98,12 +101,29 @@ def calls_of(path: Path, sides: Sequence[Side], batch: int, pixels: PixelBudget)
 
     return {
         OURS: lambda: ours.embed(sides, names, CPU),
-        "transformers, one by one": lambda: plain.embed(1),
+        ONE_BY_ONE: lambda: plain.embed(1),
         f"transformers, {batch} as they come": lambda: plain.embed(batch),
         "transformers, 32 as they come": lambda: plain.embed(32),
         f"sentence-transformers, {batch} at once": lambda: encode(batch),
         "sentence-transformers, 32 at once (its default)": lambda: encode(32),
     }
+
+
+def computed_tokens(call: Callable[[], object]) -> int:
+    """Tokens that a call lets the first layers of language models compute, padding included."""
+    shapes: list[int] = []
+    forward = Qwen3VLTextModel.forward
+
+    def counting(self: Any, *args: Any, **options: Any) -> Any:
+        shapes.append(options["inputs_embeds"].shape[:2].numel())
+        return forward(self, *args, **options)
+
+    Qwen3VLTextModel.forward = counting
+    try:
+        call()
+    finally:
+        Qwen3VLTextModel.forward = forward
+    return sum(shapes)
 
 
 def measure(path: Path, count: int, batch: int, repeats: int, pixels: PixelBudget) -> list[Row]:
@@ -121,12 +141,14 @@ def measure(path: Path, count: int, batch: int, repeats: int, pixels: PixelBudge
         return call
 
     found = interleaved({name: keeping(name) for name in calls}, repeats)
+    computed = {name: computed_tokens(calls[name]) for name in calls}
     return [
         {
             "embedding": name,
             "sides / CPU s": count / seconds(values),
             "ours / it": ratio(found[OURS], values) if name != OURS else "",
             "times faster": 1 / ratio(found[OURS], values) if name != OURS else "",
+            "computed / real tokens": computed[name] / computed[ONE_BY_ONE],
             "vectors off by": float((vectors[name] - vectors[OURS]).abs().max()) if name != OURS else "",
         }
         for name, values in found.items()

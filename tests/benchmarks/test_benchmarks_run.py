@@ -60,8 +60,8 @@ def test_egrl_step(benchmark, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_throughput(benchmark, tmp_path):
     benchmark("throughput").main(size="smallest", out=tmp_path)
-    _, *others = rows(tmp_path, "throughput")
-    assert others
+    ours, *others = rows(tmp_path, "throughput")
+    assert ours["computed / real tokens"] == 1 < max(row["computed / real tokens"] for row in others)
     assert all(row["vectors off by"] < 1e-5 for row in others)
 
 
