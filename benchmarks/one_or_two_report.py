@@ -1,0 +1,119 @@
+"""The tables and the plot of `one_or_two.py`."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from embedrl.evaluation.seed_bootstrap import Estimate, estimate
+
+RESAMPLES = 2000
+Found = Mapping[str, Mapping[str, Any]]
+"""Row → seed → its figures."""
+
+
+def read(folder: Path, split: str, order: Sequence[str]) -> Found:
+    """Every row that was measured, with what its system's training took, in order."""
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for system in order:
+        for file in sorted((folder / split).glob(f"{system} [0-9]*.json")):
+            content = json.loads(file.read_text())
+            for name, row in content["rows"].items():
+                found[name][file.stem.rpartition(" ")[2]] = row | {"training": content["training"]}
+    return found
+
+
+def interval(runs: Mapping[str, Any], family: str | None = None) -> Estimate:
+    """hit@1 of a row, or of one family of it, with its 95 % interval over seeds and queries."""
+    kept: dict[tuple[str, ...], dict[str, Any]] = {
+        (f"seed {seed}",): {
+            name: np.array(values) for name, values in row["hits"].items() if family is None or name == family
+        }
+        for seed, row in runs.items()
+    }
+    return estimate(kept, resamples=RESAMPLES)
+
+
+def cell(one: Estimate) -> str:
+    """A figure with its interval, in per cent."""
+    return f"{100 * one.value:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})"
+
+
+def tables(found: Found) -> str:
+    """Both tables as Markdown."""
+    head = ["", "seeds", "hit@1, % (95 %)", "tokens a query", "latent steps", "queries that reason, %", "ms a query"]
+    rows = [[*head, "training, TFLOP", "optimizer steps", "training, minutes"]]
+    families = list(dict.fromkeys(name for runs in found.values() for row in runs.values() for name in row["hits"]))
+    by_family = [["hit@1, % (95 %)", *families]]
+    for name, runs in found.items():
+        each = list(runs.values())
+
+        def average(what: str, each: Sequence[Any] = each) -> float:
+            return mean(float(row[what]) for row in each)
+
+        def taken(what: str, each: Sequence[Any] = each) -> float:
+            return mean(float(row["training"][what]) for row in each)
+
+        rows.append(
+            [
+                name + (" *" if name.endswith("oracle") else ""), str(len(each)), cell(interval(runs)),
+                f"{average('tokens'):.1f}", f"{average('latent'):.0f}", f"{100 * average('thinking'):.0f}",
+                f"{average('ms'):.1f}", f"{taken('flops') / 1e12:.3g}", f"{taken('steps'):.0f}",
+                f"{taken('seconds') / 60:.1f}",
+            ]
+        )  # fmt: skip
+        by_family.append([name, *(cell(interval(runs, family)) for family in families)])
+    note = "\\* an upper bound, which looks at the answer: the better one of disc and gen for each query.\n"
+    return "\n".join([markdown(rows), "", note, markdown(by_family)]) + "\n"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def plot(path: Path, found: Found) -> None:
+    """Draw hit@1 against the milliseconds that a query takes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.4, 5.2), layout="constrained")
+    for number, (name, runs) in enumerate(found.items()):
+        got, took = interval(runs), mean(row["ms"] for row in runs.values())
+        errors = [[max(0.0, 100 * (got.value - got.low))], [max(0.0, 100 * (got.high - got.value))]]
+        marker = "x" if name.endswith("oracle") else "o"
+        label = f"{name} (upper bound)" if name.endswith("oracle") else name
+        axes.errorbar(
+            took, 100 * got.value, yerr=errors, fmt=marker, capsize=3, label=label, color=f"C{number % 10}",
+            markerfacecolor=f"C{number % 10}" if number < 10 else "white",
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="milliseconds a query", ylabel="hit@1 (%)", title="One model or two: the world")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def report(folder: Path, split: str, order: Sequence[str]) -> None:
+    """Write and print the tables, the figures and the plot of every row there is.
+
+    Args:
+        folder: The benchmark's folder.
+        split: The split that was measured.
+        order: Names of the systems.
+    """
+    found = read(folder, split, order)
+    text = tables(found)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    (folder / "scores.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plot(folder / "plot.png", found)
+    print(text)
