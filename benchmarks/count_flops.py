@@ -18,8 +18,9 @@ class CountFlops(Callback):
     the same counter, on shapes; here they are the real batches. A multiplication and an addition are two operations.
 
     Args:
-        out: The JSON file to write at the end of the run: `flops` of the whole run, `steps`, `seconds` and `counted`
-            batches; their counting is part of the seconds.
+        out: The JSON file to write at the end of the run: `flops` of the whole run, `steps`, `seconds`, `cpu_seconds`
+            (this process's, which do not depend on what else runs) and `counted` batches; their counting is part of the
+            seconds.
         samples: About how many batches to count.
     """
 
@@ -30,20 +31,20 @@ class CountFlops(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started = time.monotonic(), time.process_time()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to count, if it is this batch's turn."""
         if trainer.global_step % max(1, trainer.max_steps // self.samples) == 0:
             self._mode = FlopCounterMode(display=False)
-            self._mode.__enter__()
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End counting."""
         if self._mode is not None:
-            self._mode.__exit__(None, None, None)
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             self._counted.append(self._mode.get_total_flops())
             self._mode = None
 
@@ -53,7 +54,8 @@ class CountFlops(Callback):
         figures = {
             "flops": sum(counted) / len(counted) * steps,
             "steps": steps,
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": round(time.monotonic() - self._started[0], 1),
+            "cpu_seconds": round(time.process_time() - self._started[1], 1),
             "counted": len(counted),
         }
         self.out.parent.mkdir(parents=True, exist_ok=True)

@@ -229,10 +229,14 @@ def main(
         raise SystemExit(f"--systems: no {unknown[0]!r}; give some of {', '.join(SYSTEMS)}")
     if smallest:
         seeds, steps, rl_steps, size, families, limit = 1, 2, 2, 2, families or ["vqa", "video_qa"], 4
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        shared = (wanted, (steps, rl_steps), split, size, families, limit, smallest)
-        for job in [pool.submit(run, folder, seed, *shared) for seed in range(seeds)]:
-            job.result()
+    shared = (wanted, (steps, rl_steps), split, size, families, limit, smallest)
+    if min(jobs, seeds) == 1:
+        for seed in range(seeds):
+            run(folder, seed, *shared)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            for job in [pool.submit(run, folder, seed, *shared) for seed in range(seeds)]:
+                job.result()
     report(folder, split, list(SYSTEMS))
 
 

@@ -360,6 +360,7 @@ def test_judges(benchmark, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_one_or_two(benchmark, tmp_path):
     """A model with words and one with latent steps, at their smallest; what is finished is not repeated."""
