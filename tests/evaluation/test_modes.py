@@ -125,8 +125,8 @@ def test_own_reasoning_is_kept_in_the_journal_of_the_sides_that_have_it(model, t
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"query": "both"}, "--modes.query is 'both': give disc or gen"),
-        ({"target": ""}, "--modes.target is '': give disc or gen"),
+        ({"query": "both"}, "--modes.query is 'both': give disc, gen or latent"),
+        ({"target": ""}, "--modes.target is '': give disc, gen or latent"),
         ({"reasoning": "mine"}, "--modes.reasoning is 'mine': give own or given"),
         ({"samples": 0}, "--modes.samples is 0: give 1 or more"),
     ],
