@@ -6,9 +6,10 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
-from processes import weights
+from processes import finish, launch, weights
 from unified_runs import BACKBONE, chats, info_nce, reasoning, recipe
 
+import embedrl
 from embedrl.cli import main
 from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.models.lora import LoRAOptions
@@ -111,10 +112,6 @@ def test_a_run_that_measures_trains_the_same_bit_by_bit(tmp_path):
 @pytest.mark.dist
 @pytest.mark.parametrize("strategy", ["ddp", {"class_path": "embedrl.distributed.FSDP2Strategy"}], ids=["ddp", "fsdp2"])
 def test_two_processes_measure_what_one_does(strategy, tmp_path):
-    from processes import finish, launch
-
-    import embedrl
-
     off = {"backbone": {"lora": BACKBONE["init_args"]["lora"] | {"dropout": 0.0}}}
     model = {"gradient_conflict_every": 1}
     one = fit(recipe(tmp_path / "one", {"limit_val_batches": 0}, model, **off))

@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 from cli_process import logged
-from processes import command, weights
+from processes import command, finish, launch, weights
 from unified_runs import BACKBONE, recipe
 
+import embedrl
 from embedrl.cli import main
 from embedrl.errors import ConfigError
 from embedrl.training.latent_curriculum import LatentCurriculum
@@ -114,3 +115,24 @@ def test_bad_recipes_get_one_line(changes, message, tmp_path, capsys):
     assert main(["fit", "--config", str(latent_recipe(tmp_path, **changes))]) != 0
     [line] = [text for text in capsys.readouterr().err.splitlines() if text.startswith("embedrl: error: ")]
     assert message in line
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", {"class_path": "embedrl.distributed.FSDP2Strategy"}], ids=["ddp", "fsdp2"])
+def test_two_processes_equal_one(strategy, tmp_path):
+    """A layer runs several times in one pass: for the prompt, each latent step, and the words that are left."""
+    off = {"lora": BACKBONE["init_args"]["lora"] | {"dropout": 0.0}}
+    sgd = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}}
+    half = {"latent_curriculum": {"shares": [0.5, 1.0]}} | sgd
+    one = latent_recipe(tmp_path / "one", {"max_steps": 1}, off, model=half)
+    assert main(["fit", "--config", str(one)]) == 0
+    both = {"max_steps": 1, "devices": 2, "strategy": strategy}
+    two = latent_recipe(tmp_path / "two", both, off, model=half)
+    finish(launch(Path(embedrl.__file__).parent / "__main__.py", "fit", "--config", two, log=tmp_path), tmp_path)
+    ours, theirs = (weights(path.parent / "runs/version_0/checkpoints/last.ckpt") for path in (one, two))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-5, rtol=0)
+    moved = [value.abs().max() for name, value in ours.items() if "lora_B" in name]  # they begin at 0
+    assert min(moved) > 1e-4
