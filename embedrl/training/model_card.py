@@ -18,6 +18,7 @@ from embedrl.models.open_clip.backbone import OpenClipBackbone
 from embedrl.models.open_clip.config import HUB
 from embedrl.models.qwen_vl.loading import is_local
 from embedrl.models.two_towers.backbone import TwoTowerBackbone
+from embedrl.models.unified.latent_model import LatentModel
 from embedrl.models.unified.model import UnifiedModel
 from embedrl.models.vlm.base import VisionLanguageModel
 from embedrl.models.vlm.encoder import EncoderBackbone
@@ -155,6 +156,20 @@ vectors = thoughtful.encode(["a red star", {{"image": "picture.png", "text": "wh
 Vectors of both kinds are to be compared with those of their own kind. `{cls}` loads the files; transformers loads them
 as a vision-language model.
 """,
+    "latent": """
+It embeds without reasoning, or behind latent steps, which need no words:
+
+```python
+import embedrl
+from embedrl.data import RenderOptions
+
+fast = embedrl.Embedder.from_pretrained("{name}")
+thoughtful = embedrl.Embedder.from_pretrained("{name}", render=RenderOptions(tcot="latent"))
+vectors = thoughtful.encode(["a red star", {{"image": "picture.png", "text": "what colour is it?"}}])
+```
+
+Vectors of both kinds are to be compared with those of their own kind. `{cls}` loads the files.
+""",
     "experts": """
 ```python
 import embedrl
@@ -171,7 +186,8 @@ The files are those of `{cls}`, which loads them.
 }
 
 _LIBRARY = {
-    "two towers": "transformers", "multi-vector": "sentence-transformers", "unified": "embedrl", "experts": "embedrl"
+    "two towers": "transformers", "multi-vector": "sentence-transformers", "unified": "embedrl", "latent": "embedrl",
+    "experts": "embedrl",
 }  # fmt: skip
 
 
@@ -240,11 +256,11 @@ pages = [pool_tokens(page, {model.budget}, "{model.pooling}") for page in pages]
 
 
 def _kind(out: Path, model: Backbone | Generator) -> str:
-    """The library that loads the folder; `experts` and `unified` are embedrl's."""
+    """The library that loads the folder; `experts`, `unified` and `latent` are embedrl's."""
     if has_experts(str(out)):
         return "experts"
     if isinstance(model, UnifiedModel):
-        return "unified"
+        return "latent" if isinstance(model, LatentModel) and model.latent_steps else "unified"
     if isinstance(model, LateInteraction):
         return "multi-vector" if (out / "modules.json").is_file() else "embedrl"
     if (out / ADAPTER).is_file():

@@ -12,6 +12,7 @@ from unified_runs import BACKBONE, recipe
 
 import embedrl
 from embedrl.cli import main
+from embedrl.data.render import RenderOptions, render
 from embedrl.errors import ConfigError
 from embedrl.training.latent_curriculum import LatentCurriculum
 from embedrl.training.trained_model import load_embedder, load_module
@@ -97,6 +98,19 @@ def test_gradient_caching_changes_nothing_and_a_checkpoint_embeds(tmp_path):
         assert all(first[step] == pytest.approx(second[step], abs=1e-3) for step in first)
     checkpoint = runs[0] / "checkpoints/last.ckpt"
     assert load_embedder(str(checkpoint)).latent_steps == 2
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "model")]) == 0
+    assert 'render=RenderOptions(tcot="latent")' in (tmp_path / "model/README.md").read_text()
+    latent = RenderOptions(tcot="latent")
+    fast, thoughtful = (
+        embedrl.Embedder.from_pretrained(tmp_path / "model", **more).encode(["a red star"])
+        for more in ({}, {"render": latent})
+    )
+    model = load_embedder(str(checkpoint))
+    with torch.no_grad():
+        chats = [render(embedrl.Side("a red star"), options) for options in (RenderOptions("none"), latent)]
+        for chat, vectors in zip(chats, (fast, thoughtful), strict=True):
+            own = model.encode(model.preprocessor()([chat]))
+            torch.testing.assert_close(torch.as_tensor(vectors), own, atol=1e-5, rtol=0)
     assert list(load_module(checkpoint).latent_curriculum.shares) == [0.0, 0.5, 1.0]
 
 
