@@ -36,7 +36,7 @@ from embedrl.types import RetrievalTask
 from embedrl.utils.atomic_files import replacing
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MIX = CONFIGS / "parts/mix/world_unified.yaml"
+MIX = CONFIGS / "parts/mix/world.yaml"
 
 
 @dataclass(frozen=True)
