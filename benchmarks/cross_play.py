@@ -17,12 +17,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import yaml
-from egrl_world import CONFIGS, EVIDENCE, SMALLEST, evidence, load_embedder, train
+from egrl_world import CONFIGS, EVIDENCE, SMALLEST, TEACHERS, evidence, load_embedder, train
 from jsonargparse import auto_cli
 
 from embedrl.data.world import WorldTasks
@@ -109,6 +109,7 @@ def main(
     embedder: str,
     out: str = "runs/cross_play",
     other: str = "",
+    teachers: Literal["both", "perfect"] = "both",
     split: str = "test",
     size: int = 64,
     families: list[str] | None = None,
@@ -122,6 +123,7 @@ def main(
         embedder: The Embedder that gave the rewards.
         out: Where the results go; `table.md` and `scores.json` among them.
         other: An Embedder of another seed; empty trains one in `out`; `none` leaves it out.
+        teachers: Whose T-CoTs the Embedder that is trained here learns from; take those of `embedder`.
         split: The split of the world.
         size: Queries a family.
         families: Names of families; None takes those that the quickstart's EG-RL trains on.
@@ -134,7 +136,7 @@ def main(
     if other != "none":
         seeds = ["--seed_everything=1", "--data.init_args.seed=1", "--trainer.limit_val_batches=0"]
         more = SMALLEST["embedder"] if smallest else []
-        embedders["other"] = other or str(train(folder / "other", "embedder", *seeds, *more))
+        embedders["other"] = other or str(train(folder / "other", "embedder", *TEACHERS[teachers], *seeds, *more))
     generators = {"SFT": QwenVLReasoner(sft), "RL": QwenVLReasoner(rl), "perfect": None}
     frozen = {name: FrozenEmbedder(load_embedder(Path(path))) for name, path in embedders.items()}
     place = folder / split

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -40,6 +40,8 @@ from embedrl.types import Modality, RetrievalTask, Side
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 QUICKSTART, REWARDS = CONFIGS / "quickstart", CONFIGS / "parts/reward"
+TEACHERS: dict[str, list[str]] = {"both": [], "perfect": [f"--config={CONFIGS / 'parts/perfect_teacher.yaml'}"]}
+"""Whose T-CoTs the Embedder learns from → flags of its recipe."""
 MAIN = "EG-RL"
 TRAINED: dict[str, str] = {
     MAIN: "outcome_only",
@@ -183,6 +185,7 @@ def main(
     seeds: int = 3,
     jobs: int = 2,
     rows: str = "main",
+    teachers: Literal["both", "perfect"] = "both",
     split: str = "test",
     size: int = 128,
     flags: list[str] | None = None,
@@ -195,6 +198,7 @@ def main(
         seeds: Seeds of EG-RL: order of the pairs, rollouts, what rewards draw.
         jobs: Runs at a time, one thread each.
         rows: `main`, `all`, or one name of `TRAINED`.
+        teachers: Whose T-CoTs the Embedder learns from.
         split: `test`; `val` to choose a recipe by.
         size: Queries a family.
         flags: More flags of EG-RL's `embedrl fit`, such as `["--trainer.max_steps=20"]`.
@@ -203,6 +207,7 @@ def main(
     folder = Path(out).resolve()
     seeds, size = (1, 2) if smallest else (seeds, size)
     more = {recipe: SMALLEST[recipe] if smallest else [] for recipe in SMALLEST}
+    more["embedder"] = [*TEACHERS[teachers], *more["embedder"]]
     more["egrl"] = [*more["egrl"], *(flags or [])]
     for recipe in ("embedder", "reasoner"):
         # The grids and the validations of these two are for people to look at.

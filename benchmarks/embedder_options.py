@@ -139,6 +139,7 @@ def train(out: Path, mix: str, option: Option, seed: int, steps: int, setting: S
             "data.init_args.sub_batch_size": setting.batch // 2,
             "data.init_args.max_negatives": option.negatives,
             "data.init_args.render.tcot": "answer_only",
+            "data.init_args.render.on_bad_tcot": "raise",  # T-CoTs are the perfect teacher's
         }
         flags = [
             f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()

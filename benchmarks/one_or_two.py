@@ -48,20 +48,23 @@ class Training:
         folder: The folder of its run; an RL recipe reads its supervised model in the folder that its YAML names.
         reinforced: Whether it takes `--rl_steps`.
         changes: What is different from the recipe in `data.init_args`.
+        rewards: The list of rewards below `configs/parts/reward`; None takes the recipe's.
     """
 
     recipe: str
     folder: str
     reinforced: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
+    rewards: str | None = None
 
 
+ONE_TEACHER = {"mix": str(MIX), "render": {"on_bad_tcot": "raise"}}
 PERFECT = {"train": {"init_args": {"lessons": {"init_args": {"sources": "the mix's"}}}}}
 TRAININGS = {
     "raw": Training("quickstart/embedder", "raw_embedder", changes={"mix": str(MIX), "render": {"tcot": "none"}}),
-    "embedder": Training("quickstart/embedder", "quickstart_embedder", changes={"mix": str(MIX)}),
+    "embedder": Training("quickstart/embedder", "quickstart_embedder", changes=ONE_TEACHER),
     "reasoner": Training("quickstart/reasoner", "quickstart_reasoner", changes=PERFECT),
-    "egrl": Training("quickstart/egrl", "quickstart_egrl", True),
+    "egrl": Training("quickstart/egrl", "quickstart_egrl", True, rewards="outcome_only"),
     "ume_r1_sft": Training("world/ume_r1_sft", "world_ume_r1_sft"),
     "ume_r1_rl": Training("world/ume_r1_rl", "world_ume_r1_rl", True),
     "rge": Training("world/rge", "world_rge"),
@@ -144,6 +147,7 @@ def train(runs: Path, name: str, seed: int, steps: int, smallest: bool) -> None:
     if data.get("train") is not None:  # the sources as they are, for lessons have no file of a mix
         sources = [row["source"] for row in yaml.safe_load(MIX.read_text())]
         data = data | {"train": {"init_args": {"lessons": {"init_args": {"sources": sources}}}}}
+    rewards = {"rewards": str(CONFIGS / f"parts/reward/{training.rewards}.yaml")} if training.rewards else {}
     counted = runs / f"runs/{training.folder}/flops.json"
     overlay = {
         "seed_everything": seed,
@@ -157,7 +161,7 @@ def train(runs: Path, name: str, seed: int, steps: int, smallest: bool) -> None:
                 {"class_path": "count_flops.CountFlops", "init_args": {"out": str(counted)}},
             ],
         },
-        "model": {"init_args": small.get("model", {})},
+        "model": {"init_args": small.get("model", {}) | rewards},
         "data": {"init_args": data},
     }
     runs.mkdir(parents=True, exist_ok=True)

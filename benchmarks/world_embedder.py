@@ -2,9 +2,9 @@
 
     python benchmarks/world_embedder.py
 
-Every row trains `configs/quickstart/embedder.yaml` from the same base with the same number of steps and one switch
-turned; the T-CoTs, in training and in the test, are those of the world's perfect teacher. A finished run is not
-repeated, so a benchmark that was stopped goes on.
+Every row trains `configs/quickstart/embedder.yaml` under `configs/parts/perfect_teacher.yaml`, from the same base with
+the same number of steps and one switch turned; the T-CoTs, in training and in the test, are those of the world's
+perfect teacher. A finished run is not repeated, so a benchmark that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from embedrl.data.world import WorldTasks
 
-RECIPE = Path(__file__).parents[1] / "configs/quickstart/embedder.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPE = [f"--config={CONFIGS / name}.yaml" for name in ("quickstart/embedder", "parts/perfect_teacher")]
 RENDER = "--data.init_args.render"
 ROWS: dict[str, list[str]] = {
     "T-CoT with evidence (`tcot: full`)": [],
@@ -44,8 +45,8 @@ def measure(folder: Path, seed: int, switches: list[str], size: int, extra: list
         switches = [*switches, "--data.init_args.test", json.dumps(tasks)]
         # The grids and the validations are for people to look at.
         quiet = ["--trainer.limit_val_batches", "0", "--trainer.callbacks", "null"]
-        embedrl("fit", "--config", str(RECIPE), *seeds, *root, *quiet, *switches, *extra)
-        embedrl("test", "--config", str(RECIPE), *root, *quiet[2:], *switches, "--ckpt_path", "last")
+        embedrl("fit", *RECIPE, *seeds, *root, *quiet, *switches, *extra)
+        embedrl("test", *RECIPE, *root, *quiet[2:], *switches, "--ckpt_path", "last")
         events = EventAccumulator(str(max(folder.glob("test_*"))))
         events.Reload()
         tags = [tag for tag in events.Tags()["scalars"] if tag.endswith("hit@1")]
