@@ -22,7 +22,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from egrl_world import CONFIGS, EVIDENCE, SMALLEST, TEACHERS, evidence, load_embedder, train
+from egrl_world import SMALLEST, TEACHERS, train
+from egrl_world_measure import CONFIGS, EVIDENCE, evidence, load_embedder
 from jsonargparse import auto_cli
 
 from embedrl.data.world import WorldTasks

@@ -1,0 +1,158 @@
+"""The tables and the plot of `egrl_world.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from egrl_world_measure import EVIDENCE, TOKENS
+
+from embedrl.evaluation.seed_bootstrap import Estimate, Seeds, difference
+
+INPUT = "input"
+"""The kind of the rows that show an Embedder less than whole T-CoTs: their evidence is not compared."""
+COLORS = {INPUT: "tab:gray", "SFT": "tab:blue", "EG-RL": "tab:orange", "search": "tab:green", "teacher": "tab:purple"}
+"""Kind of a row → its color in the plot."""
+
+Found = Mapping[str, Mapping[Seeds, dict[str, Any]]]
+"""Row → seeds of a run → what was measured."""
+Rows = Mapping[str, Sequence[Mapping[str, float]]]
+"""Row → the figures of its runs, as `flat` has them."""
+
+
+def report(folder: Path, split: str, kinds: Mapping[str, str], beside: Sequence[str], resamples: int = 10_000) -> None:
+    """Write table, figures and plot of every row there is.
+
+    Args:
+        folder: Where the benchmark's runs are.
+        split: The split.
+        kinds: The rows in order, each with its kind, a key of `COLORS`.
+        beside: The rows that every other is compared with, query by query; evidence with the first alone.
+        resamples: Resamples of the bootstrap.
+    """
+    found = read(folder / split, kinds)
+    rows = {name: [flat(scores) for scores in runs.values()] for name, runs in found.items()}
+    gains = {
+        name: {
+            other: difference(hits(found[other]), hits(runs), resamples=resamples)
+            for other in beside
+            if other != name and other in found
+        }
+        for name, runs in found.items()
+    }
+    shown = [name for name in rows if kinds[name] != INPUT]
+    parts = (hit_table(rows), word_table(rows, shown), gain_table(rows, gains, beside, shown))
+    text = "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part) for part in parts)
+    (folder / "table.md").write_text(text + "\n")
+    plain = {name: {other: vars(one) for other, one in row.items()} for name, row in gains.items()}
+    (folder / "scores.json").write_text(json.dumps({"rows": rows, "gains": plain}, indent=1))
+    print(text)
+    plot(folder / "plot.png", rows, kinds)
+
+
+def read(folder: Path, order: Mapping[str, str]) -> Found:
+    """Every row that was measured, in order."""
+    found: dict[str, dict[Seeds, dict[str, Any]]] = defaultdict(dict)
+    for file in sorted(folder.glob("*.json")):
+        base, _, seed = file.stem.rpartition(" ")[2].rpartition("-")
+        for name, scores in json.loads(file.read_text()).items():
+            found[name][f"base {base}", f"seed {seed}"] = scores
+    return {name: found[name] for name in order if name in found}
+
+
+def hits(runs: Mapping[Seeds, dict[str, Any]]) -> dict[Seeds, dict[str, np.ndarray[Any, Any]]]:
+    """Hits of every query, as the bootstrap takes them."""
+    return {key: {name: np.array(values) for name, values in one["hits"].items()} for key, one in runs.items()}
+
+
+def flat(scores: dict[str, Any]) -> dict[str, float]:
+    """`hit@1`: the mean over families; each family's; what `EVIDENCE` names; tokens."""
+    families = {name: statistics.mean(hits) for name, hits in scores["hits"].items()}
+    return {
+        "hit@1": statistics.mean(families.values()),
+        **families,
+        **{name: scores[name] for name in (*EVIDENCE, TOKENS) if name in scores},
+    }
+
+
+# ---------------------------------------------------------------- tables
+
+
+def hit_table(rows: Rows) -> list[list[str]]:
+    """hit@1: mean ± half of the 95 % interval over runs."""
+    columns = [name for name in next(iter(rows.values()))[0] if name not in (*EVIDENCE, TOKENS)]
+    table = [["", *columns, "runs"], ["---"] * (len(columns) + 2)]
+    return table + [[name, *(cell(runs, c) for c in columns), str(len(runs))] for name, runs in rows.items()]
+
+
+def word_table(rows: Rows, shown: Sequence[str]) -> list[list[str]]:
+    """How T-CoTs compare with the perfect teacher's, and what they cost."""
+    table = [["", *EVIDENCE, TOKENS], ["---"] * (len(EVIDENCE) + 2)]
+    return table + [[n, *(cell(rows[n], c) for c in EVIDENCE), cell(rows[n], TOKENS, ".1f")] for n in shown]
+
+
+def gain_table(
+    rows: Rows, gains: Mapping[str, Mapping[str, Estimate]], beside: Sequence[str], shown: Sequence[str]
+) -> list[list[str]]:
+    """What a row has more than others: hit@1 with the bootstrap's interval over seeds and queries; evidence."""
+    heads = [f"hit@1 less that of {other} (95 %, seeds and queries)" for other in beside]
+    table = [["", *heads, *(f"{name}, gained" for name in EVIDENCE)], ["---"] * (len(heads) + len(EVIDENCE) + 1)]
+    first = rows.get(beside[0], ())
+    for name, runs in rows.items():
+        cells = [
+            f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})" if (one := gains[name].get(other)) else ""
+            for other in beside
+        ]
+        for what in EVIDENCE:
+            more = first and name in shown and name != beside[0]
+            start = statistics.mean(run[what] for run in first) if more else 0.0
+            cells.append(cell([{what: run[what] - start} for run in runs], what, "+.3f") if more else "")
+        table.append([name, *cells])
+    return table
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean over runs (Student's t); NaN of one value."""
+    if len(values) < 2:
+        return math.nan
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}.get(len(values), 2.447)
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def cell(runs: Sequence[Mapping[str, float]], column: str, form: str = ".3f") -> str:
+    """Mean ± half interval of a column; empty where it was not measured."""
+    values = [run[column] for run in runs if column in run]
+    if not values:
+        return ""
+    half = interval(values)
+    return f"{statistics.mean(values):{form}}" + ("" if math.isnan(half) else f" ± {half:{form.removeprefix('+')}}")
+
+
+# ---------------------------------------------------------------- plot
+
+
+def plot(file: Path, rows: Rows, kinds: Mapping[str, str]) -> None:
+    """Bars of hit@1 and box IoU."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(14, 0.45 * len(rows) + 1.4))
+    names = list(rows)[::-1]
+    for axis, (column, title) in zip(axes, (("hit@1", "hit@1, mean of the families"), ("iou", "box IoU")), strict=True):
+        kept = [n for n in names if column == "hit@1" or kinds[n] != INPUT]
+        means = [statistics.mean(r[column] for r in rows[n]) for n in kept]
+        errors = [0.0 if math.isnan(e := interval([r[column] for r in rows[n]])) else e for n in kept]
+        axis.barh(kept, means, xerr=errors, color=[COLORS[kinds[n]] for n in kept], capsize=3)
+        for name, mean, error in zip(kept, means, errors, strict=True):
+            axis.text(mean + error + 0.01, name, f"{mean:.3f}", va="center", fontsize=8)
+        axis.set(title=title, xlim=(0, 1.15))
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
