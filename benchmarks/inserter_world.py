@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,21 +60,22 @@ class Setting:
 SMALLEST = Setting(steps=2, stories=4, max_new_tokens=8)
 
 
-def train(out: Path, seed: int, setting: Setting) -> dict[str, str]:
-    """Train both recipes, unless that is done.
+def train(out: Path, seed: int, setting: Setting) -> Iterator[tuple[str, str]]:
+    """Train both recipes, one after the other, unless that is done.
 
-    Returns:
-        The folders of the models, by row.
+    Yields:
+        A row, and the folder of its model.
     """
     few: dict[str, object] = {"seed_everything": seed}
     if setting.steps is not None:
         few |= {"trainer__max_steps": setting.steps, "checkpoint__every_n_steps": setting.steps}
         few["data__init_args__batch_size"] = 4
     sft = fit("world/inserter.yaml", out / "sft_run", out / "sft", **few)
+    yield SFT, sft
     few["model__init_args__generator__init_args__path"] = sft
     if setting.steps is not None:
         few |= {"model__init_args__group_size": 2, "model__init_args__rollout__max_new_tokens": 4}
-    return {SFT: sft, GRPO: fit("world/inserter_grpo.yaml", out / "grpo_run", out / "grpo", **few)}
+    yield GRPO, fit("world/inserter_grpo.yaml", out / "grpo_run", out / "grpo", **few)
 
 
 def by_chance(lesson: Lesson, leave_out: bool) -> dict[str, float]:
@@ -151,7 +152,7 @@ def _mean(scores: Scores, name: str) -> str:
 
 
 def main(out: Path = Path("runs/inserter_world"), seed: int = 0, smallest: bool = False) -> None:
-    """Run the benchmark and write its table.
+    """Run the benchmark and write its table after each training.
 
     Args:
         out: Where models, `inserter_world.md` and `inserter_world.json` go.
@@ -162,8 +163,10 @@ def main(out: Path = Path("runs/inserter_world"), seed: int = 0, smallest: bool 
     torch.set_num_threads(1)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    found = measure(out, train(out, seed, setting), setting)
-    report("inserter_world", table(found), out, setting=asdict(setting), seed=seed)
+    models: dict[str, str] = {}
+    for row, model in train(out, seed, setting):
+        models[row] = model
+        report("inserter_world", table(measure(out, models, setting)), out, setting=asdict(setting), seed=seed)
 
 
 if __name__ == "__main__":
