@@ -26,14 +26,14 @@ def test_the_copy_is_one_file_that_says_what_its_fields_are(here, capsys):
     assert ".yaml\n" not in text.replace("qwen3_vl_2b.yaml", "")
     lines = text.splitlines()
     for field, about in {
-        "sub_batch_size": "# Pairs in a sub-batch, which holds one data set; divides `batch_size`.",
+        "sub_batch_size": "Pairs in a sub-batch, which holds one data set; divides `batch_size`.",
         "tcot": "`none` (the raw side)",
         "max_steps": "Stop training after this number of steps.",
         "min_pixels": "Smaller pictures are enlarged",
-        "- class_path": "# After every validation, one picture per task",
+        "- class_path": "After every validation, one picture per task",
     }.items():
         at = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{field}:"))
-        comment = " ".join(line.strip() for line in lines[at - 3 : at])
+        comment = " ".join(line.strip() for line in lines[at - 3 : at]).replace(" # ", " ")  # may wrap anywhere
         assert about in comment, field
     assert text.startswith("# Pairs of your own:")
     assert max(map(len, lines)) <= 125
