@@ -28,7 +28,7 @@ def test_a_few_inputs_are_refused_in_one_line(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_inputs_are_refused_in_one_line(name):
     done = run(TARGETS[name], 7, 400, 15)
-    assert done.cases > 2
+    assert done.cases > 20
     assert not done.findings, done.findings
 
 
