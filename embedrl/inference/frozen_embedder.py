@@ -158,9 +158,9 @@ class FrozenEmbedder:
         if self.shared_prefix and backbone.shares_prefix:
             keys, grouping = [contents[i][0] for i in bundles], cast(GroupPreprocessor, preprocessor)
             batches: Iterable[ModelInputs]
-            batches, order = group_micro_batches(
-                chats, keys, names, grouping, self.micro_batch_size, bundles if variants else None
-            )
+            # The variants of a T-CoT are a few tokens more: they count as one chat with it.
+            size = self.micro_batch_size * (1 + len(variants))
+            batches, order = group_micro_batches(chats, keys, names, grouping, size, bundles if variants else None)
         else:
             count = -(-len(chats) // self.micro_batch_size)
             batches, order = micro_batches(chats, names, preprocessor, count)

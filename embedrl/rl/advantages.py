@@ -15,6 +15,8 @@ EPSILON = 1e-4
 SAME = 1e-6
 """Rewards of a group whose standard deviation is not above this differ by rounding alone: they say nothing."""
 
+Scale = Literal["group", "none", "best"]
+
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
@@ -40,7 +42,7 @@ def group_advantages(
     groups: Mapping[str, str],
     std_floor: float = 0.0,
     filter_groups: bool = False,
-    scale: Literal["group", "none"] = "group",
+    scale: Scale = "group",
 ) -> GroupAdvantages:
     """Subtract the group's mean, divide by `max(standard deviation, std_floor) + 1e-4`.
 
@@ -57,7 +59,9 @@ def group_advantages(
             verdict. Source: Yu et al. 2025, "DAPO" (2503.14476), dynamic sampling, without drawing others instead.
         scale: `none` does not divide: a group's advantages are as large as its rewards differ, as with TRL's
             `scale_rewards="none"`. Source: Liu et al. 2025, "Understanding R1-Zero-Like Training" (2503.20783),
-            Dr. GRPO, which finds that dividing favours questions that are nearly always or never answered.
+            Dr. GRPO, which finds that dividing favours questions that are nearly always or never answered. `best` is
+            no policy gradient: the best rollout of a group has 1 and the others take no part, so that the step is one
+            of cross-entropy on it. Source: Dong et al. 2023, "RAFT" (2304.06767), rejection sampling.
 
     Raises:
         NonFiniteError: If a reward is NaN or infinite.
@@ -86,6 +90,9 @@ def group_advantages(
             zero_variance += len(group) >= 2
             if not filter_groups:
                 values |= dict.fromkeys(group, 0.0)
+            continue
+        if scale == "best":
+            values[max(sorted(group), key=group.__getitem__)] = 1.0  # of equals the first by name, in any order
             continue
         divisor = max(std, std_floor) + EPSILON if scale == "group" else 1.0
         values |= {name: (reward - mean) / divisor for name, reward in group.items()}

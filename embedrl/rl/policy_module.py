@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedrl.data.sft_batches import LessonBatch
 from embedrl.distributed.collectives import max_over_ranks, mean_over_ranks
 from embedrl.distributed.fsdp2 import build_frozen
 from embedrl.distributed.gradient_sync import GradientSync
@@ -28,16 +27,14 @@ from embedrl.rl.statistics import PhaseClock, mean_over_processes
 from embedrl.rl.step import Prompt, kept_groups
 from embedrl.rl.token_advantages import AdvantageOptions, TokenAdvantages, token_advantages
 from embedrl.rl.types import Rollout
-from embedrl.training.base import TrainingModule
-from embedrl.training.greedy_replies import GreedyReplies
-from embedrl.types import Lesson
+from embedrl.training.greedy_replies import GreedyReplies, WritingModule
 from embedrl.utils.ranges import check_least
 
 # A checkpoint holds the state after the optimizer step, as with automatic optimisation.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
 
-class PolicyModule(TrainingModule):
+class PolicyModule(WritingModule):
     """Base of the trainings of a policy by rewards: GRPO's steps on rollouts, and validation by greedy replies.
 
     A subclass calls `prepare` in `__init__`. Its `training_step` rolls out with `_engine`, rewards, and calls `learn`.
@@ -231,20 +228,3 @@ class PolicyModule(TrainingModule):
             if self.engine is not None:
                 self._mismatch.add(old, behaviour, current.mask)
         return loss * weight, metrics, old, size
-
-    @property
-    def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:
-        """What this process wrote in the last validation or test: (lesson, reply, scores)."""
-        return self._greedy.rows
-
-    def on_validation_epoch_start(self) -> None:
-        """Start collecting replies."""
-        self._greedy.start()
-
-    def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
-        """Reply to one batch of prompts, greedily."""
-        self._greedy.write(batch, self.device)
-
-    def score(self, stage: str) -> None:
-        """Log how good the replies are; see `GreedyReplies.log`."""
-        self._greedy.log(self, stage)

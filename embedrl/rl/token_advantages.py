@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from embedrl.errors import ConfigError
-from embedrl.rl.advantages import group_advantages
+from embedrl.rl.advantages import Scale, group_advantages
 from embedrl.rl.rewards.combine import StepRewards
 from embedrl.rl.types import Rollout
 from embedrl.tcot.schema import SECTIONS
@@ -21,7 +20,8 @@ class AdvantageOptions:
     """What becomes of rewards on the way to advantages; the defaults are Embed-RL's Eq. 6.
 
     Attributes:
-        scale: `none` does not divide a group's rewards by their standard deviation: see `group_advantages`.
+        scale: `none` does not divide a group's rewards by their standard deviation, `best` is cross-entropy on the best
+            rollout of each group: see `group_advantages`.
         mask_truncated: Leave rollouts that reached the length limit out of the policy step; they still count in their
             group's mean. Source: Yu et al. 2025, "DAPO" (2503.14476), overlong filtering.
         sft_weight: Added to the advantage of every rollout that passes the gates: the gradient is that of
@@ -31,7 +31,7 @@ class AdvantageOptions:
             the right form and the right answer.
     """
 
-    scale: Literal["group", "none"] = "group"
+    scale: Scale = "group"
     mask_truncated: bool = False
     sft_weight: float = 0.0
     sft_gates: dict[str, float] = field(default_factory=dict)

@@ -89,3 +89,29 @@ class GreedyReplies:
             module.log(f"{stage}/{kind}/{name}", means[name][-1])
         for name, column in means.items():
             module.log(f"{stage}/{name}", sum(column) / len(column), prog_bar=True)
+
+
+class WritingModule(TrainingModule):
+    """Base of the trainings of a model that writes: validated by greedy replies to lessons.
+
+    A subclass sets `_greedy` in `__init__`.
+    """
+
+    _greedy: GreedyReplies
+
+    @property
+    def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:
+        """What this process wrote in the last validation or test: (lesson, reply, scores)."""
+        return self._greedy.rows
+
+    def on_validation_epoch_start(self) -> None:
+        """Start collecting replies."""
+        self._greedy.start()
+
+    def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
+        """Write the replies to one batch of prompts, greedily."""
+        self._greedy.write(batch, self.device)
+
+    def score(self, stage: str) -> None:
+        """Log how good the replies are; see `GreedyReplies.log`."""
+        self._greedy.log(self, stage)

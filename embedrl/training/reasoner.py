@@ -20,9 +20,7 @@ from embedrl.distributed.gradient_sync import GradientSync
 from embedrl.errors import NonFiniteError
 from embedrl.models.generator import Generator
 from embedrl.models.packing import IGNORE
-from embedrl.training.base import TrainingModule
-from embedrl.training.greedy_replies import GreedyReplies
-from embedrl.types import Lesson
+from embedrl.training.greedy_replies import GreedyReplies, WritingModule
 from embedrl.utils.ranges import check_least
 
 
@@ -49,7 +47,7 @@ class _Accumulated:
         return self.loss
 
 
-class ReasonerModule(TrainingModule):
+class ReasonerModule(WritingModule):
     """Supervised training of a generator. Source: Embed-RL §3.2 (T-CoTs as labels).
 
     Optimisation is Lightning's automatic one, except that memory holds the graph of one micro-batch at a time:
@@ -86,11 +84,6 @@ class ReasonerModule(TrainingModule):
     def trained_model(self) -> Generator:
         """The generator."""
         return self.generator
-
-    @property
-    def replies(self) -> list[tuple[Lesson, str, dict[str, float]]]:
-        """What this process wrote in the last validation or test: (lesson, reply, scores)."""
-        return self._greedy.rows
 
     # ---------------------------------------------------------------- training
 
@@ -166,17 +159,3 @@ class ReasonerModule(TrainingModule):
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
         super().on_before_optimizer_step(optimizer)
-
-    # ---------------------------------------------------------------- scoring
-
-    def on_validation_epoch_start(self) -> None:
-        """Start collecting replies."""
-        self._greedy.start()
-
-    def validation_step(self, batch: LessonBatch, batch_idx: int) -> None:
-        """Write the replies of one batch of prompts, greedily."""
-        self._greedy.write(batch, self.device)
-
-    def score(self, stage: str) -> None:
-        """Log how good the replies are; see `GreedyReplies.log`."""
-        self._greedy.log(self, stage)

@@ -101,6 +101,17 @@ def test_groups_that_say_nothing_are_counted(row, zero_variance, too_small, no_v
     assert result.values["1/1"] > 0 > result.values["1/0"]
 
 
+def test_the_best_of_each_group():
+    """It alone takes part; of equals the first by name, in whatever order they come."""
+    table = [[0.1, 0.9, None, 0.9], [0.5, 0.5], [None, 0.2], [-2.0, -1.0]]
+    rewards, groups = laid_out(table)
+    assert group_advantages(rewards, groups, filter_groups=True, scale="best").values == {"0/1": 1.0, "3/1": 1.0}
+    turned = dict(reversed(rewards.items()))
+    found = group_advantages(turned, groups, scale="best")
+    assert found.values == {"0/1": 1.0, "3/1": 1.0, "1/0": 0.0, "1/1": 0.0, "2/1": 0.0}
+    assert (found.zero_variance, found.too_small, found.no_verdict) == (1, 1, 2)
+
+
 def test_nothing_gives_nothing():
     assert group_advantages({}, {}) == advantage.GroupAdvantages({}, 0, 0, 0, 0)
 

@@ -264,7 +264,10 @@ class QwenVLPreprocessor:
                     f"the chat {_excerpt(text)} has {length} tokens, more than max_length={self.max_length}: "
                     "shorten it, lower the pixel budgets or raise max_length"
                 )
-        inputs["mm_token_type_ids"] = torch.tensor(self.processor.create_mm_token_type_ids(inputs["input_ids"]))
+        kinds = torch.zeros_like(inputs["input_ids"])
+        for kind, tokens in ((IMAGE, self.processor.image_token_ids), (VIDEO, self.processor.video_token_ids)):
+            kinds[torch.isin(inputs["input_ids"], torch.tensor(tokens))] = kind
+        inputs["mm_token_type_ids"] = kinds
         shown = visuals.shown.items()
         grids = {VISUAL[kind][0]: torch.stack([v.grid for v in items]) for kind, items in shown if items}
         inputs["position_ids"] = mrope_positions(inputs | grids, self.processor.image_processor.merge_size)

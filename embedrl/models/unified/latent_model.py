@@ -17,7 +17,7 @@ from embedrl.models.packing import IGNORE
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.unified.latent import STEPS, LatentPreprocessor, LatentRows, cached, cut_rows, grown
 from embedrl.models.unified.layout import UnifiedLayout
-from embedrl.models.unified.model import QwenVLUnified, UnifiedModel
+from embedrl.models.unified.model import QwenVLUnified, UnifiedModel, unit
 
 
 @dataclass
@@ -87,7 +87,7 @@ class LatentModel(UnifiedModel):
         states = self.latent_states(inputs, self.latent_steps)
         rows = states.rows
         disc, gen = (_rows_at(h, at) for h, at in ((states.prompt, rows.disc), (states.behind, rows.gen)))
-        return functional.normalize(torch.where(rows.gen[:, None] >= 0, gen, disc).float(), dim=-1)
+        return unit(torch.where(rows.gen[:, None] >= 0, gen, disc))
 
     def outputs(self, inputs: ModelInputs, steps: int | None = None) -> Tensor:
         """See `UnifiedModel.outputs`; the likelihood is that of the words that are left, and of `<gen_emb>`.
@@ -107,9 +107,8 @@ class LatentModel(UnifiedModel):
         vectors = [_rows_at(states.behind, rows.gen)]
         if self.arrangement.disc:
             vectors.insert(0, _rows_at(states.prompt, rows.disc))
-        unit = [functional.normalize(one.float(), dim=-1) for one in vectors]
         predicting = torch.cat([states.last[:, None], states.behind[:, :-1]], dim=1)
-        return torch.cat([*unit, self._likelihood(predicting, rows.labels)[:, None]], dim=1)
+        return torch.cat([*map(unit, vectors), self._likelihood(predicting, rows.labels)[:, None]], dim=1)
 
     def latent_states(self, inputs: ModelInputs, steps: int) -> LatentStates:
         """Read the prompts, take latent steps, read what comes behind; keys and values are kept from one to the next.

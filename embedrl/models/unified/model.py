@@ -110,7 +110,7 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
             Unit vectors, float32, `[rows, dim]`.
         """
         at = torch.where(inputs["sources"][:, 1] < 0, inputs["sources"][:, 0], inputs["sources"][:, 1])
-        return _unit(self.hidden_states(inputs).flatten(0, 1)[at])
+        return unit(self.hidden_states(inputs).flatten(0, 1)[at])
 
     def outputs(self, inputs: ModelInputs) -> Tensor:
         """Everything that training needs, from one forward pass.
@@ -131,7 +131,7 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         if bool((sources < 0).any()):
             raise DataError("a row has no <gen_emb>: train with embedrl.UnifiedDataModule, which puts one into each")
         flat = hidden.flatten(0, 1)
-        vectors = [_unit(flat[column]) for column in sources.unbind(1)]
+        vectors = [unit(flat[column]) for column in sources.unbind(1)]
         return torch.cat([*vectors, self._negative_log_likelihood(hidden, inputs["labels"])[:, None]], dim=1)
 
     def pack_replies(self, prompts: ModelInputs, replies: Sequence[SampledReply]) -> ModelInputs:
@@ -154,7 +154,7 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
         Args:
             inputs: What `pack_replies` returned, moved to the model's device.
         """
-        return _unit(self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][:, 0]])
+        return unit(self.hidden_states(inputs).flatten(0, 1)[inputs["sources"][:, 0]])
 
     def _negative_log_likelihood(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Of the labelled tokens of each row, `[rows]`; the LM head runs on those tokens alone."""
@@ -215,7 +215,8 @@ class UnifiedModel(VisionLanguageModel, PolicyGenerator, Backbone):
                 add_token_rows(out, network, sorted(new))
 
 
-def _unit(hidden: Tensor) -> Tensor:
+def unit(hidden: Tensor) -> Tensor:
+    """Hidden states as unit vectors, in float32."""
     return functional.normalize(hidden.float(), dim=-1)
 
 

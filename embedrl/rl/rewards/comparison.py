@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -72,6 +73,20 @@ def compare_roles(step: RolloutStep, role: Role, mask_duplicates: bool) -> Compa
         negative[judged].to(similarity.device),
         [r.id for r, is_judged in zip(anchors, judged.tolist(), strict=True) if not is_judged],
     )
+
+
+def instead(comparison: Comparison, step: RolloutStep, vectors: Mapping[str, Tensor]) -> Comparison:
+    """The same comparison with other vectors of its anchors; the candidates keep theirs.
+
+    Args:
+        comparison: The anchors and their candidates.
+        step: Their step.
+        vectors: Vectors by rollout id, such as those of a variant; an anchor without one keeps its own.
+    """
+    other = [vectors.get(anchor.id, step.vectors[anchor.id]) for anchor in comparison.anchors]
+    candidates = torch.stack([step.vectors[candidate.id] for candidate in comparison.candidates])
+    similarity = torch.stack(other).to(comparison.similarity) @ candidates.to(comparison.similarity).T
+    return replace(comparison, similarity=similarity)
 
 
 def margins(comparison: Comparison, temperature: float, weights: NegativeWeights) -> Tensor:

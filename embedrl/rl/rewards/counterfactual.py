@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import torch
-
 from embedrl.data.variants import Variant
 from embedrl.errors import ConfigError
-from embedrl.rl.rewards.comparison import compare_roles, margins
+from embedrl.rl.rewards.comparison import compare_roles, instead, margins
 from embedrl.rl.types import RewardResult, RolloutStep
 from embedrl.types import Role
 
@@ -31,6 +27,7 @@ class CounterfactualReward:
 
     Source: the ablation of Embed-RL §4.3 (evidence left out) as a reward of each rollout.
 
+    >>> import torch
     >>> from embedrl.rl.types import Rollout
     >>> from embedrl.types import Pair, Side
     >>> pairs = [Pair(Side(f"query {i}"), Side(f"target {i}"), "demo", str(i)) for i in range(2)]
@@ -64,10 +61,7 @@ class CounterfactualReward:
             values |= dict.fromkeys(comparison.unjudged)
             if not comparison.anchors:
                 continue
-            without = {**step.vectors, **step.variants["no_evidence"]}
-            own = torch.stack([without[r.id] for r in comparison.anchors]).to(comparison.similarity)
-            others = torch.stack([step.vectors[r.id] for r in comparison.candidates]).to(comparison.similarity)
-            bare = replace(comparison, similarity=own @ others.T)
+            bare = instead(comparison, step, step.variants["no_evidence"])
             gain = margins(comparison, self.temperature, "softmax") - margins(bare, self.temperature, "softmax")
             # The same input in two passes: what differs is rounding.
             gain = gain.masked_fill(gain.abs() < 1e-5, 0.0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
-
-import torch
 
 from embedrl.data.variants import Variant
 from embedrl.errors import ConfigError
-from embedrl.rl.rewards.comparison import compare_roles, margins
+from embedrl.rl.rewards.comparison import compare_roles, instead, margins
 from embedrl.rl.types import RewardResult, Rollout, RolloutStep
 from embedrl.types import Role
 from embedrl.utils.reserved_words import GEN_TOKEN
@@ -35,6 +32,7 @@ class GateReward:
     Source: MMEmb-R1 (arXiv 2604.06156), whose GRPO pays for thinking only where it helps; its formula is not known to
     us, this one is ours.
 
+    >>> import torch
     >>> from embedrl.rl.types import Rollout
     >>> from embedrl.types import Pair, Side
     >>> pairs = [Pair(Side(f"query {i}"), Side(f"target {i}"), "demo", str(i)) for i in range(2)]
@@ -80,9 +78,7 @@ class GateReward:
             values |= dict.fromkeys(comparison.unjudged)
             if not comparison.anchors:
                 continue
-            raw = torch.stack([step.variants["none"][r.id] for r in comparison.anchors]).to(comparison.similarity)
-            others = torch.stack([step.vectors[r.id] for r in comparison.candidates]).to(comparison.similarity)
-            without = replace(comparison, similarity=raw @ others.T)
+            without = instead(comparison, step, step.variants["none"])
             if self.of == "margin":
                 scores = [margins(one, self.temperature, "softmax") for one in (comparison, without)]
             else:
