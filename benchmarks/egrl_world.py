@@ -2,6 +2,7 @@
 
     python benchmarks/egrl_world.py                  # the main row, 3 seeds, and searches with its policies
     python benchmarks/egrl_world.py --rows all       # the ablations, the control, and SFT from other teachers as well
+    python benchmarks/egrl_world.py --rows all --seeds 1 --bases '[0, 1, 2]'   # other seeds of all three trainings
     python benchmarks/egrl_world.py --teachers perfect --reward outcome_only   # one teacher for the Embedder, no labels
     python benchmarks/egrl_world.py --smallest true --out /tmp/small           # checks the code alone
 
@@ -14,9 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -24,44 +23,17 @@ import torch
 import yaml
 from command import embedrl
 from egrl_world_measure import CONFIGS, Data, evaluate, search
-from egrl_world_report import INPUT, report
+from egrl_world_report import report
+from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward, kinds, wanted
+from jobs import run_jobs
 from jsonargparse import auto_cli
 
-from embedrl.data.render import RenderOptions
 from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
 from embedrl.inference.frozen_embedder import LENIENT
 
 QUICKSTART, REWARDS = CONFIGS / "quickstart", CONFIGS / "parts/reward"
 TEACHERS: dict[str, list[str]] = {"both": [], "perfect": [f"--config={CONFIGS / 'parts/perfect_teacher.yaml'}"]}
 """Whose T-CoTs the Embedder learns from → flags of its recipe."""
-REWARDED: dict[str, str] = {
-    "EG-RL, outcome alone": "outcome_only",
-    "EG-RL, with verifiable evidence (supervised)": "evidence",
-    "EG-RL, with the process reward": "paper",
-    "EG-RL, process and format alone": "process_only",
-    "EG-RL, uniform negatives": "uniform_negatives",
-    "EG-RL, with step credit": "step_credit",
-    "EG-RL, with counterfactual evidence": "counterfactual",
-    "control: rewards permuted": "permuted",
-}
-"""Rows of EG-RL: name → reward preset."""
-FIXED: dict[str, RenderOptions] = {
-    "raw input": replace(LENIENT, tcot="none"),
-    "SFT T-CoT, answer only": replace(LENIENT, tcot="answer_only"),
-    "SFT T-CoT, without cues": replace(LENIENT, cues="off"),
-    "SFT T-CoT": LENIENT,
-}
-"""Rows of the Reasoner as SFT left it: name → what the Embedder sees of its T-CoTs."""
-TAUGHT: dict[str, str] = {"SFT from the careful annotator": "careful", "SFT from the perfect teacher": "perfect"}
-"""Rows of Reasoners that other teachers taught: name → teacher."""
-SEARCHES: dict[str, tuple[SearchMode, SearchOptions]] = {
-    "best of 8 by agreement": ("best_of_n", SearchOptions(samples=8, choose="medoid", top_p=0.9)),
-    "best of 8 by Δs": ("best_of_n", SearchOptions(samples=8, choose="delta_s", top_p=0.9)),
-    "tree search": ("mcts", SearchOptions(top_p=0.9)),
-}
-"""How T-CoTs are searched for with the main row's policies: end of the row's name → mode, options."""
-START, RAW, PERFECT = "SFT T-CoT", "raw input, Embedder trained on it", "perfect teacher"
-TURNS = "EG-RL and Embedder in turns, the last of both"
 SHORT = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--data.init_args.batch_size=4"]
 SMALLEST: dict[str, list[str]] = {
     "embedder": [*SHORT, "--data.init_args.sub_batch_size=2"],
@@ -159,13 +131,13 @@ class Bench:
         seeds = [f"--seed_everything={base}"] if base else []
         return train(folder, "reasoner", "--config=teacher.yaml", *QUIET, *seeds, *self.flags["reasoner"])
 
-    def rewarded(self, preset: str, base: int, seed: int) -> Path:
+    def rewarded(self, reward: Reward, base: int, seed: int) -> Path:
         """The policy of EG-RL."""
-        folder = self.beside(f"{preset}_{seed}", base, "reasoner")
+        folder = self.beside(f"{reward.name or reward.preset}_{seed}", base, "reasoner")
         seeds = [f"--{flag}={seed}" for flag in ("seed_everything", "model.init_args.seed", "data.init_args.seed")]
         seeds += [f"--model.init_args.rollout.seed={seed}"]
-        rewards = ["--model.init_args.rewards", str(REWARDS / f"{preset}.yaml")]
-        return train(folder, "egrl", *seeds, *rewards, *self.flags["egrl"])
+        rewards = ["--model.init_args.rewards", str(REWARDS / f"{reward.preset}.yaml")]
+        return train(folder, "egrl", *seeds, *rewards, *reward.flags, *self.flags["egrl"])
 
     def beside(self, name: str, base: int, *more: str) -> Path:
         """A folder in which the Embedder, and other models of the base, seem to have been trained."""
@@ -176,26 +148,6 @@ class Bench:
             if not link.exists():
                 link.symlink_to((self.folder("base", base) / f"runs/quickstart_{recipe}").resolve())
         return folder
-
-
-def kinds() -> dict[str, str]:
-    """All rows in the order of the table, each with its kind."""
-    first = dict.fromkeys(["raw input", RAW, *FIXED], INPUT) | dict.fromkeys([START, *TAUGHT], "SFT")
-    searched = {f"{row}, {name}": "search" for row in REWARDED for name in SEARCHES}
-    return first | dict.fromkeys(REWARDED, "EG-RL") | searched | {TURNS: "EG-RL", PERFECT: "teacher"}
-
-
-def wanted(rows: str, main: str) -> list[str]:
-    """The rows that take a training of their own.
-
-    Raises:
-        SystemExit: If there is no such row.
-    """
-    every = [*TAUGHT, *REWARDED]
-    known = {"main": [main], "all": [main, *(row for row in every if row != main)], **{row: [row] for row in every}}
-    if rows not in known:
-        raise SystemExit(f"--rows: no {rows!r}; give one of {', '.join(known)}")
-    return known[rows]
 
 
 def claim(out: Path, setting: dict[str, object]) -> None:
@@ -214,7 +166,7 @@ def claim(out: Path, setting: dict[str, object]) -> None:
 def main(
     out: str = "runs/egrl_world",
     seeds: int = 3,
-    bases: int = 1,
+    bases: list[int] | None = None,
     jobs: int = 2,
     rows: str = "main",
     teachers: Literal["both", "perfect"] = "both",
@@ -231,7 +183,7 @@ def main(
     Args:
         out: Where the runs go; `table.md`, `scores.json` and `plot.png` among them.
         seeds: Seeds of EG-RL: order of the pairs, rollouts, what rewards draw.
-        bases: Seeds of the Embedder and the SFT Reasoner; each has `seeds` runs of EG-RL.
+        bases: Seeds of the Embedder and the SFT Reasoner, each of which has `seeds` runs of EG-RL; None: 0 alone.
         jobs: Runs at a time, one thread each; 1 runs them in this process.
         rows: `main`, `all`, or one name of `REWARDED` or `TAUGHT`.
         teachers: Whose T-CoTs the Embedder learns from.
@@ -243,7 +195,7 @@ def main(
         flags: More flags of EG-RL's `embedrl fit`, such as `["--trainer.max_steps=20"]`.
         smallest: One seed, two steps of each training, two queries a family; give it an `out` of its own.
     """
-    names = {preset: row for row, preset in REWARDED.items()}
+    names = {reward.preset: row for row, reward in REWARDED.items() if not reward.flags}
     if reward not in names:
         raise SystemExit(f"--reward: no {reward!r}; give one of {', '.join(names)}")
     folder = Path(out).resolve()
@@ -256,23 +208,18 @@ def main(
         ways = {name: (mode, replace(how, samples=2, branches=2, rounds=1)) for name, (mode, how) in ways.items()}
     bench = Bench(folder, data, more, Path(turns).resolve(), ways, names[reward])
     claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
+    bases = [0] if bases is None else bases
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
-    work = [(row, base, seed) for seed in range(seeds) for base in range(bases) for row in wanted(rows, bench.main)]
+    work = [(row, base, 0) for base in bases for row in (START, PERFECT, RAW)]
+    work += [(row, base, seed) for seed in range(seeds) for base in bases for row in wanted(rows, bench.main)]
     work = [(row, base, seed) for row, base, seed in work if row not in TAUGHT or not seed]
-    work += [(row, base, 0) for base in range(bases) for row in (START, PERFECT, RAW)]
     if (bench.turns / "egrl_2/model").exists():
         work.append((TURNS, 0, 0))
     else:
         print(f"{bench.turns}/egrl_2/model is not there: the row {TURNS!r} is left out (--turns)")
-    for base in range(bases):
+    for base in bases:
         bench.train_base(base)
-    if jobs == 1:
-        for job in work:
-            bench.run(*job)
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for done in [pool.submit(bench.run, *job) for job in work]:
-                done.result()
+    run_jobs(bench.run, work, jobs)
     report(folder, split, kinds(), (START, bench.main), 200 if smallest else 10_000)
 
 

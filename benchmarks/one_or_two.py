@@ -16,15 +16,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from command import embedrl
+from jobs import run_jobs
 from jsonargparse import auto_cli
 from one_or_two_measure import Row, modes, two_models
 from one_or_two_report import report
@@ -234,13 +233,7 @@ def main(
     if smallest:
         seeds, steps, rl_steps, size, families, limit = 1, 2, 2, 2, families or ["vqa", "video_qa"], 4
     shared = (wanted, (steps, rl_steps), split, size, families, limit, smallest)
-    if min(jobs, seeds) == 1:
-        for seed in range(seeds):
-            run(folder, seed, *shared)
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for job in [pool.submit(run, folder, seed, *shared) for seed in range(seeds)]:
-                job.result()
+    run_jobs(run, [(folder, seed, *shared) for seed in range(seeds)], jobs)
     report(folder, split, list(SYSTEMS))
 
 

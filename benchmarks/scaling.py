@@ -1,7 +1,7 @@
 """How time and memory grow with the work: batch, length, pictures a side, candidates, corpus, processes.
 
     python benchmarks/scaling.py --out benchmarks/results --plot docs/pictures/scaling.png
-    python benchmarks/scaling.py --curves batch length
+    python benchmarks/scaling.py --curves '[batch, length]'
     python benchmarks/scaling.py --size smallest   # seconds
 
 Each point of a curve is measured in a process of its own with one thread: median CPU seconds of a few rounds, and by

@@ -1,28 +1,34 @@
 """What G replies to a prompt, or G T-CoTs of a side, cost with their beginning computed once, and G times.
 
     python benchmarks/shared_prefix.py              # policy pass and frozen Embedder, G = 8, a few minutes
+    python benchmarks/shared_prefix.py --only variants   # what step credit costs
     python benchmarks/shared_prefix.py --smallest   # seconds
 
 The policy: forward and backward pass of one group on the tiny Qwen3-VL with LoRA and one picture, at 64/64, 512/128 and
 1024/256 tokens. The frozen Embedder: all that it does to embed 8 sides of the built-in world with G T-CoTs each, those
 of other pairs with crops where they point: rendering, preprocessing, forward pass; and one side with a large picture,
-of 512 tokens. Both passes run in turn in one process, on one thread, so that each ratio is one of neighbours;
-the figures are medians over the repeats. CPU seconds of the process leave out what other processes take. Memory is what
-the forward pass keeps for the backward pass: bytes of all tensors that autograd saved, each storage once, without the
-parameters; that does not depend on the allocator, as the process's resident set would.
+of 512 tokens. Step credit: the same T-CoTs and their prefixes (the side alone, up to the end of `thinking`, of
+`rethink`) in one pass, and one by one, beside the T-CoTs alone. What is compared runs in turn in one process, on one
+thread, so that each ratio is one of neighbours; the figures are medians over the repeats. CPU seconds of the process
+leave out what other processes take. Memory is what the forward pass keeps for the backward pass: bytes of all tensors
+that autograd saved, each storage once, without the parameters; that does not depend on the allocator, as the process's
+resident set would.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from statistics import median
 
 import torch
 from PIL import Image
+from timing import interleaved, ratio, seconds
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from embedrl.data.variants import Variant
 from embedrl.data.world import WorldSource
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.lora import LoRAOptions
@@ -30,11 +36,19 @@ from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.policy import Group, Policy, PolicyBatch, PolicyOptions
+from embedrl.rl.rewards.step_credit import StepCreditReward
+from embedrl.types import Side
 
 SIZES = ((64, 64), (512, 128), (1024, 256))
 LARGE = PixelBudget(512 * 16**2, 540 * 16**2)  # a picture of 512 to 540 tokens
 SIDES = (("grounding", 8, None), ("moment", 8, None), ("t2i", 8, None), ("grounding", 1, LARGE))
 """Queries with a picture, with a video, with neither, and their number; with a large picture."""
+VARIANTS = StepCreditReward.variants
+WAYS: dict[str, tuple[bool, tuple[Variant, ...]]] = {
+    "alone": (True, ()), "one pass": (True, VARIANTS), "apart": (False, VARIANTS),
+}  # fmt: skip
+"""T-CoTs alone; with their prefixes in one pass; with the prefixes as chats of their own: whether beginnings are
+shared, and what of each T-CoT to embed."""
 
 
 def build(checkpointing: bool) -> QwenVLReasoner:
@@ -119,13 +133,18 @@ def measure_policy(options: argparse.Namespace, repeats: int) -> None:
         )
 
 
+def sides_of(family: str, count: int, group: int) -> list[Side]:
+    """Queries of the built-in world with `group` T-CoTs each."""
+    source = WorldSource(family, size=count + group, teacher="perfect")
+    queries = [source[i].query for i in range(len(source))]
+    return [queries[i].with_tcot(queries[i + j].tcot) for i in range(count) for j in range(group)]
+
+
 def measure_embedder(options: argparse.Namespace, repeats: int) -> None:
     """Print the table of the frozen Embedder."""
     print(f"{'sides':>12}{'naive s':>9}{'shared s':>10}{'CPU':>7}{'time':>8}{'vectors':>10}")
     for family, count, pixels in SIDES[:1] if options.smallest else SIDES:
-        source = WorldSource(family, size=count + options.group, teacher="perfect")
-        queries = [source[i].query for i in range(len(source))]
-        sides = [queries[i].with_tcot(queries[i + j].tcot) for i in range(count) for j in range(options.group)]
+        sides = sides_of(family, count, options.group)
         backbone = QwenVLBackbone("embedrl:world_base", None, False, pixels, PixelBudget(2304, 6912))
         embedders = [FrozenEmbedder(backbone, shared_prefix=shared) for shared in (False, True)]
         results = []
@@ -144,6 +163,28 @@ def measure_embedder(options: argparse.Namespace, repeats: int) -> None:
         print(f"{ratios[0]:>6.2f}x{ratios[1]:>7.2f}x{off:>10.1e}", flush=True)
 
 
+def embed_variants(way: str, sides: list[Side], backbone: QwenVLBackbone, vectors: dict[str, Tensor]) -> None:
+    """Embed T-CoTs, and their prefixes if this way has them; keep the vectors."""
+    shared, variants = WAYS[way]
+    embedder = FrozenEmbedder(backbone, shared_prefix=shared)
+    vectors[way] = embedder.embed_variants(sides, ["world"] * len(sides), torch.device("cpu"), variants)
+
+
+def measure_variants(options: argparse.Namespace, repeats: int) -> None:
+    """Print the table of step credit."""
+    print(f"{'sides':>12}{'alone s':>9}{'one pass s':>12}{'CPU':>7}{'apart s':>9}{'CPU':>7}{'vectors':>10}")
+    for family, count, pixels in SIDES[:1] if options.smallest else SIDES:
+        sides = sides_of(family, count, options.group)
+        backbone = QwenVLBackbone("embedrl:world_base", None, False, pixels, PixelBudget(2304, 6912))
+        vectors: dict[str, Tensor] = {}
+        found = interleaved({way: partial(embed_variants, way, sides, backbone, vectors) for way in WAYS}, repeats)
+        off = (vectors["one pass"] - vectors["apart"]).abs().max()
+        print(f"{family if pixels is None else 'large':>12}{seconds(found['alone']):>9.3f}", end="")
+        for way, width in (("one pass", 12), ("apart", 9)):
+            print(f"{seconds(found[way]):>{width}.3f}{ratio(found[way], found['alone']):>6.2f}x", end="")
+        print(f"{off:>10.1e}", flush=True)
+
+
 def main() -> None:
     """Measure every size and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,15 +193,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
     parser.add_argument("--max-tokens-per-row", type=int, default=PolicyOptions().max_tokens_per_row)
-    parser.add_argument("--only", choices=["policy", "embedder"], help="one table alone")
+    parser.add_argument("--only", choices=["policy", "embedder", "variants"], help="one table alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 1 if options.smallest else options.repeats
     print(f"torch {torch.__version__}, {vars(options)}")
-    if options.only != "embedder":
-        measure_policy(options, repeats)
-    if options.only != "policy":
-        measure_embedder(options, repeats)
+    for name, measure in (("policy", measure_policy), ("embedder", measure_embedder), ("variants", measure_variants)):
+        if options.only in (None, name):
+            measure(options, repeats)
 
 
 if __name__ == "__main__":

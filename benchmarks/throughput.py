@@ -86,10 +86,12 @@ class Plain:
 
 
 def calls_of(path: Path, sides: Sequence[Side], batch: int, pixels: PixelBudget) -> dict[str, Callable[[], Tensor]]:
-    """What there is to compare, by name."""
+    """What there is to compare, by name; the budget of pixels goes into the folder, for all of them."""
     from sentence_transformers import SentenceTransformer
 
     backbone = QwenVLBackbone(str(path), image_pixels=pixels)
+    backbone.build()
+    backbone.processor.save_pretrained(path)  # the budget; the closed chat template of the export is kept
     ours = FrozenEmbedder(backbone, RAW, micro_batch_size=batch, shared_prefix=False)  # no two sides begin alike
     plain, peer = Plain(path, sides), SentenceTransformer(str(path), device="cpu")
     names = [f"side {i}" for i in range(len(sides))]
@@ -128,9 +130,6 @@ def computed_tokens(call: Callable[[], object]) -> int:
 
 def measure(path: Path, count: int, batch: int, repeats: int, pixels: PixelBudget) -> list[Row]:
     """A row for each."""
-    backbone = QwenVLBackbone(str(path), image_pixels=pixels)
-    backbone.build()
-    backbone.processor.save_pretrained(path)  # the budget; the closed chat template of the export is kept
     calls = calls_of(path, make_sides(count), batch, pixels)
     vectors: dict[str, Tensor] = {}
 

@@ -1,0 +1,89 @@
+"""The rows of `egrl_world.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from egrl_world_report import INPUT
+
+from embedrl.data.render import RenderOptions
+from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
+from embedrl.inference.frozen_embedder import LENIENT
+
+ZONE = [
+    '--trainer.callbacks+={"class_path": "embedrl.rl.KeepInPartialZone", "init_args": {"difficulty": '
+    '{"class_path": "embedrl.data.world.WorldDifficulty"}}}',
+    "--data.init_args.zone_choices=3",
+]
+REJECT = ["--model.init_args.advantages.scale=best", "--model.init_args.loss.init_args.kl_coefficient=0"]
+
+
+class Reward(NamedTuple):
+    """A row of EG-RL.
+
+    Attributes:
+        preset: Its rewards.
+        flags: What else it changes of the recipe.
+        name: Of its folder, where other rows have the same preset.
+    """
+
+    preset: str
+    flags: Sequence[str] = ()
+    name: str = ""
+
+
+REWARDED: dict[str, Reward] = {
+    "EG-RL, outcome alone": Reward("outcome_only"),
+    "EG-RL, with verifiable evidence (supervised)": Reward("evidence"),
+    "EG-RL, full reward, judge: text embedder": Reward("text_judge"),
+    "EG-RL, full reward, judge: reference": Reward("paper"),
+    "EG-RL, process and format alone": Reward("process_only"),
+    "EG-RL, uniform negatives": Reward("uniform_negatives"),
+    "EG-RL, with step credit": Reward("step_credit"),
+    "EG-RL, with counterfactual evidence": Reward("counterfactual"),
+    "EG-RL, with evidence, kept in the partial zone": Reward("evidence", ZONE, "zone"),
+    "rejection sampling, outcome alone": Reward("outcome_only", REJECT, "reject"),
+    "rejection sampling, with verifiable evidence (supervised)": Reward("evidence", REJECT, "reject_evidence"),
+    "control: rewards permuted": Reward("permuted"),
+}
+"""Rows of EG-RL and of what takes its place: name → how it is rewarded. Rejection sampling is cross-entropy on the best
+rollout of each group, by the same rewards, on as many rollouts."""
+FIXED: dict[str, RenderOptions] = {
+    "raw input": replace(LENIENT, tcot="none"),
+    "SFT T-CoT, answer only": replace(LENIENT, tcot="answer_only"),
+    "SFT T-CoT, without cues": replace(LENIENT, cues="off"),
+    "SFT T-CoT": LENIENT,
+}
+"""Rows of the Reasoner as SFT left it: name → what the Embedder sees of its T-CoTs."""
+TAUGHT: dict[str, str] = {"SFT from the careful annotator": "careful", "SFT from the perfect teacher": "perfect"}
+"""Rows of Reasoners that other teachers taught: name → teacher."""
+SEARCHES: dict[str, tuple[SearchMode, SearchOptions]] = {
+    "best of 8 by agreement": ("best_of_n", SearchOptions(samples=8, choose="medoid", top_p=0.9)),
+    "best of 8 by Δs": ("best_of_n", SearchOptions(samples=8, choose="delta_s", top_p=0.9)),
+    "tree search": ("mcts", SearchOptions(top_p=0.9)),
+}
+"""How T-CoTs are searched for with the main row's policies: end of the row's name → mode, options."""
+START, RAW, PERFECT = "SFT T-CoT", "raw input, Embedder trained on it", "perfect teacher"
+TURNS = "EG-RL and Embedder in turns, the last of both"
+
+
+def kinds() -> dict[str, str]:
+    """All rows in the order of the table, each with its kind."""
+    first = dict.fromkeys(["raw input", RAW, *FIXED], INPUT) | dict.fromkeys([START, *TAUGHT], "SFT")
+    searched = {f"{row}, {name}": "search" for row in REWARDED for name in SEARCHES}
+    return first | dict.fromkeys(REWARDED, "EG-RL") | searched | {TURNS: "EG-RL", PERFECT: "teacher"}
+
+
+def wanted(rows: str, main: str) -> list[str]:
+    """The rows that take a training of their own.
+
+    Raises:
+        SystemExit: If there is no such row.
+    """
+    every = [*TAUGHT, *REWARDED]
+    known = {"main": [main], "all": [main, *(row for row in every if row != main)], **{row: [row] for row in every}}
+    if rows not in known:
+        raise SystemExit(f"--rows: no {rows!r}; give one of {', '.join(known)}")
+    return known[rows]

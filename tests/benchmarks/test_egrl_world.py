@@ -1,0 +1,99 @@
+"""The table of EG-RL, at its smallest setting and by hand."""
+
+import json
+
+import pytest
+import yaml
+
+from embedrl.cli import main as cli
+
+
+def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
+    """Two bases with two runs of EG-RL each, on two families of two and four queries."""
+    module, line = benchmark("egrl_world_report"), dict.fromkeys(("format", "answer", "iou", "f1", "keyword_f1"), 0.5)
+    (tmp_path / "val").mkdir()
+    made = {"SFT 0-0": [[1, 0], [1, 0, 0, 0]], "SFT 1-0": [[0, 0], [1, 1, 0, 0]], "seen 0-0": [[0, 0], [0, 0, 0, 0]]}
+    made |= {f"RL {base}-{seed}": [[1, 1], [1, 1, 1, seed]] for base in (0, 1) for seed in (0, 1)}
+    for run, hits in made.items():
+        row = {"hits": dict(zip(("a", "b"), hits, strict=True)), **line, "tokens a query": 7.0}
+        (tmp_path / f"val/{run}.json").write_text(json.dumps({run.partition(" ")[0]: row}))
+    module.report(tmp_path, "val", {"seen": "input", "SFT": "SFT", "RL": "EG-RL", "absent": "EG-RL"}, ("SFT", "RL"), 50)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert [run["hit@1"] for run in found["rows"]["SFT"]] == [0.375, 0.25]
+    assert {name: [*row] for name, row in found["gains"].items()} == {
+        "seen": ["SFT", "RL"],
+        "SFT": ["RL"],
+        "RL": ["SFT"],
+    }
+    gain = found["gains"]["RL"]["SFT"]
+    assert gain["value"] == pytest.approx((0.875 + 1) / 2 - 0.3125)
+    assert 0 < gain["low"] < gain["value"] < gain["high"]
+    assert found["gains"]["SFT"]["RL"]["value"] == -gain["value"]
+    hits, words, gains = (tmp_path / "table.md").read_text().split("\n\n")
+    assert hits.splitlines()[-1].startswith("| RL | 0.938 ± 0.115 | 1.000 ± 0.000 | 0.875 ± 0.230 | 4 |")
+    assert [row.split(" | ")[0] for row in words.splitlines()[2:]] == ["| SFT", "| RL"], (
+        "no evidence of what is not shown"
+    )
+    assert words.splitlines()[-1].endswith("| 7.0 ± 0.0 |")
+    assert "| +0.000 ± 0.000 |" in gains.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_egrl_world(benchmark, tmp_path, monkeypatch):
+    """In this process, to import torch once."""
+    module, measure = benchmark("egrl_world"), benchmark("egrl_world_measure")
+
+    def embedrl(*words, folder):
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            assert cli(list(words)) == 0
+
+    monkeypatch.setattr(module, "embedrl", embedrl)
+    out, turns, main = tmp_path / "out", tmp_path / "turns", "EG-RL, with verifiable evidence (supervised)"
+    small = {"out": str(out), "jobs": 1, "turns": str(turns), "smallest": True}
+    module.main(**small)
+    rows = json.loads((out / "scores.json").read_text())["rows"]
+    searched = [f"{main}, {name}" for name in module.SEARCHES]
+    assert list(rows) == ["raw input", module.RAW, *[*module.FIXED][1:], main, *searched, module.PERFECT]
+    assert {*measure.EVIDENCE, measure.TOKENS, "hit@1", "vqa", "video_qa"} <= rows[main][0].keys()
+    assert rows[module.PERFECT][0]["iou"] == 1
+    assert all(0 < rows[main][0][measure.TOKENS] < rows[name][0][measure.TOKENS] for name in searched)
+
+    for stage, model in {"egrl_2": "reasoner", "embedder_1": "embedder"}.items():
+        (turns / stage).mkdir(parents=True)
+        (turns / stage / "model").symlink_to(out / f"base/runs/quickstart_{model}/model")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    module.main(**small, rows="SFT from the perfect teacher", searched=False)
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}.items()
+    found = json.loads((out / "scores.json").read_text())
+    assert {"SFT from the perfect teacher", module.TURNS} == found["rows"].keys() - rows.keys()
+    assert found["rows"][module.TURNS] == found["rows"][module.START], "the same models"
+    gain = found["gains"][module.PERFECT][main]
+    assert gain["value"] == pytest.approx(found["rows"][module.PERFECT][0]["hit@1"] - rows[main][0]["hit@1"])
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert (out / "table.md").read_text().count(f"| {module.TURNS} |") == 3
+    assert (out / "plot.png").stat().st_size > 5000
+    with pytest.raises(SystemExit, match="runs of another setting"):
+        module.main(**small, teachers="perfect")
+    with pytest.raises(SystemExit, match="--rows: no 'some'"):
+        module.main(**small, rows="some")
+
+
+@pytest.mark.slow
+def test_the_flags_of_rows_say_what_their_names_do(benchmark, capsys):
+    """What rejection sampling and the partial zone change of the quickstart's recipe, as Lightning reads it."""
+    module, found = benchmark("egrl_world"), {}
+    for reward in module.REWARDED.values():
+        if reward.flags:
+            with pytest.raises(SystemExit) as ended:
+                cli(["fit", "--config", str(module.QUICKSTART / "egrl.yaml"), *reward.flags, "--print_config"])
+            assert not ended.value.code
+            found[reward.name] = yaml.safe_load(capsys.readouterr().out)
+    zone, *rejected = found["zone"], found["reject"], found["reject_evidence"]
+    assert zone["data"]["init_args"]["zone_choices"] == 3
+    assert [c["class_path"].rpartition(".")[2] for c in zone["trainer"]["callbacks"]].count("KeepInPartialZone") == 1
+    assert len(zone["trainer"]["callbacks"]) == 1 + len(rejected[0]["trainer"]["callbacks"])
+    for one in (row["model"]["init_args"] for row in rejected):
+        assert (one["advantages"]["scale"], one["loss"]["init_args"]["kl_coefficient"]) == ("best", 0)

@@ -1,0 +1,51 @@
+"""The comparison of one model with two, at its smallest setting and by hand."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_one_or_two(benchmark, tmp_path):
+    """A model with words and one with latent steps, at their smallest; what is finished is not repeated."""
+    module, systems = benchmark("one_or_two"), ["UME-R1, SFT", "latent"]
+    module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores) == ["UME-R1, SFT, disc", "UME-R1, SFT, gen", "UME-R1, SFT, oracle", "latent"]
+    disc, gen, oracle, latent = (runs["0"] for runs in scores.values())
+    for row in (disc, gen, oracle, latent):
+        assert set(row["hits"]) == {"vqa", "video_qa"}
+        assert row["training"]["steps"] == 2
+        assert row["training"]["flops"] > 1e9
+        assert row["ms"] > 0
+    assert oracle["hits"] == {name: list(map(max, disc["hits"][name], gen["hits"][name])) for name in gen["hits"]}
+    assert (disc["tokens"], disc["latent"], disc["thinking"]) == (0, 0, 0)
+    assert 0 < gen["tokens"] <= 4
+    assert (latent["tokens"], latent["latent"], latent["thinking"]) == (0, 4, 1)
+    assert (tmp_path / "plot.png").is_file()
+    files = [*tmp_path.glob("seed 0/*.json"), *tmp_path.glob("test/*.json")]
+    assert len(files) == 4
+    before = {path: path.stat().st_mtime_ns for path in files}
+    module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    with pytest.raises(SystemExit, match="--systems: no 'UME'"):
+        module.main(out=str(tmp_path), systems=["UME"], smallest=True)
+
+
+def test_the_report_of_one_or_two(benchmark, tmp_path):
+    """Means over seeds, families and queries, computed by hand."""
+    module = benchmark("one_or_two_report")
+    hits = ({"a": [1.0, 0.0], "b": [1.0, 1.0]}, {"a": [0.0, 0.0], "b": [1.0, 1.0]})
+    for seed, own in enumerate(hits):
+        row = {"hits": own, "tokens": 10.0 + seed, "latent": 0, "thinking": 0.5, "ms": 2.0 + seed}
+        content = {"rows": {"one": row}, "training": {"flops": 2e12, "steps": 300, "seconds": 120}}
+        (tmp_path / "test").mkdir(exist_ok=True)
+        (tmp_path / f"test/one {seed}.json").write_text(json.dumps(content))
+    module.report(tmp_path, "test", ["one", "absent"])
+    text = (tmp_path / "table.md").read_text()
+    assert "| one | 2 | 62.5 (" in text
+    assert ") | 10.5 | 0 | 50 | 2.5 | 2 | 300 | 2.0 |" in text
+    assert "| one | 25.0 (" in text
+    assert "| 100.0 (100.0 to 100.0) |" in text
