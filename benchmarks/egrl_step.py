@@ -243,7 +243,8 @@ def _text_alone(prompt: Prompt) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def _endless(pairs: list[Pair]) -> Iterator[PairBatch]:
+def endless(pairs: list[Pair]) -> Iterator[PairBatch]:
+    """The same pairs at every step."""
     while True:
         yield PairBatch(pairs, "noise")
 
@@ -256,7 +257,7 @@ def measure(setting: Setting, repeats: int) -> list[Row]:
     phases = {name: f"time/{name}_tokens_per_s" for name in ("rollout", "reward", "policy")}
     lightning = quiet_trainer(setting.folder, 1 + repeats, beside, preparation)
     with preparation.watching():
-        lightning.fit(module, _endless(setting.pairs))
+        lightning.fit(module, endless(setting.pairs))
     tokens = 2 * len(setting.pairs) * setting.group * setting.reply
     ours, theirs = setting.losses(trainer)
     spent = {name: tokens / float(lightning.callback_metrics[metric]) for name, metric in phases.items()}

@@ -133,6 +133,18 @@ def test_embedding_profile(benchmark, tmp_path):
         parts = [row[place] for place in (module.TOWER, module.LANGUAGE, module.PREPARATION)]
         assert min(parts) > 0
         assert row["sum"] == pytest.approx(sum(parts))
-        assert 0 < sum(row[kind] for kind in module.OPERATORS) < row["sum"]
+        assert min(row[kind] for kind in module.OPERATORS) > 0  # of another call: no part of these seconds
     assert ours["without padding"] == ""
     assert max(row["without padding"] or 1 for row in others) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_egrl_bound(benchmark, tmp_path):
+    benchmark("egrl_bound").main(size="smallest", out=tmp_path)
+    *phases, step = rows(tmp_path, "egrl_bound")
+    assert [row["phase"] for row in phases] == ["rollout", "reward", "policy"]
+    for name in ("billion operations", "least, CPU s", "took, CPU s"):
+        assert step[name] == pytest.approx(sum(row[name] for row in phases))
+        assert min(row[name] for row in phases) > 0
+    assert step["took / least"] > 1
