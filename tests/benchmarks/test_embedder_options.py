@@ -8,12 +8,12 @@ import pytest
 @pytest.mark.slow
 def test_world_embedder(benchmark, tmp_path, monkeypatch):
     module = benchmark("world_embedder")
-    monkeypatch.setattr(module, "ROWS", dict([*module.ROWS.items()][:2]))
+    monkeypatch.setattr(module, "ROWS", dict([*module.ROWS.items()][:1]))
     short = ["--trainer.max_steps=1", "--data.init_args.batch_size=4", "--data.init_args.sub_batch_size=2"]
     module.main(str(tmp_path), seeds=1, size=2, extra=short)
     rows = (tmp_path / "table.md").read_text().splitlines()[2:]
-    assert len(rows) == 4  # two trainings, chance, sizes
-    assert all(row.count(" ± ") == 11 for row in rows[:2])
+    assert len(rows) == 3  # a training, chance, sizes
+    assert rows[0].count(" ± ") == 11
 
 
 @pytest.mark.slow
