@@ -81,9 +81,9 @@ def instead(comparison: Comparison, step: RolloutStep, vectors: Mapping[str, Ten
     Args:
         comparison: The anchors and their candidates.
         step: Their step.
-        vectors: Vectors by rollout id, such as those of a variant; an anchor without one keeps its own.
+        vectors: Vectors by rollout id, such as those of a variant; of every anchor.
     """
-    other = [vectors.get(anchor.id, step.vectors[anchor.id]) for anchor in comparison.anchors]
+    other = [vectors[anchor.id] for anchor in comparison.anchors]
     candidates = torch.stack([step.vectors[candidate.id] for candidate in comparison.candidates])
     similarity = torch.stack(other).to(comparison.similarity) @ candidates.to(comparison.similarity).T
     return replace(comparison, similarity=similarity)
