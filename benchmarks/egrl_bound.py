@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from checkpoints import write
@@ -44,20 +44,6 @@ class Phases(Callback):
         self.seconds: dict[str, list[float]] = {}
         self.operations: dict[str, int] = {}
         self._counter = FlopCounterMode(display=False)
-        self._lap: Callable[[PhaseClock, str], None] = PhaseClock.lap
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to the module's clock."""
-
-        def lap(clock: PhaseClock, phase: str) -> None:
-            self._lap(clock, phase)
-            self._note(phase, trainer.global_step)
-
-        PhaseClock.lap = lap  # type: ignore[method-assign]
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no more."""
-        PhaseClock.lap = self._lap  # type: ignore[method-assign]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the step."""
@@ -73,7 +59,8 @@ class Phases(Callback):
         if batch_idx == self.steps - 1:
             self._counter.__exit__(None, None, None)
 
-    def _note(self, phase: str, step: int) -> None:
+    def lap(self, phase: str) -> None:
+        """End a phase; the next one starts."""
         end = time.process_time()
         if self._batch == self.steps - 1:
             total = self._counter.get_total_flops()
@@ -98,7 +85,14 @@ def peak(rows: int = 1024, repeats: int = 20) -> float:
 def measure(setting: Setting, repeats: int) -> list[Row]:
     """A row for each phase, and for the step."""
     phases = Phases(repeats + 2)
-    quiet_trainer(setting.folder, phases.steps, phases).fit(setting.module(), endless(setting.pairs))
+    trainer, clock = quiet_trainer(setting.folder, phases.steps, phases), PhaseClock.lap
+
+    def lap(own: PhaseClock, phase: str) -> None:
+        clock(own, phase)
+        phases.lap(phase)
+
+    with patch.object(PhaseClock, "lap", lap):
+        trainer.fit(setting.module(), endless(setting.pairs))
     most = peak()
     rows: list[Row] = []
     took = {name: median(values) for name, values in phases.seconds.items()}
