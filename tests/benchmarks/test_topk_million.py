@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from benchmarked import BENCHMARKS
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks/topk_million.py"
+BENCHMARK = BENCHMARKS / "topk_million.py"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recipes import RECIPES, name, of_their_own_classes, printed
+from recipes import RECIPES, name, printed
 
 from embedrl.cli import main
 
@@ -40,7 +40,7 @@ def test_the_copy_is_one_file_that_says_what_its_fields_are(here, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", of_their_own_classes(RECIPES), ids=name)
+@pytest.mark.parametrize("recipe", RECIPES, ids=name)
 def test_the_copy_means_what_the_recipe_means(recipe, here, capsys):
     copied(name(recipe), here / "my.yaml")
     capsys.readouterr()

@@ -1,6 +1,5 @@
 """The shipped recipes, and what makes each small enough for a test."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ RECIPES = sorted(
     if not {"parts", "construction", "eval", "mining"} & {*path.parts}
     and "\nstages:" not in path.read_text()  # a list of stages is no training; tests/commands/test_stages.py runs it
 )
-
-
-def of_their_own_classes(recipes: list[Path]) -> list[Path]:
-    """One recipe for each list of classes: those of the same ones differ in numbers and names alone."""
-    classes = {tuple(re.findall(r"class_path: (\S+)", path.read_text())): path for path in recipes}
-    return sorted(classes.values())
 
 
 PARTS = sorted((CONFIGS / "parts").rglob("*.yaml"))

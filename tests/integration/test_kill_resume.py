@@ -135,9 +135,9 @@ def test_three_kills(whole, overlay, tmp_path, workers, moments):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("steps", [8, 10, 11, 20])
+@pytest.mark.parametrize("steps", [8, 9, 10, 11, 20])
 def test_a_finished_run_goes_on(whole, overlay, tmp_path, steps):
-    """It ended after a validation (8), with an epoch (10), at neither nor at a checkpoint (11), or not early (20)."""
+    """It ended after a validation (8), at a checkpoint (9), with an epoch (10), at neither (11), or not early (20)."""
     root = tmp_path / "longer"
     finish(fit(overlay, root, "--trainer.max_steps", str(steps)), tmp_path / "longer.log")
     finish(fit(overlay, root, "--ckpt_path", "last"), tmp_path / "longer.log")
