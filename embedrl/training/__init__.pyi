@@ -10,5 +10,6 @@ from .callbacks.write_vectors import WriteVectors as WriteVectors
 from .embedder import EmbedderModule as EmbedderModule
 from .gradient_cache import GradientCache as GradientCache
 from .latent_curriculum import LatentCurriculum as LatentCurriculum
+from .muon import Muon as Muon
 from .reasoner import ReasonerModule as ReasonerModule
 from .unified import UnifiedEmbedderModule as UnifiedEmbedderModule

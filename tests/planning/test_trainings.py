@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.utilities.model_summary import ModelSummary
 from PIL import Image
 from recipes import CONFIGS
-from timm.optim import Muon
 from torch.utils.flop_counter import FlopCounterMode
 from verifiable import build as verifiable_rl
 
@@ -31,6 +30,7 @@ from embedrl.planning.rows import Assumptions, Sides, TokenRow
 from embedrl.planning.shapes import TABLE, find_shape, table_config
 from embedrl.planning.trainings import make_plan
 from embedrl.training.embedder import EmbedderModule
+from embedrl.training.muon import Muon
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 ALONE = Setup(devices=1, sharded=False, compute=4, cast=False)
