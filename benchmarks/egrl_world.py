@@ -8,7 +8,8 @@
 
 Runs the three recipes of `configs/quickstart` one after another: the Embedder, the Reasoner (T-CoTs of the annotator),
 and EG-RL from there, once for each row and seed. Every row is ranked by the same frozen Embedder, unless it says
-otherwise. What is finished is not repeated, so a benchmark that was stopped goes on.
+otherwise. What is finished is not repeated, so a benchmark that was stopped goes on; rows whose scores are there need no
+models, so that it goes on from `benchmarks/results/egrl_world` elsewhere.
 """
 
 from __future__ import annotations
@@ -68,7 +69,6 @@ class Bench:
         out: Where the runs go.
         data: What is measured on.
         flags: Recipe → more flags of its training.
-        turns: Folder of the stages of `configs/world/alternation.yaml`.
         searches: Ways to search for T-CoTs with the policies of the row `main`, as `SEARCHES` has them.
         main: That row.
     """
@@ -76,7 +76,6 @@ class Bench:
     out: Path
     data: Data
     flags: dict[str, list[str]]
-    turns: Path
     searches: dict[str, tuple[SearchMode, SearchOptions]]
     main: str
 
@@ -84,11 +83,15 @@ class Bench:
         """Where a training runs."""
         return self.out / (f"{name}_base_{base}" if base else name)
 
-    def train_base(self, base: int) -> None:
-        """Train the Embedder and the Reasoner that the other rows begin with."""
-        for recipe in ("embedder", "reasoner"):
-            seed = [f"--seed_everything={base}"] if base else []
-            train(self.folder("base", base), recipe, *QUIET, *seed, *self.flags[recipe])
+    def missing(self, row: str, base: int, seed: int) -> bool:
+        """Whether some scores of a row are not there yet."""
+        searched = [f"{row}, {name}" for name in self.searches] if row == self.main else []
+        return not all(self.file(name, f"{base}-{seed}").exists() for name in (row, *searched))
+
+    def train_base(self, recipe: str, base: int) -> None:
+        """Train the Embedder or the Reasoner that the other rows begin with; a job of the pool."""
+        seed = [f"--seed_everything={base}"] if base else []
+        train(self.folder("base", base), recipe, *QUIET, *seed, *self.flags[recipe])
 
     def run(self, row: str, base: int, seed: int) -> None:
         """One row of one seed, trained and measured; a job of the pool."""
@@ -105,8 +108,7 @@ class Bench:
         elif row == START:
             evaluate(file, runs / "quickstart_reasoner/model", embedder, FIXED, self.data)
         elif row == TURNS:
-            models = (self.turns / f"{stage}/model" for stage in ("egrl_2", "embedder_1"))
-            evaluate(self.file(row, "turns-0"), *models, {TURNS: LENIENT}, self.data)
+            evaluate(file, *self.turn(base, seed), {TURNS: LENIENT}, self.data)
         elif row in TAUGHT:
             evaluate(file, self.taught(TAUGHT[row], base), embedder, {row: LENIENT}, self.data)
         else:
@@ -139,15 +141,38 @@ class Bench:
         rewards = ["--model.init_args.rewards", str(REWARDS / f"{reward.preset}.yaml")]
         return train(folder, "egrl", *seeds, *rewards, *reward.flags, *self.flags["egrl"])
 
+    def turn(self, base: int, seed: int) -> tuple[Path, Path]:
+        """The policy of EG-RL's second turn, and its Embedder, trained on with the main row's T-CoTs.
+
+        The stages are those of `configs/world/alternation.yaml` behind EG-RL's first turn, which is the main row.
+        """
+        folder = self.folder(f"turns_{seed}", base)
+        runs, stages = folder / "runs/alternation", yaml.safe_load((CONFIGS / "world/alternation.yaml").read_text())
+        embedder = self.folder("base", base) / "runs/quickstart_embedder/model"
+        first = {"embedder_0": embedder, "egrl_1": self.rewarded(REWARDED[self.main], base, seed)}
+        for stage, model in first.items():
+            link(runs / stage / "model", model)
+        link(folder / "configs", CONFIGS)
+        names = [stage["name"] for stage in stages["stages"]]
+        stages["stages"] = stages["stages"][names.index("egrl_1") + 1 :]
+        (folder / "stages.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
+        embedrl("stages", "--config", "stages.yaml", folder=folder)
+        return runs / "egrl_2/model", runs / "embedder_1/model"
+
     def beside(self, name: str, base: int, *more: str) -> Path:
         """A folder in which the Embedder, and other models of the base, seem to have been trained."""
         folder = self.folder(name, base)
         for recipe in ("embedder", *more):
-            link = folder / f"runs/quickstart_{recipe}"
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.exists():
-                link.symlink_to((self.folder("base", base) / f"runs/quickstart_{recipe}").resolve())
+            run = f"runs/quickstart_{recipe}"
+            link(folder / run, self.folder("base", base) / run)
         return folder
+
+
+def link(place: Path, to: Path) -> None:
+    """Let a path lead to another one, unless it does."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.symlink_to(to.resolve())
 
 
 def claim(out: Path, setting: dict[str, object]) -> None:
@@ -168,11 +193,10 @@ def main(
     seeds: int = 3,
     bases: list[int] | None = None,
     jobs: int = 2,
-    rows: str = "main",
+    rows: str | list[str] = "main",
     teachers: Literal["both", "perfect"] = "both",
     reward: str = "evidence",
     searched: bool = True,
-    turns: str = "runs/alternation",
     split: str = "test",
     size: int = 128,
     flags: list[str] | None = None,
@@ -185,11 +209,10 @@ def main(
         seeds: Seeds of EG-RL: order of the pairs, rollouts, what rewards draw.
         bases: Seeds of the Embedder and the SFT Reasoner, each of which has `seeds` runs of EG-RL; None: 0 alone.
         jobs: Runs at a time, one thread each; 1 runs them in this process.
-        rows: `main`, `all`, or one name of `REWARDED` or `TAUGHT`.
+        rows: `main`, `all`, or names of `REWARDED` and `TAUGHT`, or `TURNS`.
         teachers: Whose T-CoTs the Embedder learns from.
         reward: The preset of the main row.
         searched: Whether T-CoTs are searched for with the main row's policies as well.
-        turns: Folder of the stages of `configs/world/alternation.yaml`, for a row of their own Embedder and policy.
         split: `test`; `val` to choose a recipe by; `test2`.
         size: Queries a family.
         flags: More flags of EG-RL's `embedrl fit`, such as `["--trainer.max_steps=20"]`.
@@ -206,19 +229,17 @@ def main(
     ways = SEARCHES if searched else {}
     if smallest:
         ways = {name: (mode, replace(how, samples=2, branches=2, rounds=1)) for name, (mode, how) in ways.items()}
-    bench = Bench(folder, data, more, Path(turns).resolve(), ways, names[reward])
+    bench = Bench(folder, data, more, ways, names[reward])
     claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
     bases = [0] if bases is None else bases
+    chosen = [row for row in wanted(rows, bench.main) if row != TURNS or not smallest]  # two steps teach no T-CoTs
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
     work = [(row, base, 0) for base in bases for row in (START, PERFECT, RAW)]
-    work += [(row, base, seed) for seed in range(seeds) for base in bases for row in wanted(rows, bench.main)]
+    work += [(row, base, seed) for seed in range(seeds) for base in bases for row in chosen]
     work = [(row, base, seed) for row, base, seed in work if row not in TAUGHT or not seed]
-    if (bench.turns / "egrl_2/model").exists():
-        work.append((TURNS, 0, 0))
-    else:
-        print(f"{bench.turns}/egrl_2/model is not there: the row {TURNS!r} is left out (--turns)")
-    for base in bases:
-        bench.train_base(base)
+    work = [job for job in work if bench.missing(*job)]
+    needed = dict.fromkeys(base for _, base, _ in work)
+    run_jobs(bench.train_base, [(recipe, base) for base in needed for recipe in ("embedder", "reasoner")], jobs)
     run_jobs(bench.run, work, jobs)
     report(folder, split, kinds(), (START, bench.main), 200 if smallest else 10_000)
 

@@ -76,14 +76,19 @@ def kinds() -> dict[str, str]:
     return first | dict.fromkeys(REWARDED, "EG-RL") | searched | {TURNS: "EG-RL", PERFECT: "teacher"}
 
 
-def wanted(rows: str, main: str) -> list[str]:
+def wanted(rows: str | Sequence[str], main: str) -> list[str]:
     """The rows that take a training of their own.
+
+    Args:
+        rows: `main`, `all`, or names.
+        main: The main row.
 
     Raises:
         SystemExit: If there is no such row.
     """
-    every = [*TAUGHT, *REWARDED]
+    every = [*TAUGHT, *REWARDED, TURNS]
     known = {"main": [main], "all": [main, *(row for row in every if row != main)], **{row: [row] for row in every}}
-    if rows not in known:
-        raise SystemExit(f"--rows: no {rows!r}; give one of {', '.join(known)}")
-    return known[rows]
+    names = [rows] if isinstance(rows, str) else rows
+    if odd := [name for name in names if name not in known]:
+        raise SystemExit(f"--rows: no {odd[0]!r}; give some of {', '.join(known)}")
+    return list(dict.fromkeys(row for name in names for row in known[name]))

@@ -180,10 +180,10 @@ def run(
     tasks: list[RetrievalTask] = []
     for name in systems:
         file = out / split / f"{name} {seed}.json"
-        for training in SYSTEMS[name].trainings:
-            train(runs, training, seed, steps[TRAININGS[training].reinforced], smallest)
         if file.exists():
             continue
+        for training in SYSTEMS[name].trainings:
+            train(runs, training, seed, steps[TRAININGS[training].reinforced], smallest)
         tasks = tasks or WorldTasks(split, size, families).tasks()  # type: ignore[arg-type]  # a flag
         started = time.monotonic()
         rows = SYSTEMS[name].measure(runs, tasks, limit)

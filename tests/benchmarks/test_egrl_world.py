@@ -1,6 +1,7 @@
 """The table of EG-RL, at its smallest setting and by hand."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -51,8 +52,8 @@ def test_egrl_world(benchmark, tmp_path, monkeypatch):
             assert cli(list(words)) == 0
 
     monkeypatch.setattr(module, "embedrl", embedrl)
-    out, turns, main = tmp_path / "out", tmp_path / "turns", "EG-RL, with verifiable evidence (supervised)"
-    small = {"out": str(out), "jobs": 1, "turns": str(turns), "smallest": True}
+    out, main = tmp_path / "out", "EG-RL, with verifiable evidence (supervised)"
+    small = {"out": str(out), "jobs": 1, "smallest": True}
     module.main(**small)
     rows = json.loads((out / "scores.json").read_text())["rows"]
     searched = [f"{main}, {name}" for name in module.SEARCHES]
@@ -61,24 +62,47 @@ def test_egrl_world(benchmark, tmp_path, monkeypatch):
     assert rows[module.PERFECT][0]["iou"] == 1
     assert all(0 < rows[main][0][measure.TOKENS] < rows[name][0][measure.TOKENS] for name in searched)
 
-    for stage, model in {"egrl_2": "reasoner", "embedder_1": "embedder"}.items():
-        (turns / stage).mkdir(parents=True)
-        (turns / stage / "model").symlink_to(out / f"base/runs/quickstart_{model}/model")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     module.main(**small, rows="SFT from the perfect teacher", searched=False)
     assert before.items() <= {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}.items()
     found = json.loads((out / "scores.json").read_text())
-    assert {"SFT from the perfect teacher", module.TURNS} == found["rows"].keys() - rows.keys()
-    assert found["rows"][module.TURNS] == found["rows"][module.START], "the same models"
+    assert {"SFT from the perfect teacher"} == found["rows"].keys() - rows.keys()
     gain = found["gains"][module.PERFECT][main]
     assert gain["value"] == pytest.approx(found["rows"][module.PERFECT][0]["hit@1"] - rows[main][0]["hit@1"])
     assert gain["low"] <= gain["value"] <= gain["high"]
-    assert (out / "table.md").read_text().count(f"| {module.TURNS} |") == 3
+    assert (out / "table.md").read_text().count("| SFT from the perfect teacher |") == 3
     assert (out / "plot.png").stat().st_size > 5000
+    scores = out.parent / "elsewhere/test"
+    shutil.copytree(out / "test", scores, ignore=shutil.ignore_patterns("*.vectors"))
+    module.main(**small | {"out": str(scores.parent)}, rows=["main", "SFT from the perfect teacher"])
+    assert not list(scores.parent.rglob("*.safetensors")), "scores that are there need no models"
     with pytest.raises(SystemExit, match="runs of another setting"):
         module.main(**small, teachers="perfect")
     with pytest.raises(SystemExit, match="--rows: no 'some'"):
-        module.main(**small, rows="some")
+        module.main(**small, rows=["main", "some"])
+
+
+def test_the_second_turn_begins_with_the_main_row(benchmark, tmp_path, monkeypatch):
+    """What `embedrl stages` is given; the stages themselves are those of a recipe that another test runs."""
+    module, called = benchmark("egrl_world"), []
+    monkeypatch.setattr(module, "embedrl", lambda *words, folder: called.append((words, folder)))
+    data, main = module.Data("test", 2, 8), "EG-RL, with verifiable evidence (supervised)"
+    bench = module.Bench(tmp_path, data, {"egrl": []}, {}, main)
+    for folder, recipe in (("base_base_3", "embedder"), ("base_base_3", "reasoner"), ("evidence_1_base_3", "egrl")):
+        model = tmp_path / folder / f"runs/quickstart_{recipe}/model"
+        model.mkdir(parents=True)
+        (model / "seconds.json").write_text("1")
+    policy, embedder = bench.turn(3, 1)
+    [(words, folder)] = called
+    assert words == ("stages", "--config", "stages.yaml")
+    stages = yaml.safe_load((folder / "stages.yaml").read_text())
+    assert [stage["name"] for stage in stages["stages"]] == ["tcots_1", "embedder_1", "egrl_2"]
+    assert [folder / path for stage in stages["stages"][1:] for path in stage["makes"]] == [embedder, policy]
+    first = [stage["flags"] for stage in stages["stages"]]
+    assert (folder / first[0]["vlm.path"]).resolve() == tmp_path / "evidence_1_base_3/runs/quickstart_egrl/model"
+    base = first[1]["model.init_args.backbone.init_args.path"]
+    assert (folder / base).resolve() == tmp_path / "base_base_3/runs/quickstart_embedder/model"
+    assert (folder / first[0]["mix"]).is_file()
 
 
 @pytest.mark.slow
