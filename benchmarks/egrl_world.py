@@ -8,8 +8,8 @@
 
 Runs the three recipes of `configs/quickstart` one after another: the Embedder, the Reasoner (T-CoTs of the annotator),
 and EG-RL from there, once for each row and seed. Every row is ranked by the same frozen Embedder, unless it says
-otherwise. What is finished is not repeated, so a benchmark that was stopped goes on; rows whose scores are there need no
-models, so that it goes on from `benchmarks/results/egrl_world` elsewhere.
+otherwise. What is finished is not repeated: a benchmark that was stopped goes on. Rows whose scores are
+there need no models, so that one goes on from `benchmarks/results/egrl_world` on another machine.
 """
 
 from __future__ import annotations

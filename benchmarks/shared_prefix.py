@@ -2,6 +2,7 @@
 
     python benchmarks/shared_prefix.py              # policy pass and frozen Embedder, G = 8, a few minutes
     python benchmarks/shared_prefix.py --only variants   # what step credit costs
+    python benchmarks/shared_prefix.py --only variants --model 130m   # where reading the input is little of the work
     python benchmarks/shared_prefix.py --smallest   # seconds
 
 The policy: forward and backward pass of one group on the tiny Qwen3-VL with LoRA and one picture, at 64/64, 512/128 and
@@ -18,11 +19,14 @@ resident set would.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
+from checkpoints import write
 from PIL import Image
 from timing import interleaved, ratio, seconds
 from torch import Tensor
@@ -145,7 +149,7 @@ def measure_embedder(options: argparse.Namespace, repeats: int) -> None:
     print(f"{'sides':>12}{'naive s':>9}{'shared s':>10}{'CPU':>7}{'time':>8}{'vectors':>10}")
     for family, count, pixels in SIDES[:1] if options.smallest else SIDES:
         sides = sides_of(family, count, options.group)
-        backbone = QwenVLBackbone("embedrl:world_base", None, False, pixels, PixelBudget(2304, 6912))
+        backbone = QwenVLBackbone(options.embedder, None, False, pixels, PixelBudget(2304, 6912))
         embedders = [FrozenEmbedder(backbone, shared_prefix=shared) for shared in (False, True)]
         results = []
         for _ in range(1 + repeats):
@@ -175,7 +179,7 @@ def measure_variants(options: argparse.Namespace, repeats: int) -> None:
     print(f"{'sides':>12}{'alone s':>9}{'one pass s':>12}{'CPU':>7}{'apart s':>9}{'CPU':>7}{'vectors':>10}")
     for family, count, pixels in SIDES[:1] if options.smallest else SIDES:
         sides = sides_of(family, count, options.group)
-        backbone = QwenVLBackbone("embedrl:world_base", None, False, pixels, PixelBudget(2304, 6912))
+        backbone = QwenVLBackbone(options.embedder, None, False, pixels, PixelBudget(2304, 6912))
         vectors: dict[str, Tensor] = {}
         found = interleaved({way: partial(embed_variants, way, sides, backbone, vectors) for way in WAYS}, repeats)
         off = (vectors["one pass"] - vectors["apart"]).abs().max()
@@ -194,13 +198,17 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true", help="with gradient checkpointing")
     parser.add_argument("--max-tokens-per-row", type=int, default=PolicyOptions().max_tokens_per_row)
     parser.add_argument("--only", choices=["policy", "embedder", "variants"], help="one table alone")
+    parser.add_argument("--model", choices=["world", "130m"], default="world", help="the Embedder")
     options = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 1 if options.smallest else options.repeats
     print(f"torch {torch.__version__}, {vars(options)}")
-    for name, measure in (("policy", measure_policy), ("embedder", measure_embedder), ("variants", measure_variants)):
-        if options.only in (None, name):
-            measure(options, repeats)
+    tables = {"policy": measure_policy, "embedder": measure_embedder, "variants": measure_variants}
+    with tempfile.TemporaryDirectory() as folder:
+        options.embedder = "embedrl:world_base" if options.model == "world" else str(write("130m", Path(folder)))
+        for name, measure in tables.items():
+            if options.only in (None, name):
+                measure(options, repeats)
 
 
 if __name__ == "__main__":
