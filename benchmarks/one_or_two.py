@@ -174,7 +174,7 @@ def run(
     out: Path, seed: int, systems: Sequence[str], steps: tuple[int, int], split: str, size: int,
     families: list[str] | None, limit: int, smallest: bool,
 ) -> None:  # fmt: skip
-    """Train and measure every system of one seed; a job of the pool."""
+    """Train and measure some systems of one seed; a job of the pool."""
     torch.set_num_threads(1)
     runs = out / f"seed {seed}"
     tasks: list[RetrievalTask] = []
@@ -191,6 +191,16 @@ def run(
         costs = {what: sum(one[what] for one in taken) for what in ("flops", "steps", "seconds")}
         save(file, {"rows": {key: row.plain() for key, row in rows.items()}, "training": costs})
         print(f"{name}, seed {seed}: measured in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def chains(names: Sequence[str]) -> list[list[str]]:
+    """The systems, those together that have a training in common: no two jobs train the same."""
+    found: list[list[str]] = []
+    for name in names:
+        own = set(SYSTEMS[name].trainings)
+        joined = [one for one in found if any(own & set(SYSTEMS[other].trainings) for other in one)]
+        found = [one for one in found if one not in joined] + [[*(other for one in joined for other in one), name]]
+    return found
 
 
 def save(file: Path, content: Any) -> None:
@@ -217,7 +227,7 @@ def main(
     Args:
         out: Where the runs go; `table.md`, `scores.json` and `plot.png` among them.
         seeds: Seeds of all trainings: order of the pairs, dropout, rollouts.
-        jobs: Seeds at a time, one thread each.
+        jobs: Trainings at a time, one thread each.
         systems: Names of `SYSTEMS`; None: all.
         steps: Optimizer steps of each supervised training.
         rl_steps: Optimizer steps of each reinforced one.
@@ -232,8 +242,8 @@ def main(
         raise SystemExit(f"--systems: no {unknown[0]!r}; give some of {', '.join(SYSTEMS)}")
     if smallest:
         seeds, steps, rl_steps, size, families, limit = 1, 2, 2, 2, families or ["vqa", "video_qa"], 4
-    shared = (wanted, (steps, rl_steps), split, size, families, limit, smallest)
-    run_jobs(run, [(folder, seed, *shared) for seed in range(seeds)], jobs)
+    shared = ((steps, rl_steps), split, size, families, limit, smallest)
+    run_jobs(run, [(folder, seed, chain, *shared) for seed in range(seeds) for chain in chains(wanted)], jobs)
     report(folder, split, list(SYSTEMS))
 
 

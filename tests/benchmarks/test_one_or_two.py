@@ -49,3 +49,13 @@ def test_the_report_of_one_or_two(benchmark, tmp_path):
     assert ") | 10.5 | 0 | 50 | 2.5 | 2 | 300 | 2.0 |" in text
     assert "| one | 25.0 (" in text
     assert "| 100.0 (100.0 to 100.0) |" in text
+
+
+def test_no_two_jobs_train_the_same(benchmark):
+    module = benchmark("one_or_two")
+    chains = module.chains(list(module.SYSTEMS))
+    assert sorted(name for chain in chains for name in chain) == sorted(module.SYSTEMS)
+    taken = [{one for name in chain for one in module.SYSTEMS[name].trainings} for chain in chains]
+    assert sum(map(len, taken)) == len(set().union(*taken)) == len(module.TRAININGS)
+    assert ["Embed-RL, SFT", "Embed-RL, EG-RL"] in chains
+    assert ["latent"] in chains
