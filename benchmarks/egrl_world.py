@@ -42,6 +42,7 @@ SMALLEST: dict[str, list[str]] = {
     "egrl": [*SHORT, "--model.init_args.group_size=2", "--model.init_args.rollout.max_new_tokens=4"],
 }
 """Recipe → flags that leave as little of its training as there can be."""
+EMBEDDER, REASONER = "runs/quickstart_embedder", "runs/quickstart_reasoner"
 QUIET = ["--trainer.limit_val_batches", "0"]  # validations and their grids are for people to look at
 
 
@@ -96,8 +97,8 @@ class Bench:
     def run(self, row: str, base: int, seed: int) -> None:
         """One row of one seed, trained and measured; a job of the pool."""
         torch.set_num_threads(1)
-        runs = self.folder("base", base) / "runs"
-        embedder, file = runs / "quickstart_embedder/model", self.file(row, f"{base}-{seed}")
+        runs, file = self.folder("base", base), self.file(row, f"{base}-{seed}")
+        embedder = runs / EMBEDDER / "model"
         if row == RAW:
             seeds = [f"--seed_everything={base}"] if base else []
             switch = ["--data.init_args.render.tcot", "none", *QUIET]
@@ -106,7 +107,7 @@ class Bench:
         elif row == PERFECT:
             evaluate(file, None, embedder, {PERFECT: LENIENT}, self.data)
         elif row == START:
-            evaluate(file, runs / "quickstart_reasoner/model", embedder, FIXED, self.data)
+            evaluate(file, runs / REASONER / "model", embedder, FIXED, self.data)
         elif row == TURNS:
             evaluate(file, *self.turn(base, seed), {TURNS: LENIENT}, self.data)
         elif row in TAUGHT:
@@ -135,7 +136,9 @@ class Bench:
 
     def rewarded(self, reward: Reward, base: int, seed: int) -> Path:
         """The policy of EG-RL."""
-        folder = self.beside(f"{reward.name or reward.preset}_{seed}", base, "reasoner")
+        folder = self.beside(f"{reward.name or reward.preset}_{seed}", base)
+        start = self.taught(reward.start, base) if reward.start else self.folder("base", base) / REASONER / "model"
+        link(folder / REASONER, start.parent)
         seeds = [f"--{flag}={seed}" for flag in ("seed_everything", "model.init_args.seed", "data.init_args.seed")]
         seeds += [f"--model.init_args.rollout.seed={seed}"]
         rewards = ["--model.init_args.rewards", str(REWARDS / f"{reward.preset}.yaml")]
@@ -148,7 +151,7 @@ class Bench:
         """
         folder = self.folder(f"turns_{seed}", base)
         runs, stages = folder / "runs/alternation", yaml.safe_load((CONFIGS / "world/alternation.yaml").read_text())
-        embedder = self.folder("base", base) / "runs/quickstart_embedder/model"
+        embedder = self.folder("base", base) / EMBEDDER / "model"
         first = {"embedder_0": embedder, "egrl_1": self.rewarded(REWARDED[self.main], base, seed)}
         for stage, model in first.items():
             link(runs / stage / "model", model)
@@ -159,12 +162,10 @@ class Bench:
         embedrl("stages", "--config", "stages.yaml", folder=folder)
         return runs / "egrl_2/model", runs / "embedder_1/model"
 
-    def beside(self, name: str, base: int, *more: str) -> Path:
-        """A folder in which the Embedder, and other models of the base, seem to have been trained."""
+    def beside(self, name: str, base: int) -> Path:
+        """A folder in which the base's Embedder seems to have been trained."""
         folder = self.folder(name, base)
-        for recipe in ("embedder", *more):
-            run = f"runs/quickstart_{recipe}"
-            link(folder / run, self.folder("base", base) / run)
+        link(folder / EMBEDDER, self.folder("base", base) / EMBEDDER)
         return folder
 
 
@@ -218,7 +219,7 @@ def main(
         flags: More flags of EG-RL's `embedrl fit`, such as `["--trainer.max_steps=20"]`.
         smallest: One seed, two steps of each training, two queries a family; give it an `out` of its own.
     """
-    names = {reward.preset: row for row, reward in REWARDED.items() if not reward.flags}
+    names = {reward.preset: row for row, reward in REWARDED.items() if not (reward.flags or reward.start)}
     if reward not in names:
         raise SystemExit(f"--reward: no {reward!r}; give one of {', '.join(names)}")
     folder = Path(out).resolve()

@@ -27,17 +27,20 @@ class Reward(NamedTuple):
         preset: Its rewards.
         flags: What else it changes of the recipe.
         name: Of its folder, where other rows have the same preset.
+        start: The teacher of the Reasoner that it begins with, a value of `TAUGHT`; empty takes the quickstart's.
     """
 
     preset: str
     flags: Sequence[str] = ()
     name: str = ""
+    start: str = ""
 
 
 REWARDED: dict[str, Reward] = {
     "EG-RL, outcome alone": Reward("outcome_only"),
     "EG-RL, with verifiable evidence (supervised)": Reward("evidence"),
     "EG-RL, full reward, judge: text embedder": Reward("text_judge"),
+    "EG-RL, full reward, weights of the released code, judge: text embedder": Reward("text_judge_code_weights"),
     "EG-RL, full reward, judge: reference": Reward("paper"),
     "EG-RL, process and format alone": Reward("process_only"),
     "EG-RL, uniform negatives": Reward("uniform_negatives"),
@@ -47,6 +50,12 @@ REWARDED: dict[str, Reward] = {
     "rejection sampling, outcome alone": Reward("outcome_only", REJECT, "reject"),
     "rejection sampling, with verifiable evidence (supervised)": Reward("evidence", REJECT, "reject_evidence"),
     "control: rewards permuted": Reward("permuted"),
+    "SFT from the careful annotator, then EG-RL, outcome alone": Reward(
+        "outcome_only", name="careful", start="careful"
+    ),
+    "SFT from the careful annotator, then EG-RL, full reward, judge: text embedder": Reward(
+        "text_judge", name="careful_text_judge", start="careful"
+    ),
 }
 """Rows of EG-RL and of what takes its place: name → how it is rewarded. Rejection sampling is cross-entropy on the best
 rollout of each group, by the same rewards, on as many rollouts."""

@@ -6,7 +6,8 @@
 Rolls out the policy on blocks of pairs whose answers are alike, as EG-RL's quickstart does, then asks every judge in
 every form. By family: right answers beside chance; whether an answer follows its candidate when the list is rotated;
 how the process reward goes with the outcome's margin and how much it differs inside a group; and what it pays for
-truth: the mean reward of rollouts whose answer is the world's, less that of the others, in groups that have both.
+truth: the mean reward of rollouts whose answer is the world's, less that of the others, in groups that have both. The
+same of the advantages that whole lists of rewards give, in which a process reward stands beside the outcome.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import auto_cli
+import yaml
+from jsonargparse import ArgumentParser, auto_cli
 from timing import report
 
 from embedrl.data.opened import open_pairs
@@ -28,8 +30,10 @@ from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.preprocess import PixelBudget
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
+from embedrl.rl.advantages import group_advantages
 from embedrl.rl.judge_check import Rotated, check_judge, in_several_orders
 from embedrl.rl.rewards.checkpoint_judge import CheckpointJudge
+from embedrl.rl.rewards.combine import RewardRow, total_rewards
 from embedrl.rl.rewards.comparison import compare_roles, margins
 from embedrl.rl.rewards.judge import Judge, Question, Verdict
 from embedrl.rl.rewards.process import ProcessReward
@@ -52,6 +56,10 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "group, probability, no twins": ("probability", {**GROUP, "drop_twins": True}),
 }
 """Forms of the question with five candidates: name → `form`, and what is asked."""
+REWARDS = Path(__file__).resolve().parents[1] / "configs/parts/reward"
+PRESETS = ("outcome_only", "text_judge_code_weights", "text_judge")
+"""Lists of rewards without the reference judge."""
+STD_FLOOR = 0.1  # of the quickstart's EG-RL
 
 
 class Remembering:
@@ -176,14 +184,35 @@ def measure(
     return rows
 
 
-def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean over the families, for each policy, judge and form."""
+def load_rewards(preset: str) -> list[RewardRow]:
+    """A list of rewards, as EG-RL's recipe reads it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rewards", type=list[RewardRow])
+    listed = yaml.safe_load((REWARDS / f"{preset}.yaml").read_text())
+    rows: list[RewardRow] = parser.instantiate(parser.parse_object({"rewards": listed})).rewards
+    return rows
+
+
+def measure_totals(policy: str, steps: dict[str, RolloutStep], presets: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of one policy: what the advantages of lists of rewards pay."""
+    rows: list[dict[str, Any]] = []
+    for preset in presets:
+        rewards = load_rewards(preset)
+        for family, step in steps.items():
+            groups = {rollout.id: rollout.group for rollout in step.rollouts}
+            advantages = group_advantages(total_rewards(rewards, step).totals, groups, STD_FLOOR).values
+            rows.append({"policy": policy, "rewards": preset, "family": family} | inside_groups(step, advantages))
+    return rows
+
+
+def means(rows: Sequence[dict[str, Any]], of: Sequence[str]) -> list[dict[str, Any]]:
+    """The mean over the families, for all that is alike in the columns `of`."""
     together: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        together[row["policy"], row["judge"], row["form"]].append(row)
+        together[tuple(row[name] for name in of)].append(row)
     table = []
-    for (policy, judge, form), group in together.items():
-        line: dict[str, Any] = {"policy": policy, "judge": judge, "form": form}
+    for group in together.values():
+        line: dict[str, Any] = {name: group[0][name] for name in of}
         for name in group[0].keys() - line.keys() - {"family"}:
             there = [row[name] for row in group if row[name] != ""]
             line[name] = statistics.fmean(there) if there else ""
@@ -228,11 +257,16 @@ def main(
     if judge is not None:
         judges["taught"] = (CheckpointJudge(QwenVLReasoner(judge, max_length=2048)), "brief")
     rows: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
     for name, path in reasoners.items():
-        rows += measure(name, make_steps(path, embedder, families, pairs, group), judges, "reference")
+        steps = make_steps(path, embedder, families, pairs, group)
+        rows += measure(name, steps, judges, "reference")
+        totals += measure_totals(name, steps, PRESETS)
     asked = {"pairs": pairs, "G": group, "families": ", ".join(families)}
-    report("judges", means(rows), out, **asked)
+    report("judges", means(rows, ("policy", "judge", "form")), out, **asked)
     report("judges_by_family", rows, out, **asked)
+    report("judges_totals", means(totals, ("policy", "rewards")), out, **asked)
+    report("judges_totals_by_family", totals, out, **asked)
 
 
 if __name__ == "__main__":

@@ -56,3 +56,6 @@ def test_judges(benchmark, tmp_path):
     assert len(by_family) == 2 * len(means)
     (row,) = [row for row in means if (row["judge"], row["form"]) == ("text embedder", "group, hit")]
     assert row["follows"] == 1.0  # it does not see the order
+    totals = rows(tmp_path, "judges_totals_by_family")
+    assert [row["rewards"] for row in totals[::2]] == ["outcome_only", "text_judge_code_weights", "text_judge"]
+    assert all(0 < row["std in a group"] <= 1 for row in totals)
