@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import egrl_world_rows as rows_of
 import torch
 import yaml
 from command import embedrl
 from egrl_world_measure import CONFIGS, Data, evaluate, search
 from egrl_world_report import report
-from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward, kinds, wanted
+from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward
 from jobs import run_jobs
 from jsonargparse import auto_cli
 
@@ -233,7 +234,9 @@ def main(
     bench = Bench(folder, data, more, ways, names[reward])
     claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
     bases = [0] if bases is None else bases
-    chosen = [row for row in wanted(rows, bench.main) if row != TURNS or not smallest]  # two steps teach no T-CoTs
+    chosen = [
+        row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest
+    ]  # two steps teach no T-CoTs
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
     work = [(row, base, 0) for base in bases for row in (START, PERFECT, RAW)]
     work += [(row, base, seed) for seed in range(seeds) for base in bases for row in chosen]
@@ -242,7 +245,7 @@ def main(
     needed = dict.fromkeys(base for _, base, _ in work)
     run_jobs(bench.train_base, [(recipe, base) for base in needed for recipe in ("embedder", "reasoner")], jobs)
     run_jobs(bench.run, work, jobs)
-    report(folder, split, kinds(), (START, bench.main), 200 if smallest else 10_000)
+    report(folder, split, rows_of.kinds(), (START, bench.main), rows_of.ORDERINGS, 200 if smallest else 10_000)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,14 @@ Rows = Mapping[str, Sequence[Mapping[str, float]]]
 """Row → the figures of its runs, as `flat` has them."""
 
 
-def report(folder: Path, split: str, kinds: Mapping[str, str], beside: Sequence[str], resamples: int = 10_000) -> None:
+def report(
+    folder: Path,
+    split: str,
+    kinds: Mapping[str, str],
+    beside: Sequence[str],
+    orderings: Sequence[tuple[str, str]],
+    resamples: int = 10_000,
+) -> None:
     """Write table, figures and plot of every row there is.
 
     Args:
@@ -34,6 +41,7 @@ def report(folder: Path, split: str, kinds: Mapping[str, str], beside: Sequence[
         split: The split.
         kinds: The rows in order, each with its kind, a key of `COLORS`.
         beside: The rows that every other is compared with, query by query; evidence with the first alone.
+        orderings: Pairs of rows of which the first should be above the second.
         resamples: Resamples of the bootstrap.
     """
     found = read(folder / split, kinds)
@@ -47,7 +55,11 @@ def report(folder: Path, split: str, kinds: Mapping[str, str], beside: Sequence[
         for name, runs in found.items()
     }
     shown = [name for name in rows if kinds[name] != INPUT]
-    parts = (hit_table(rows), word_table(rows, shown), gain_table(rows, gains, beside, shown))
+    parts = [hit_table(rows), word_table(rows, shown), gain_table(rows, gains, beside, shown)]
+    there = [(above, below) for above, below in orderings if above in found and below in found]
+    parts.append(
+        ordering_table({p: difference(*(hits(found[n]) for n in p[::-1]), resamples=resamples) for p in there})
+    )
     text = "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part) for part in parts)
     (folder / "table.md").write_text(text + "\n")
     plain = {name: {other: vars(one) for other, one in row.items()} for name, row in gains.items()}
@@ -114,6 +126,15 @@ def gain_table(
             start = statistics.mean(run[what] for run in first) if more else 0.0
             cells.append(cell([{what: run[what] - start} for run in runs], what, "+.3f") if more else "")
         table.append([name, *cells])
+    return table
+
+
+def ordering_table(found: Mapping[tuple[str, str], Estimate]) -> list[list[str]]:
+    """Whether a row is above another: it is, it is not, or the interval has 0 inside."""
+    table = [["above", "below", "hit@1 more (95 %, seeds and queries)", "it holds"], ["---"] * 4]
+    for (above, below), one in found.items():
+        verdict = "yes" if one.low > 0 else "no" if one.high < 0 else "undecided"
+        table.append([above, below, f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})", verdict])
     return table
 
 

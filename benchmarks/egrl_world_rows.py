@@ -77,6 +77,16 @@ SEARCHES: dict[str, tuple[SearchMode, SearchOptions]] = {
 START, RAW, PERFECT = "SFT T-CoT", "raw input, Embedder trained on it", "perfect teacher"
 TURNS = "EG-RL and Embedder in turns, the last of both"
 
+FULL, OUTCOME = "EG-RL, full reward, judge: text embedder", "EG-RL, outcome alone"
+REFERENCE, PROCESS = "EG-RL, full reward, judge: reference", "EG-RL, process and format alone"
+ORDERINGS = (
+    (FULL, START), (REFERENCE, START), (FULL, OUTCOME), (REFERENCE, OUTCOME), (REFERENCE, PROCESS), (PROCESS, START),
+    (OUTCOME, "EG-RL, uniform negatives"), (START, "SFT T-CoT, answer only"), (START, "SFT T-CoT, without cues"),
+    (START, RAW),
+)  # fmt: skip
+"""Pairs of rows of which the paper has the first above the second: what EG-RL and its parts, negatives by weight,
+T-CoTs and their cues are worth. Source: Embed-RL Table 4."""
+
 
 def kinds() -> dict[str, str]:
     """All rows in the order of the table, each with its kind."""

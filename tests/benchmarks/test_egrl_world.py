@@ -18,7 +18,8 @@ def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
     for run, hits in made.items():
         row = {"hits": dict(zip(("a", "b"), hits, strict=True)), **line, "tokens a query": 7.0}
         (tmp_path / f"val/{run}.json").write_text(json.dumps({run.partition(" ")[0]: row}))
-    module.report(tmp_path, "val", {"seen": "input", "SFT": "SFT", "RL": "EG-RL", "absent": "EG-RL"}, ("SFT", "RL"), 50)
+    kinds, pairs = {"seen": "input", "SFT": "SFT", "RL": "EG-RL", "absent": "EG-RL"}, [("RL", "SFT"), ("SFT", "RL")]
+    module.report(tmp_path, "val", kinds, ("SFT", "RL"), [*pairs, ("seen", "seen"), ("absent", "SFT")], 50)
     found = json.loads((tmp_path / "scores.json").read_text())
     assert [run["hit@1"] for run in found["rows"]["SFT"]] == [0.375, 0.25]
     assert {name: [*row] for name, row in found["gains"].items()} == {
@@ -30,13 +31,14 @@ def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
     assert gain["value"] == pytest.approx((0.875 + 1) / 2 - 0.3125)
     assert 0 < gain["low"] < gain["value"] < gain["high"]
     assert found["gains"]["SFT"]["RL"]["value"] == -gain["value"]
-    hits, words, gains = (tmp_path / "table.md").read_text().split("\n\n")
+    hits, words, gains, order = (tmp_path / "table.md").read_text().split("\n\n")
     assert hits.splitlines()[-1].startswith("| RL | 0.938 ± 0.115 | 1.000 ± 0.000 | 0.875 ± 0.230 | 4 |")
     assert [row.split(" | ")[0] for row in words.splitlines()[2:]] == ["| SFT", "| RL"], (
         "no evidence of what is not shown"
     )
     assert words.splitlines()[-1].endswith("| 7.0 ± 0.0 |")
     assert "| +0.000 ± 0.000 |" in gains.splitlines()[-1]
+    assert [line.split(" | ")[-1] for line in order.splitlines()[2:]] == ["yes |", "no |", "undecided |"]
 
 
 @pytest.mark.slow
