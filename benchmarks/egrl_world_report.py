@@ -165,7 +165,7 @@ def plot(file: Path, rows: Rows, kinds: Mapping[str, str]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(14, 0.45 * len(rows) + 1.4))
+    figure, axes = pyplot.subplots(1, 2, sharey=True, figsize=(13, 0.34 * len(rows) + 1.2))
     names = list(rows)[::-1]
     for axis, (column, title) in zip(axes, (("hit@1", "hit@1, mean of the families"), ("iou", "box IoU")), strict=True):
         kept = [n for n in names if column == "hit@1" or kinds[n] != INPUT]
@@ -174,6 +174,6 @@ def plot(file: Path, rows: Rows, kinds: Mapping[str, str]) -> None:
         axis.barh(kept, means, xerr=errors, color=[COLORS[kinds[n]] for n in kept], capsize=3)
         for name, mean, error in zip(kept, means, errors, strict=True):
             axis.text(mean + error + 0.01, name, f"{mean:.3f}", va="center", fontsize=8)
-        axis.set(title=title, xlim=(0, 1.15))
+        axis.set(title=title, xlim=(0, 1.15), ylim=(-0.6, len(names) - 0.4))
     figure.tight_layout()
     figure.savefig(file, dpi=120)
