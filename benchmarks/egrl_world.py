@@ -234,9 +234,8 @@ def main(
     bench = Bench(folder, data, more, ways, names[reward])
     claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
     bases = [0] if bases is None else bases
-    chosen = [
-        row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest
-    ]  # two steps teach no T-CoTs
+    # Two steps teach no T-CoTs that a second turn could read.
+    chosen = [row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest]
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
     work = [(row, base, 0) for base in bases for row in (START, PERFECT, RAW)]
     work += [(row, base, seed) for seed in range(seeds) for base in bases for row in chosen]
@@ -244,6 +243,12 @@ def main(
     work = [job for job in work if bench.missing(*job)]
     needed = dict.fromkeys(base for _, base, _ in work)
     run_jobs(bench.train_base, [(recipe, base) for base in needed for recipe in ("embedder", "reasoner")], jobs)
+    # What several jobs begin with, so that no two train it at once.
+    rewarded = {row: REWARDED[row] for row, *_ in work if row in REWARDED}
+    starts = {(rewarded[row].start, base) for row, base, _ in work if row in rewarded and rewarded[row].start}
+    run_jobs(bench.taught, sorted(starts), jobs)
+    turned = [(REWARDED[bench.main], base, seed) for row, base, seed in work if row == TURNS]
+    run_jobs(bench.rewarded, turned, jobs)
     run_jobs(bench.run, work, jobs)
     report(folder, split, rows_of.kinds(), (START, bench.main), rows_of.ORDERINGS, 200 if smallest else 10_000)
 
