@@ -244,8 +244,7 @@ def main(
     needed = dict.fromkeys(base for _, base, _ in work)
     run_jobs(bench.train_base, [(recipe, base) for base in needed for recipe in ("embedder", "reasoner")], jobs)
     # What several jobs begin with, so that no two train it at once.
-    rewarded = {row: REWARDED[row] for row, *_ in work if row in REWARDED}
-    starts = {(rewarded[row].start, base) for row, base, _ in work if row in rewarded and rewarded[row].start}
+    starts = {(REWARDED[row].start, base) for row, base, _ in work if row in REWARDED and REWARDED[row].start}
     run_jobs(bench.taught, sorted(starts), jobs)
     turned = [(REWARDED[bench.main], base, seed) for row, base, seed in work if row == TURNS]
     run_jobs(bench.rewarded, turned, jobs)

@@ -56,10 +56,12 @@ def report(
     }
     shown = [name for name in rows if kinds[name] != INPUT]
     parts = [hit_table(rows), word_table(rows, shown), gain_table(rows, gains, beside, shown)]
-    there = [(above, below) for above, below in orderings if above in found and below in found]
-    parts.append(
-        ordering_table({p: difference(*(hits(found[n]) for n in p[::-1]), resamples=resamples) for p in there})
-    )
+    ordered = {
+        (above, below): difference(hits(found[below]), hits(found[above]), resamples=resamples)
+        for above, below in orderings
+        if above in found and below in found
+    }
+    parts.append(ordering_table(ordered))
     text = "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part) for part in parts)
     (folder / "table.md").write_text(text + "\n")
     plain = {name: {other: vars(one) for other, one in row.items()} for name, row in gains.items()}
@@ -117,10 +119,7 @@ def gain_table(
     table = [["", *heads, *(f"{name}, gained" for name in EVIDENCE)], ["---"] * (len(heads) + len(EVIDENCE) + 1)]
     first = rows.get(beside[0], ())
     for name, runs in rows.items():
-        cells = [
-            f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})" if (one := gains[name].get(other)) else ""
-            for other in beside
-        ]
+        cells = [with_interval(one) if (one := gains[name].get(other)) else "" for other in beside]
         for what in EVIDENCE:
             more = first and name in shown and name != beside[0]
             start = statistics.mean(run[what] for run in first) if more else 0.0
@@ -134,8 +133,13 @@ def ordering_table(found: Mapping[tuple[str, str], Estimate]) -> list[list[str]]
     table = [["above", "below", "hit@1 more (95 %, seeds and queries)", "it holds"], ["---"] * 4]
     for (above, below), one in found.items():
         verdict = "yes" if one.low > 0 else "no" if one.high < 0 else "undecided"
-        table.append([above, below, f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})", verdict])
+        table.append([above, below, with_interval(one), verdict])
     return table
+
+
+def with_interval(one: Estimate) -> str:
+    """A difference with its 95 % interval."""
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
 
 
 def interval(values: Sequence[float]) -> float:
