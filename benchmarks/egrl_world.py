@@ -92,8 +92,7 @@ class Bench:
 
     def train_base(self, recipe: str, base: int) -> None:
         """Train the Embedder or the Reasoner that the other rows begin with; a job of the pool."""
-        seed = [f"--seed_everything={base}"] if base else []
-        train(self.folder("base", base), recipe, *QUIET, *seed, *self.flags[recipe])
+        train(self.folder("base", base), recipe, *QUIET, *seed_of(base), *self.flags[recipe])
 
     def run(self, row: str, base: int, seed: int) -> None:
         """One row of one seed, trained and measured; a job of the pool."""
@@ -101,9 +100,8 @@ class Bench:
         runs, file = self.folder("base", base), self.file(row, f"{base}-{seed}")
         embedder = runs / EMBEDDER / "model"
         if row == RAW:
-            seeds = [f"--seed_everything={base}"] if base else []
             switch = ["--data.init_args.render.tcot", "none", *QUIET]
-            model = train(self.folder("raw", base), "embedder", *seeds, *self.flags["embedder"], *switch)
+            model = train(self.folder("raw", base), "embedder", *seed_of(base), *self.flags["embedder"], *switch)
             evaluate(file, None, model, {RAW: FIXED["raw input"]}, self.data)
         elif row == PERFECT:
             evaluate(file, None, embedder, {PERFECT: LENIENT}, self.data)
@@ -132,8 +130,7 @@ class Bench:
             source["init_args"]["teacher"] = teacher
         lessons = {"lessons": {"init_args": {"sources": sources}}}
         (folder / "teacher.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"train": {"init_args": lessons}}}}))
-        seeds = [f"--seed_everything={base}"] if base else []
-        return train(folder, "reasoner", "--config=teacher.yaml", *QUIET, *seeds, *self.flags["reasoner"])
+        return train(folder, "reasoner", "--config=teacher.yaml", *QUIET, *seed_of(base), *self.flags["reasoner"])
 
     def rewarded(self, reward: Reward, base: int, seed: int) -> Path:
         """The policy of EG-RL."""
@@ -168,6 +165,11 @@ class Bench:
         folder = self.folder(name, base)
         link(folder / EMBEDDER, self.folder("base", base) / EMBEDDER)
         return folder
+
+
+def seed_of(base: int) -> list[str]:
+    """The flags of a training of a base; 0 keeps the recipe's seed."""
+    return [f"--seed_everything={base}"] if base else []
 
 
 def link(place: Path, to: Path) -> None:

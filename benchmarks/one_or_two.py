@@ -7,8 +7,9 @@ Every system is trained from the same base on the same pairs, written up by the 
 same size and for the same number of optimizer steps: `--steps` of supervised training a model, `--rl_steps` of GRPO.
 Embed-RL has two models and so takes the supervised steps twice; what each system takes in operations stands beside its
 figures. Its Reasoner draws the families alike and learns the base's lessons as well (as the quickstart's does), the
-others draw by the mix's weights. Each system ranks by its own vectors. What is finished, by training and by system and
-seed, is not repeated.
+others draw by the mix's weights. Each system ranks by its own vectors. A query's time is taken at the end, when nothing
+else runs, on the models of the first seed. What is finished, by training and by system and seed, is not repeated: with
+what lies in `benchmarks/results/one_or_two` copied to `--out`, the report needs no model.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ SYSTEMS = {
     "latent": System(("plume",), unified("latent", "plume", ("latent",), LATENT)),
 }
 """Name → system."""
+TIMED = 16
+"""Queries a family whose time is taken, once nothing else runs."""
 
 
 def train(runs: Path, name: str, seed: int, steps: int, smallest: bool) -> None:
@@ -188,9 +191,19 @@ def run(
         started = time.monotonic()
         rows = SYSTEMS[name].measure(runs, tasks, limit)
         taken = [json.loads((runs / f"{one}.json").read_text()) for one in SYSTEMS[name].trainings]
-        costs = {what: sum(one[what] for one in taken) for what in ("flops", "steps", "seconds")}
+        costs = {what: sum(one[what] for one in taken) for what in ("flops", "steps", "cpu_seconds")}
         save(file, {"rows": {key: row.plain() for key, row in rows.items()}, "training": costs})
         print(f"{name}, seed {seed}: measured in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def time_alone(out: Path, split: str, size: int, families: list[str] | None, limit: int) -> None:
+    """Take the time that the first seed's models need for a query, system by system, unless that is done."""
+    torch.set_num_threads(1)
+    for name in SYSTEMS:
+        if (out / split / f"{name} 0.json").exists() and not (file := out / f"timing/{name}.json").exists():
+            tasks = WorldTasks("val", size, families).tasks()  # type: ignore[arg-type]  # a flag
+            rows = SYSTEMS[name].measure(out / "seed 0", tasks, limit)
+            save(file, {key: row.milliseconds() for key, row in rows.items()})
 
 
 def chains(names: Sequence[str]) -> list[list[str]]:
@@ -244,6 +257,7 @@ def main(
         seeds, steps, rl_steps, size, families, limit = 1, 2, 2, 2, families or ["vqa", "video_qa"], 4
     shared = ((steps, rl_steps), split, size, families, limit, smallest)
     run_jobs(run, [(folder, seed, chain, *shared) for seed in range(seeds) for chain in chains(wanted)], jobs)
+    time_alone(folder, split, min(size, TIMED), families, limit)
     report(folder, split, list(SYSTEMS))
 
 

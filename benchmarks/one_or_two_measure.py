@@ -47,10 +47,13 @@ class Row:
     seconds: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, means of a query."""
+        """Hits, and means of a query."""
         count = sum(map(len, self.hits.values()))
-        means = {name: getattr(self, name) / count for name in ("tokens", "latent", "thinking")}
-        return {"hits": self.hits, **means, "ms": 1000 * self.seconds / count}
+        return {"hits": self.hits, **{name: getattr(self, name) / count for name in ("tokens", "latent", "thinking")}}
+
+    def milliseconds(self) -> float:
+        """What a query took."""
+        return 1000 * self.seconds / sum(map(len, self.hits.values()))
 
 
 @dataclass

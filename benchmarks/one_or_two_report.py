@@ -19,13 +19,15 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 def read(folder: Path, split: str, order: Sequence[str]) -> Found:
-    """Every row that was measured, with what its system's training took, in order."""
+    """Every row that was measured, with what its system's training and a query take, in order."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for system in order:
+        timing = folder / f"timing/{system}.json"
+        took = json.loads(timing.read_text()) if timing.exists() else {}
         for file in sorted((folder / split).glob(f"{system} [0-9]*.json")):
             content = json.loads(file.read_text())
             for name, row in content["rows"].items():
-                found[name][file.stem.rpartition(" ")[2]] = row | {"training": content["training"]}
+                found[name][file.stem.rpartition(" ")[2]] = row | {"training": content["training"], "ms": took[name]}
     return found
 
 
@@ -48,7 +50,7 @@ def cell(one: Estimate) -> str:
 def tables(found: Found) -> str:
     """Both tables as Markdown."""
     head = ["", "seeds", "hit@1, % (95 %)", "tokens a query", "latent steps", "queries that reason, %", "ms a query"]
-    rows = [[*head, "training, TFLOP", "optimizer steps", "training, minutes"]]
+    rows = [[*head, "training, TFLOP", "optimizer steps", "training, CPU minutes"]]
     families = list(dict.fromkeys(name for runs in found.values() for row in runs.values() for name in row["hits"]))
     by_family = [["hit@1, % (95 %)", *families]]
     for name, runs in found.items():
@@ -65,7 +67,7 @@ def tables(found: Found) -> str:
                 name + (" *" if name.endswith("oracle") else ""), str(len(each)), cell(interval(runs)),
                 f"{average('tokens'):.1f}", f"{average('latent'):.0f}", f"{100 * average('thinking'):.0f}",
                 f"{average('ms'):.1f}", f"{taken('flops') / 1e12:.3g}", f"{taken('steps'):.0f}",
-                f"{taken('seconds') / 60:.1f}",
+                f"{taken('cpu_seconds') / 60:.1f}",
             ]
         )  # fmt: skip
         by_family.append([name, *(cell(interval(runs, family)) for family in families)])

@@ -25,8 +25,8 @@ def test_one_or_two(benchmark, tmp_path):
     assert 0 < gen["tokens"] <= 4
     assert (latent["tokens"], latent["latent"], latent["thinking"]) == (0, 4, 1)
     assert (tmp_path / "plot.png").is_file()
-    files = [*tmp_path.glob("seed 0/*.json"), *tmp_path.glob("test/*.json")]
-    assert len(files) == 4
+    files = [file for folder in ("seed 0", "test", "timing") for file in tmp_path.glob(f"{folder}/*.json")]
+    assert len(files) == 6
     before = {path: path.stat().st_mtime_ns for path in files}
     module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
     assert {path: path.stat().st_mtime_ns for path in files} == before
@@ -39,10 +39,12 @@ def test_the_report_of_one_or_two(benchmark, tmp_path):
     module = benchmark("one_or_two_report")
     hits = ({"a": [1.0, 0.0], "b": [1.0, 1.0]}, {"a": [0.0, 0.0], "b": [1.0, 1.0]})
     for seed, own in enumerate(hits):
-        row = {"hits": own, "tokens": 10.0 + seed, "latent": 0, "thinking": 0.5, "ms": 2.0 + seed}
-        content = {"rows": {"one": row}, "training": {"flops": 2e12, "steps": 300, "seconds": 120}}
+        row = {"hits": own, "tokens": 10.0 + seed, "latent": 0, "thinking": 0.5}
+        content = {"rows": {"one": row}, "training": {"flops": 2e12, "steps": 300, "cpu_seconds": 120}}
         (tmp_path / "test").mkdir(exist_ok=True)
         (tmp_path / f"test/one {seed}.json").write_text(json.dumps(content))
+    (tmp_path / "timing").mkdir()
+    (tmp_path / "timing/one.json").write_text(json.dumps({"one": 2.5}))
     module.report(tmp_path, "test", ["one", "absent"])
     text = (tmp_path / "table.md").read_text()
     assert "| one | 2 | 62.5 (" in text
