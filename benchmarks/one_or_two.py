@@ -6,10 +6,10 @@
 Every system is trained from the same base on the same pairs, written up by the same perfect teacher, in batches of the
 same size and for the same number of optimizer steps: `--steps` of supervised training a model, `--rl_steps` of GRPO.
 Embed-RL has two models and so takes the supervised steps twice; what each system takes in operations stands beside its
-figures. Its Reasoner draws the families alike and learns the base's lessons as well (as the quickstart's does), the
-others draw by the mix's weights. Each system ranks by its own vectors. A query's time is taken at the end, when nothing
-else runs, on the models of the first seed. What is finished, by training and by system and seed, is not repeated: with
-what lies in `benchmarks/results/one_or_two` copied to `--out`, the report needs no model.
+figures. Its Reasoner draws the families alike, the others by the mix's weights, and it goes without the base's lessons,
+of which the quickstart's learns as well. Each system ranks by its own vectors. A query's time is taken at the end, when
+nothing else runs, on the models of the first seed. What is finished, by training and by system and seed, is not
+repeated: with what lies in `benchmarks/results/one_or_two` copied to `--out`, the report needs no model.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Training:
 
 
 ONE_TEACHER = {"mix": str(MIX), "render": {"on_bad_tcot": "raise"}}
-PERFECT = {"train": {"init_args": {"lessons": {"init_args": {"sources": "the mix's"}}}}}
+PERFECT = {"train": {"class_path": "embedrl.data.TCoTLessons", "init_args": {"style": "brief"}}}
 TRAININGS = {
     "raw": Training("quickstart/embedder", "raw_embedder", changes={"mix": str(MIX), "render": {"tcot": "none"}}),
     "embedder": Training("quickstart/embedder", "quickstart_embedder", changes=ONE_TEACHER),
@@ -146,9 +146,9 @@ def train(runs: Path, name: str, seed: int, steps: int, smallest: bool) -> None:
     kind = yaml.safe_load(recipe.read_text())["model"]["class_path"].rpartition(".")[2]
     small = SMALLEST[kind] if smallest else {}
     data = training.changes | small.get("data", {})
-    if data.get("train") is not None:  # the sources as they are, for lessons have no file of a mix
+    if "train" in data:  # lessons have no file of a mix: its sources, as they are
         sources = [row["source"] for row in yaml.safe_load(MIX.read_text())]
-        data = data | {"train": {"init_args": {"lessons": {"init_args": {"sources": sources}}}}}
+        data = data | {"train": data["train"] | {"init_args": data["train"]["init_args"] | {"sources": sources}}}
     rewards = {"rewards": str(CONFIGS / f"parts/reward/{training.rewards}.yaml")} if training.rewards else {}
     counted = runs / f"runs/{training.folder}/flops.json"
     overlay = {
