@@ -27,7 +27,7 @@ from command import embedrl
 from jobs import run_jobs
 from jsonargparse import auto_cli
 from one_or_two_measure import Row, modes, two_models
-from one_or_two_report import report
+from one_or_two_report import GIVEN, report
 
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldTasks
@@ -126,8 +126,15 @@ SYSTEMS = {
             "Embed-RL, EG-RL", model(runs, "embedder"), model(runs, "egrl"), tasks, limit
         ),
     ),
+    f"Embed-RL, {GIVEN}": System(
+        ("embedder",),
+        lambda runs, tasks, limit: two_models(
+            f"Embed-RL, {GIVEN}", model(runs, "embedder"), None, tasks, limit, given=True
+        ),
+    ),
     "UME-R1, SFT": System(("ume_r1_sft",), unified("UME-R1, SFT", "ume_r1_sft", BOTH)),
     "UME-R1, RL": System(("ume_r1_sft", "ume_r1_rl"), unified("UME-R1, RL", "ume_r1_rl", BOTH)),
+    f"UME-R1, SFT, {GIVEN}": System(("ume_r1_sft",), unified(f"UME-R1, SFT, {GIVEN}", "ume_r1_sft", ("given",))),
     "RGE": System(("rge",), unified("RGE", "rge", ("query",), PRINTED)),
     "gated": System(("gate_sft", "gate_rl"), unified("gated", "gate_rl", ("gen",))),
     "latent": System(("plume",), unified("latent", "plume", ("latent",), LATENT)),

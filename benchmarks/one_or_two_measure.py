@@ -73,11 +73,12 @@ class Embedded:
         row.seconds += self.seconds
 
 
-def requests(task: RetrievalTask, role: Role) -> list[TCoTRequest]:
-    """The sides of a role, as they are written up."""
+def requests(task: RetrievalTask, role: Role, given: bool = False) -> list[TCoTRequest]:
+    """The sides of a role, as they are written up; or, given, with the T-CoTs that they have."""
     own, others = (task.queries, task.candidates) if role is Role.QUERY else (task.candidates, task.queries)
     counterpart = others[0].modality
-    return [TCoTRequest(s.with_tcot(""), role, counterpart, f"{task.name} {role} {i}") for i, s in enumerate(own)]
+    sides = [side if given else side.with_tcot("") for side in own]
+    return [TCoTRequest(side, role, counterpart, f"{task.name} {role} {i}") for i, side in enumerate(sides)]
 
 
 def hits(task: RetrievalTask, queries: Tensor, candidates: Tensor) -> list[float]:
@@ -96,10 +97,15 @@ def in_batches(items: Sequence[TCoTRequest], work: Callable[[Sequence[TCoTReques
 
 
 def two_models(
-    name: str, embedder: Path, reasoner: Path | None, tasks: Sequence[RetrievalTask], limit: int
+    name: str,
+    embedder: Path,
+    reasoner: Path | None,
+    tasks: Sequence[RetrievalTask],
+    limit: int,
+    given: bool = False,
 ) -> dict[str, Row]:
-    """An Embedder that reads a Reasoner's T-CoTs, or raw sides."""
-    render = RenderOptions(tcot="none") if reasoner is None else LENIENT
+    """An Embedder that reads a Reasoner's T-CoTs, those that are given, or raw sides."""
+    render = RenderOptions(tcot="none") if reasoner is None and not given else LENIENT
     frozen, writer = FrozenEmbedder(load_embedder(str(embedder)), render, BATCH), None
     if reasoner is not None:
         writer = load_reasoner(str(reasoner))
@@ -116,10 +122,10 @@ def two_models(
         return frozen.embed(sides, [item.where for item in part], CPU), counts
 
     row = Row()
-    in_batches(requests(tasks[0], Role.QUERY)[:BATCH], work)  # what is loaded at first use is no query's time
+    in_batches(requests(tasks[0], Role.QUERY, given)[:BATCH], work)  # what is loaded at first use is no query's time
     for task in tasks:
-        queries = Embedded(*_moved(in_batches(requests(task, Role.QUERY), work)))
-        candidates, *_ = in_batches(requests(task, Role.TARGET), work)
+        queries = Embedded(*_moved(in_batches(requests(task, Role.QUERY, given), work)))
+        candidates, *_ = in_batches(requests(task, Role.TARGET, given), work)
         row.hits[task.name] = hits(task, queries.vectors, candidates)
         queries.into(row)
     return {name: row}
@@ -134,8 +140,8 @@ def modes(
 ) -> dict[str, Row]:
     """A unified model in some modes.
 
-    They are `disc`; `gen`, behind its own reasoning; `query`, where queries alone reason; `latent`; and `oracle`, an
-    upper bound: the better one of disc and gen for each query.
+    They are `disc`; `gen`, behind its own reasoning; `query`, where queries alone reason; `latent`; `given`, behind the
+    reasoning that sides have; and `oracle`, an upper bound: the better one of disc and gen for each query.
     """
     model = load_embedder(str(path))
     assert isinstance(model, UnifiedModel)
@@ -157,8 +163,12 @@ def modes(
             sides = [side.with_tcot(row[0].text) for side, row in zip(sides, rows, strict=True)]
         return vectors.embed(sides, [item.where for item in part], CPU), counts
 
+    def shown(part: Sequence[TCoTRequest]) -> tuple[Tensor, list[int]]:
+        return vectors.embed([item.side for item in part], [item.where for item in part], CPU), [0] * len(part)
+
     out: dict[str, Row] = {}
     ways = {"disc": (bare, bare), "gen": (behind, behind), "query": (behind, bare), "latent": (behind, behind)}
+    ways["given"] = (shown, shown)
     for mode in which:
         row = out[name if len(which) == 1 else f"{name}, {mode}"] = Row()
         if mode == "oracle":
@@ -166,12 +176,12 @@ def modes(
             row.hits = {f: list(map(max, disc.hits[f], gen.hits[f])) for f in gen.hits}
             row.tokens, row.thinking, row.seconds = gen.tokens, gen.thinking, disc.seconds + gen.seconds
             continue
-        ask, answer = ways[mode]
-        in_batches(requests(tasks[0], Role.QUERY)[:BATCH], ask)
+        (ask, answer), given = ways[mode], mode == "given"
+        in_batches(requests(tasks[0], Role.QUERY, given)[:BATCH], ask)
         for task in tasks:
             taken = latent if mode == "latent" else 0
-            queries = Embedded(*_moved(in_batches(requests(task, Role.QUERY), ask), taken))
-            candidates, *_ = in_batches(requests(task, Role.TARGET), answer)
+            queries = Embedded(*_moved(in_batches(requests(task, Role.QUERY, given), ask), taken))
+            candidates, *_ = in_batches(requests(task, Role.TARGET, given), answer)
             row.hits[task.name] = hits(task, queries.vectors, candidates)
             queries.into(row)
     return out

@@ -16,6 +16,8 @@ from embedrl.evaluation.seed_bootstrap import Estimate, estimate
 RESAMPLES = 2000
 Found = Mapping[str, Mapping[str, Any]]
 """Row → seed → its figures."""
+GIVEN = "teacher's T-CoTs"
+"""End of the name of a row that reads the T-CoTs of the perfect teacher, in place of what a model writes."""
 
 
 def read(folder: Path, split: str, order: Sequence[str]) -> Found:
@@ -64,14 +66,17 @@ def tables(found: Found) -> str:
 
         rows.append(
             [
-                name + (" *" if name.endswith("oracle") else ""), str(len(each)), cell(interval(runs)),
+                name + (" *" if name.endswith(("oracle", GIVEN)) else ""), str(len(each)), cell(interval(runs)),
                 f"{average('tokens'):.1f}", f"{average('latent'):.0f}", f"{100 * average('thinking'):.0f}",
-                f"{average('ms'):.1f}", f"{taken('flops') / 1e12:.3g}", f"{taken('steps'):.0f}",
-                f"{taken('cpu_seconds') / 60:.1f}",
+                "" if name.endswith(GIVEN) else f"{average('ms'):.1f}", f"{taken('flops') / 1e12:.3g}",
+                f"{taken('steps'):.0f}", f"{taken('cpu_seconds') / 60:.1f}",
             ]
         )  # fmt: skip
         by_family.append([name, *(cell(interval(runs, family)) for family in families)])
-    note = "\\* an upper bound, which looks at the answer: the better one of disc and gen for each query.\n"
+    note = (
+        "\\* an upper bound, which looks at the answer: the better one of disc and gen for each query (oracle), or the "
+        "T-CoTs of the perfect teacher in place of a model's.\n"
+    )
     return "\n".join([markdown(rows), "", note, markdown(by_family)]) + "\n"
 
 
@@ -82,14 +87,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(path: Path, found: Found) -> None:
-    """Draw hit@1 against the milliseconds that a query takes."""
+    """Draw hit@1 against the milliseconds that a query takes; rows whose T-CoTs are given have no such time."""
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(8.4, 5.2), layout="constrained")
-    for number, (name, runs) in enumerate(found.items()):
+    drawn = {name: runs for name, runs in found.items() if not name.endswith(GIVEN)}
+    for number, (name, runs) in enumerate(drawn.items()):
         got, took = interval(runs), mean(row["ms"] for row in runs.values())
         errors = [[max(0.0, 100 * (got.value - got.low))], [max(0.0, 100 * (got.high - got.value))]]
         marker = "x" if name.endswith("oracle") else "o"
@@ -99,6 +105,9 @@ def plot(path: Path, found: Found) -> None:
             markerfacecolor=f"C{number % 10}" if number < 10 else "white",
         )  # fmt: skip
     axes.set(xscale="log", xlabel="milliseconds a query", ylabel="hit@1 (%)", title="One model or two: the world")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)

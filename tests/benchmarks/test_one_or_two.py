@@ -10,12 +10,13 @@ import pytest
 @pytest.mark.filterwarnings("ignore")
 def test_one_or_two(benchmark, tmp_path):
     """A model with words and one with latent steps, at their smallest; what is finished is not repeated."""
-    module, systems = benchmark("one_or_two"), ["UME-R1, SFT", "latent"]
+    module, systems = benchmark("one_or_two"), ["UME-R1, SFT", "UME-R1, SFT, teacher's T-CoTs", "latent"]
     module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert list(scores) == ["UME-R1, SFT, disc", "UME-R1, SFT, gen", "UME-R1, SFT, oracle", "latent"]
-    disc, gen, oracle, latent = (runs["0"] for runs in scores.values())
-    for row in (disc, gen, oracle, latent):
+    modes = ["UME-R1, SFT, disc", "UME-R1, SFT, gen", "UME-R1, SFT, oracle"]
+    assert list(scores) == [*modes, *systems[1:]]
+    disc, gen, oracle, given, latent = (runs["0"] for runs in scores.values())
+    for row in (disc, gen, oracle, given, latent):
         assert set(row["hits"]) == {"vqa", "video_qa"}
         assert row["training"]["steps"] == 2
         assert row["training"]["flops"] > 1e9
@@ -23,10 +24,11 @@ def test_one_or_two(benchmark, tmp_path):
     assert oracle["hits"] == {name: list(map(max, disc["hits"][name], gen["hits"][name])) for name in gen["hits"]}
     assert (disc["tokens"], disc["latent"], disc["thinking"]) == (0, 0, 0)
     assert 0 < gen["tokens"] <= 4
+    assert (given["tokens"], given["thinking"]) == (0, 0)
     assert (latent["tokens"], latent["latent"], latent["thinking"]) == (0, 4, 1)
     assert (tmp_path / "plot.png").is_file()
     files = [file for folder in ("seed 0", "test", "timing") for file in tmp_path.glob(f"{folder}/*.json")]
-    assert len(files) == 6
+    assert len(files) == 8
     before = {path: path.stat().st_mtime_ns for path in files}
     module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
     assert {path: path.stat().st_mtime_ns for path in files} == before
@@ -59,5 +61,5 @@ def test_no_two_jobs_train_the_same(benchmark):
     assert sorted(name for chain in chains for name in chain) == sorted(module.SYSTEMS)
     taken = [{one for name in chain for one in module.SYSTEMS[name].trainings} for chain in chains]
     assert sum(map(len, taken)) == len(set().union(*taken)) == len(module.TRAININGS)
-    assert ["Embed-RL, SFT", "Embed-RL, EG-RL"] in chains
+    assert ["Embed-RL, SFT", "Embed-RL, EG-RL", "Embed-RL, teacher's T-CoTs"] in chains
     assert ["latent"] in chains
