@@ -147,6 +147,7 @@ def modes(
     assert isinstance(model, UnifiedModel)
     vectors = PolicyVectors(as_lenient(render), BATCH)
     vectors.prepare(model, None)
+    frozen = FrozenEmbedder(model, render, BATCH)  # ends a reasoning itself; a rollout has ended or not
     latent = model.latent_steps if isinstance(model, LatentModel) else 0
 
     def bare(part: Sequence[TCoTRequest]) -> tuple[Tensor, list[int]]:
@@ -164,7 +165,7 @@ def modes(
         return vectors.embed(sides, [item.where for item in part], CPU), counts
 
     def shown(part: Sequence[TCoTRequest]) -> tuple[Tensor, list[int]]:
-        return vectors.embed([item.side for item in part], [item.where for item in part], CPU), [0] * len(part)
+        return frozen.embed([item.side for item in part], [item.where for item in part], CPU), [0] * len(part)
 
     out: dict[str, Row] = {}
     ways = {"disc": (bare, bare), "gen": (behind, behind), "query": (behind, bare), "latent": (behind, behind)}

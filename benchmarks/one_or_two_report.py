@@ -29,7 +29,10 @@ def read(folder: Path, split: str, order: Sequence[str]) -> Found:
         for file in sorted((folder / split).glob(f"{system} [0-9]*.json")):
             content = json.loads(file.read_text())
             for name, row in content["rows"].items():
-                found[name][file.stem.rpartition(" ")[2]] = row | {"training": content["training"], "ms": took[name]}
+                found[name][file.stem.rpartition(" ")[2]] = row | {
+                    "training": content["training"],
+                    "ms": took.get(name),
+                }
     return found
 
 

@@ -20,7 +20,7 @@ def test_one_or_two(benchmark, tmp_path):
         assert set(row["hits"]) == {"vqa", "video_qa"}
         assert row["training"]["steps"] == 2
         assert row["training"]["flops"] > 1e9
-        assert row["ms"] > 0
+        assert row["ms"] is None if row is given else row["ms"] > 0
     assert oracle["hits"] == {name: list(map(max, disc["hits"][name], gen["hits"][name])) for name in gen["hits"]}
     assert (disc["tokens"], disc["latent"], disc["thinking"]) == (0, 0, 0)
     assert 0 < gen["tokens"] <= 4
@@ -28,7 +28,7 @@ def test_one_or_two(benchmark, tmp_path):
     assert (latent["tokens"], latent["latent"], latent["thinking"]) == (0, 4, 1)
     assert (tmp_path / "plot.png").is_file()
     files = [file for folder in ("seed 0", "test", "timing") for file in tmp_path.glob(f"{folder}/*.json")]
-    assert len(files) == 8
+    assert len(files) == 7
     before = {path: path.stat().st_mtime_ns for path in files}
     module.main(out=str(tmp_path), systems=systems, smallest=True, jobs=1)
     assert {path: path.stat().st_mtime_ns for path in files} == before
