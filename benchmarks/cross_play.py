@@ -25,6 +25,7 @@ import yaml
 from egrl_world import SMALLEST, TEACHERS, train
 from egrl_world_measure import CONFIGS, EVIDENCE, evidence, load_embedder
 from jsonargparse import auto_cli
+from markdown_table import markdown
 
 from embedrl.data.world import WorldTasks
 from embedrl.evaluation.seed_bootstrap import estimate
@@ -188,12 +189,6 @@ def interval(hits: dict[str, Sequence[float]]) -> str:
     """Mean over families, and its 95 % interval over queries."""
     got = estimate({("",): {name: np.array(values) for name, values in hits.items()}}, resamples=2000)
     return f"{got.value:.3f} ({got.low:.3f} to {got.high:.3f})"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 if __name__ == "__main__":

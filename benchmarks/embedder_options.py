@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import auto_cli
+from markdown_table import markdown
 from timing import machine
 
 from embedrl.cli import main as embedrl
@@ -222,7 +223,7 @@ def tables(scores: dict[str, list[Scores]]) -> str:
     for name, measured in STORED.items():
         means = {form: [_mean(seed[form]) for seed in scores.get(name, ())] for form in measured}
         forms.append([name, *(_spread(means.get(form, ()), ".3f") for form in FORMS)])
-    return "\n\n".join(_markdown(rows) for rows in (options, forms))
+    return "\n\n".join(markdown(rows) for rows in (options, forms))
 
 
 def _mean(values: dict[str, float]) -> float:
@@ -234,11 +235,6 @@ def _spread(values: Sequence[float], form: str) -> str:
         return ""
     text = f"{statistics.mean(values):{form}}"
     return f"{text} ± {statistics.stdev(values):{form.removeprefix('+')}}" if len(values) > 1 else text
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
 
 
 def main(out: Path = Path("runs/embedder_options"), seeds: int = 3, smallest: bool = False) -> None:

@@ -19,7 +19,7 @@ from statistics import mean
 from command import embedrl
 from jobs import run_jobs
 from jsonargparse import auto_cli
-from one_or_two_report import markdown
+from markdown_table import markdown
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embedrl.utils.atomic_files import replacing
@@ -56,9 +56,9 @@ def table(found: Mapping[str, Cosines]) -> str:
     rows = [["", "first third of the steps", "last third", "below 0, % of measurements"]]
     for layer in next(iter(found.values())):
         runs = [[value for _, value in cosines[layer]] for cosines in found.values()]
-        thirds = [(run[: max(1, len(run) // 3)], run[-max(1, len(run) // 3) :]) for run in runs]
+        third = max(1, len(runs[0]) // 3)
         every = [value for run in runs for value in run]
-        first, last = (mean(mean(pair[end]) for pair in thirds) for end in (0, 1))
+        first, last = (mean(mean(run[part]) for run in runs) for part in (slice(third), slice(-third, None)))
         rows.append([f"`{layer}`", f"{first:+.2f}", f"{last:+.2f}", f"{100 * mean(v < 0 for v in every):.0f}"])
     return markdown(rows) + "\n"
 

@@ -206,8 +206,9 @@ def run(
 def time_alone(out: Path, split: str, size: int, families: list[str] | None, limit: int) -> None:
     """Take the time that the first seed's models need for a query, system by system, unless that is done."""
     torch.set_num_threads(1)
-    for name in (name for name in SYSTEMS if not name.endswith(GIVEN)):  # there nothing is written
-        if (out / split / f"{name} 0.json").exists() and not (file := out / f"timing/{name}.json").exists():
+    for name in SYSTEMS:
+        file, measured = out / f"timing/{name}.json", (out / split / f"{name} 0.json").exists()
+        if measured and not file.exists() and not name.endswith(GIVEN):  # there nothing is written
             tasks = WorldTasks("val", size, families).tasks()  # type: ignore[arg-type]  # a flag
             rows = SYSTEMS[name].measure(out / "seed 0", tasks, limit)
             save(file, {key: row.milliseconds() for key, row in rows.items()})

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from markdown_table import markdown
 
 from embedrl.evaluation.seed_bootstrap import Estimate, estimate
 
@@ -81,12 +82,6 @@ def tables(found: Found) -> str:
         "T-CoTs of the perfect teacher in place of a model's.\n"
     )
     return "\n".join([markdown(rows), "", note, markdown(by_family)]) + "\n"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def plot(path: Path, found: Found) -> None:
