@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from egrl_world_measure import EVIDENCE, TOKENS
+from markdown_table import markdown
 
 from embedrl.evaluation.seed_bootstrap import Estimate, Seeds, difference
 
@@ -62,7 +63,7 @@ def report(
         if above in found and below in found
     }
     parts.append(ordering_table(ordered))
-    text = "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part) for part in parts)
+    text = "\n\n".join(map(markdown, parts))
     (folder / "table.md").write_text(text + "\n")
     plain = {name: {other: vars(one) for other, one in row.items()} for name, row in gains.items()}
     (folder / "scores.json").write_text(json.dumps({"rows": rows, "gains": plain}, indent=1))
@@ -101,14 +102,18 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
 def hit_table(rows: Rows) -> list[list[str]]:
     """hit@1: mean ± half of the 95 % interval over runs."""
     columns = [name for name in next(iter(rows.values()))[0] if name not in (*EVIDENCE, TOKENS)]
-    table = [["", *columns, "runs"], ["---"] * (len(columns) + 2)]
-    return table + [[name, *(cell(runs, c) for c in columns), str(len(runs))] for name, runs in rows.items()]
+    return [
+        ["", *columns, "runs"],
+        *([name, *(cell(runs, c) for c in columns), str(len(runs))] for name, runs in rows.items()),
+    ]
 
 
 def word_table(rows: Rows, shown: Sequence[str]) -> list[list[str]]:
     """How T-CoTs compare with the perfect teacher's, and what they cost."""
-    table = [["", *EVIDENCE, TOKENS], ["---"] * (len(EVIDENCE) + 2)]
-    return table + [[n, *(cell(rows[n], c) for c in EVIDENCE), cell(rows[n], TOKENS, ".1f")] for n in shown]
+    return [
+        ["", *EVIDENCE, TOKENS],
+        *([name, *(cell(rows[name], c) for c in EVIDENCE), cell(rows[name], TOKENS, ".1f")] for name in shown),
+    ]
 
 
 def gain_table(
@@ -116,7 +121,7 @@ def gain_table(
 ) -> list[list[str]]:
     """What a row has more than others: hit@1 with the bootstrap's interval over seeds and queries; evidence."""
     heads = [f"hit@1 less that of {other} (95 %, seeds and queries)" for other in beside]
-    table = [["", *heads, *(f"{name}, gained" for name in EVIDENCE)], ["---"] * (len(heads) + len(EVIDENCE) + 1)]
+    table = [["", *heads, *(f"{name}, gained" for name in EVIDENCE)]]
     first = rows.get(beside[0], ())
     for name, runs in rows.items():
         cells = [with_interval(one) if (one := gains[name].get(other)) else "" for other in beside]
@@ -130,7 +135,7 @@ def gain_table(
 
 def ordering_table(found: Mapping[tuple[str, str], Estimate]) -> list[list[str]]:
     """Whether a row is above another: it is, it is not, or the interval has 0 inside."""
-    table = [["above", "below", "hit@1 more (95 %, seeds and queries)", "it holds"], ["---"] * 4]
+    table = [["above", "below", "hit@1 more (95 %, seeds and queries)", "it holds"]]
     for (above, below), one in found.items():
         verdict = "yes" if one.low > 0 else "no" if one.high < 0 else "undecided"
         table.append([above, below, with_interval(one), verdict])

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
+import markdown_table
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -154,8 +155,7 @@ def peak_mib(call: Callable[[], object]) -> float:
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows as a Markdown table; the first row's keys are the columns."""
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns), *([_cell(row.get(c, "")) for c in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table.markdown([columns, *([_cell(row.get(c, "")) for c in columns] for row in rows)])
 
 
 def _cell(value: object) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from command import embedrl
 from jsonargparse import auto_cli
+from markdown_table import markdown
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embedrl.data.world import WorldTasks
@@ -80,7 +81,7 @@ def main(
     tasks = WorldTasks(split="test", size=size).tasks()
     names = [task.name for task in tasks]
     chance = {task.name: statistics.mean(len(right) / len(task.candidates) for right in task.qrels) for task in tasks}
-    table = [["hit@1, mean ± sd of " + f"{seeds} seeds", "mean of all", *names], ["---"] * (len(names) + 2)]
+    table = [["hit@1, mean ± sd of " + f"{seeds} seeds", "mean of all", *names]]
     for name in ROWS:
         cells = []
         for column in ("", *names):
@@ -90,7 +91,7 @@ def main(
         table.append([name, *cells])
     table.append(["chance", *(f"{c:.3f}" for c in (statistics.mean(chance.values()), *chance.values()))])
     table.append(["queries / candidates", "", *(f"{len(task.queries)} / {len(task.candidates)}" for task in tasks)])
-    text = "\n".join("| " + " | ".join(row) + " |" for row in table)
+    text = markdown(table)
     (Path(out) / "table.md").write_text(text + "\n")
     print(text)
 
