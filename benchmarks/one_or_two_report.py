@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from markdown_table import markdown
 
-from embedrl.evaluation.seed_bootstrap import Estimate, estimate
+from embedrl.evaluation.seed_bootstrap import Estimate, Runs, difference, estimate
 
 RESAMPLES = 2000
 Found = Mapping[str, Mapping[str, Any]]
 """Row → seed → its figures."""
 GIVEN = "teacher's T-CoTs"
 """End of the name of a row that reads the T-CoTs of the perfect teacher, in place of what a model writes."""
+BESIDE = "Embed-RL, SFT"
+"""The row that every other is compared with, seed by seed and query by query."""
 
 
 def read(folder: Path, split: str, order: Sequence[str]) -> Found:
@@ -39,23 +41,37 @@ def read(folder: Path, split: str, order: Sequence[str]) -> Found:
 
 def interval(runs: Mapping[str, Any], family: str | None = None) -> Estimate:
     """hit@1 of a row, or of one family of it, with its 95 % interval over seeds and queries."""
-    kept: dict[tuple[str, ...], dict[str, Any]] = {
+    return estimate(hits(runs, family), resamples=RESAMPLES)
+
+
+def hits(runs: Mapping[str, Any], family: str | None = None) -> Runs:
+    """Hits of a row, or of one family of it, as the bootstrap takes them."""
+    return {
         (f"seed {seed}",): {
             name: np.array(values) for name, values in row["hits"].items() if family is None or name == family
         }
         for seed, row in runs.items()
     }
-    return estimate(kept, resamples=RESAMPLES)
 
 
-def cell(one: Estimate) -> str:
+def cell(one: Estimate, sign: str = "") -> str:
     """A figure with its interval, in per cent."""
-    return f"{100 * one.value:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})"
+    value, low, high = (f"{100 * figure:{sign}.1f}" for figure in (one.value, one.low, one.high))
+    return f"{value} ({low} to {high})"
 
 
 def tables(found: Found) -> str:
     """Both tables as Markdown."""
-    head = ["", "seeds", "hit@1, % (95 %)", "tokens a query", "latent steps", "queries that reason, %", "ms a query"]
+    head = [
+        "",
+        "seeds",
+        "hit@1, % (95 %)",
+        f"less {BESIDE}",
+        "tokens a query",
+        "latent steps",
+        "queries that reason, %",
+        "ms a query",
+    ]
     rows = [[*head, "training, TFLOP", "optimizer steps", "training, CPU minutes"]]
     families = list(dict.fromkeys(name for runs in found.values() for row in runs.values() for name in row["hits"]))
     by_family = [["hit@1, % (95 %)", *families]]
@@ -68,9 +84,12 @@ def tables(found: Found) -> str:
         def taken(what: str, each: Sequence[Any] = each) -> float:
             return mean(float(row["training"][what]) for row in each)
 
+        beside = ""
+        if BESIDE in found and name != BESIDE:
+            beside = cell(difference(hits(found[BESIDE]), hits(runs), resamples=RESAMPLES), "+")
         rows.append(
             [
-                name + (" *" if name.endswith(("oracle", GIVEN)) else ""), str(len(each)), cell(interval(runs)),
+                name + (" *" if name.endswith(("oracle", GIVEN)) else ""), str(len(each)), cell(interval(runs)), beside,
                 f"{average('tokens'):.1f}", f"{average('latent'):.0f}", f"{100 * average('thinking'):.0f}",
                 "" if name.endswith(GIVEN) else f"{average('ms'):.1f}", f"{taken('flops') / 1e12:.3g}",
                 f"{taken('steps'):.0f}", f"{taken('cpu_seconds') / 60:.1f}",

@@ -39,18 +39,24 @@ def test_one_or_two(benchmark, tmp_path):
 def test_the_report_of_one_or_two(benchmark, tmp_path):
     """Means over seeds, families and queries, computed by hand."""
     module = benchmark("one_or_two_report")
-    hits = ({"a": [1.0, 0.0], "b": [1.0, 1.0]}, {"a": [0.0, 0.0], "b": [1.0, 1.0]})
-    for seed, own in enumerate(hits):
-        row = {"hits": own, "tokens": 10.0 + seed, "latent": 0, "thinking": 0.5}
-        content = {"rows": {"one": row}, "training": {"flops": 2e12, "steps": 300, "cpu_seconds": 120}}
-        (tmp_path / "test").mkdir(exist_ok=True)
-        (tmp_path / f"test/one {seed}.json").write_text(json.dumps(content))
+    rows = {
+        "one": ({"a": [1.0, 0.0], "b": [1.0, 1.0]}, {"a": [0.0, 0.0], "b": [1.0, 1.0]}),
+        module.BESIDE: ({"a": [1.0, 1.0], "b": [1.0, 1.0]}, {"a": [1.0, 1.0], "b": [1.0, 1.0]}),
+    }
+    (tmp_path / "test").mkdir()
     (tmp_path / "timing").mkdir()
-    (tmp_path / "timing/one.json").write_text(json.dumps({"one": 2.5}))
-    module.report(tmp_path, "test", ["one", "absent"])
+    for name, hits in rows.items():
+        for seed, own in enumerate(hits):
+            row = {"hits": own, "tokens": 10.0 + seed, "latent": 0, "thinking": 0.5}
+            content = {"rows": {name: row}, "training": {"flops": 2e12, "steps": 300, "cpu_seconds": 120}}
+            (tmp_path / f"test/{name} {seed}.json").write_text(json.dumps(content))
+        (tmp_path / f"timing/{name}.json").write_text(json.dumps({name: 2.5}))
+    module.report(tmp_path, "test", ["one", module.BESIDE, "absent"])
     text = (tmp_path / "table.md").read_text()
     assert "| one | 2 | 62.5 (" in text
+    assert ") | -37.5 (" in text
     assert ") | 10.5 | 0 | 50 | 2.5 | 2 | 300 | 2.0 |" in text
+    assert f"| {module.BESIDE} | 2 | 100.0 (100.0 to 100.0) |  | 10.5 |" in text
     assert "| one | 25.0 (" in text
     assert "| 100.0 (100.0 to 100.0) |" in text
 
