@@ -48,20 +48,12 @@ def report(
     found = read(folder / split, kinds)
     rows = {name: [flat(scores) for scores in runs.values()] for name, runs in found.items()}
     gains = {
-        name: {
-            other: difference(hits(found[other]), hits(runs), resamples=resamples)
-            for other in beside
-            if other != name and other in found
-        }
-        for name, runs in found.items()
+        name: {other: gain for other in beside if other != name and (gain := above(found, name, other, resamples))}
+        for name in found
     }
     shown = [name for name in rows if kinds[name] != INPUT]
-    parts = [hit_table(rows), word_table(rows, shown), gain_table(rows, gains, beside, shown)]
-    ordered = {
-        (above, below): difference(hits(found[below]), hits(found[above]), resamples=resamples)
-        for above, below in orderings
-        if above in found and below in found
-    }
+    parts = [hit_table(rows), word_table(rows, shown), gain_table(found, gains, beside, shown)]
+    ordered = {pair: gain for pair in orderings if (gain := above(found, *pair, resamples))}
     parts.append(ordering_table(ordered))
     text = "\n\n".join(map(markdown, parts))
     (folder / "table.md").write_text(text + "\n")
@@ -79,6 +71,13 @@ def read(folder: Path, order: Mapping[str, str]) -> Found:
         for name, scores in json.loads(file.read_text()).items():
             found[name][f"base {base}", f"seed {seed}"] = scores
     return {name: found[name] for name in order if name in found}
+
+
+def above(found: Found, first: str, second: str, resamples: int) -> Estimate | None:
+    """What a row has more than another one, by the runs whose base both have; None if there are none."""
+    bases = {base for base, _ in found.get(first, ())} & {base for base, _ in found.get(second, ())}
+    more, less = ({key: run for key, run in found.get(row, {}).items() if key[0] in bases} for row in (first, second))
+    return difference(hits(less), hits(more), resamples=resamples) if bases else None
 
 
 def hits(runs: Mapping[Seeds, dict[str, Any]]) -> dict[Seeds, dict[str, np.ndarray[Any, Any]]]:
@@ -117,18 +116,20 @@ def word_table(rows: Rows, shown: Sequence[str]) -> list[list[str]]:
 
 
 def gain_table(
-    rows: Rows, gains: Mapping[str, Mapping[str, Estimate]], beside: Sequence[str], shown: Sequence[str]
+    found: Found, gains: Mapping[str, Mapping[str, Estimate]], beside: Sequence[str], shown: Sequence[str]
 ) -> list[list[str]]:
-    """What a row has more than others: hit@1 with the bootstrap's interval over seeds and queries; evidence."""
+    """What a row has more than others on the same base: hit@1 with the bootstrap's interval, evidence."""
     heads = [f"hit@1 less that of {other} (95 %, seeds and queries)" for other in beside]
     table = [["", *heads, *(f"{name}, gained" for name in EVIDENCE)]]
-    first = rows.get(beside[0], ())
-    for name, runs in rows.items():
+    for name, runs in found.items():
         cells = [with_interval(one) if (one := gains[name].get(other)) else "" for other in beside]
+        first = found.get(beside[0], {}) if name in shown and name != beside[0] else {}
         for what in EVIDENCE:
-            more = first and name in shown and name != beside[0]
-            start = statistics.mean(run[what] for run in first) if more else 0.0
-            cells.append(cell([{what: run[what] - start} for run in runs], what, "+.3f") if more else "")
+            more = []
+            for (base, _), run in runs.items():
+                if start := [one[what] for key, one in first.items() if key[0] == base and what in one]:
+                    more.append({what: run[what] - statistics.mean(start)})
+            cells.append(cell(more, what, "+.3f"))
         table.append([name, *cells])
     return table
 
@@ -179,10 +180,10 @@ def plot(file: Path, rows: Rows, kinds: Mapping[str, str]) -> None:
     for axis, (column, title) in zip(axes, (("hit@1", "hit@1, mean of the families"), ("iou", "box IoU")), strict=True):
         kept = [n for n in names if column == "hit@1" or kinds[n] != INPUT]
         means = [statistics.mean(r[column] for r in rows[n]) for n in kept]
-        errors = [0.0 if math.isnan(e := interval([r[column] for r in rows[n]])) else e for n in kept]
+        errors = [interval([r[column] for r in rows[n]]) for n in kept]  # NaN, of one run: none is drawn
         axis.barh(kept, means, xerr=errors, color=[COLORS[kinds[n]] for n in kept], capsize=3)
         for name, mean, error in zip(kept, means, errors, strict=True):
-            axis.text(mean + error + 0.01, name, f"{mean:.3f}", va="center", fontsize=8)
+            axis.text(mean + np.nan_to_num(error) + 0.01, name, f"{mean:.3f}", va="center", fontsize=8)
         axis.set(title=title, xlim=(0, 1.15), ylim=(-0.6, len(names) - 0.4))
     figure.tight_layout()
     figure.savefig(file, dpi=120)

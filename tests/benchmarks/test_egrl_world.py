@@ -31,6 +31,7 @@ def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
     assert gain["value"] == pytest.approx((0.875 + 1) / 2 - 0.3125)
     assert 0 < gain["low"] < gain["value"] < gain["high"]
     assert found["gains"]["SFT"]["RL"]["value"] == -gain["value"]
+    assert found["gains"]["seen"]["SFT"]["value"] == -0.375, "by the base that both have"
     hits, words, gains, order = (tmp_path / "table.md").read_text().split("\n\n")
     assert hits.splitlines()[-1].startswith("| RL | 0.938 ± 0.115 | 1.000 ± 0.000 | 0.875 ± 0.230 | 4 |")
     assert [row.split(" | ")[0] for row in words.splitlines()[2:]] == ["| SFT", "| RL"], (
