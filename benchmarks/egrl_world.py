@@ -119,8 +119,8 @@ class Bench:
                 search(place, f"{row}, {name}", model, embedder, mode, how, self.data)
 
     def file(self, row: str, run: str) -> Path:
-        """Where the scores of a run go."""
-        return self.out / self.data.split / f"{row} {run}.json"
+        """Where the scores of a run go; a name that Windows takes as well."""
+        return self.out / self.data.split / f"{row.replace(':', '')} {run}.json"
 
     def taught(self, teacher: str, base: int) -> Path:
         """The Reasoner with another teacher, on the same pairs."""

@@ -1,6 +1,7 @@
 """The house is as the documentation says: tests mirror modules, files stay small, names say what they mean."""
 
 import ast
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def test_a_test_file_stands_where_its_module_does(test):
 def test_files_are_one_idea_each():
     long = {str(path): count for path in PACKAGE.rglob("*.py") if (count := len(path.open().readlines())) > LONGEST}
     assert not long
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_a_clone_can_be_checked_out_on_windows():
+    names = (
+        subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
+    )
+    assert len(names) > 100
+    assert not [name for name in names if set(name) & set('<>:"\\|?*')]
 
 
 def test_every_room_says_what_it_holds():
