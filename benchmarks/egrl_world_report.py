@@ -48,12 +48,12 @@ def report(
     found = read(folder / split, kinds)
     rows = {name: [flat(scores) for scores in runs.values()] for name, runs in found.items()}
     gains = {
-        name: {other: gain for other in beside if other != name and (gain := above(found, name, other, resamples))}
+        name: {other: gain for other in beside if other != name and (gain := gain_over(found, name, other, resamples))}
         for name in found
     }
     shown = [name for name in rows if kinds[name] != INPUT]
     parts = [hit_table(rows), word_table(rows, shown), gain_table(found, gains, beside, shown)]
-    ordered = {pair: gain for pair in orderings if (gain := above(found, *pair, resamples))}
+    ordered = {pair: gain for pair in orderings if (gain := gain_over(found, *pair, resamples))}
     parts.append(ordering_table(ordered))
     text = "\n\n".join(map(markdown, parts))
     (folder / "table.md").write_text(text + "\n")
@@ -73,7 +73,7 @@ def read(folder: Path, order: Mapping[str, str]) -> Found:
     return {name: found[name] for name in order if name in found}
 
 
-def above(found: Found, first: str, second: str, resamples: int) -> Estimate | None:
+def gain_over(found: Found, first: str, second: str, resamples: int) -> Estimate | None:
     """What a row has more than another one, by the runs whose base both have; None if there are none."""
     bases = {base for base, _ in found.get(first, ())} & {base for base, _ in found.get(second, ())}
     more, less = ({key: run for key, run in found.get(row, {}).items() if key[0] in bases} for row in (first, second))
