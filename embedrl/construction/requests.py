@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -32,6 +33,8 @@ def run_requests(
     patience: int,
 ) -> Counter[str]:
     """Send one request per job, several at a time.
+
+    An error that stops the run lets the requests under way end first, so that their answers are kept.
 
     Args:
         vlm: The model: provides the session and the concurrency.
@@ -63,6 +66,19 @@ def run_requests(
         console=Console(stderr=True),
     )
     outcomes: Counter[str] = Counter()
+    stopped: list[Exception] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def stopping() -> Iterator[None]:
+        """Keep the error of the block, so that its task group does not cancel the requests under way."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised once the requests have ended
+            stopped.append(error)
+            if len(stopped) == 1 and (others := len(tasks - {asyncio.current_task()})):
+                progress.console.print(f"{title}: stops once the requests under way ({others}) have ended")
+
     with progress:
         bar = progress.add_task(title, total=total, outcomes="")
         without_answer = 0
@@ -87,20 +103,31 @@ def run_requests(
             counts = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
             progress.update(bar, advance=1, outcomes=counts)
 
+        async def under_way(job: T) -> None:
+            with stopping():
+                await one(job)
+
         async def everything() -> None:
             gate = asyncio.Semaphore(vlm.concurrency)
-            async with vlm.session(), asyncio.TaskGroup() as group:
-                while (job := await asyncio.to_thread(next, jobs, _END)) is not _END:
-                    if job is None:
-                        progress.advance(bar)
-                        continue
-                    await gate.acquire()
-                    group.create_task(one(job)).add_done_callback(lambda _: gate.release())  # type: ignore[arg-type]
 
-        try:
-            asyncio.run(everything())
-        except ExceptionGroup as group:
-            raise _first(group) from group
+            def ended(task: asyncio.Task[None]) -> None:
+                tasks.discard(task)
+                gate.release()
+
+            async with vlm.session(), asyncio.TaskGroup() as group:
+                with stopping():
+                    while not stopped and (job := await asyncio.to_thread(next, jobs, _END)) is not _END:
+                        if job is None:
+                            progress.advance(bar)
+                            continue
+                        await gate.acquire()
+                        if not stopped:
+                            tasks.add(task := group.create_task(under_way(job)))  # type: ignore[arg-type]
+                            task.add_done_callback(ended)
+
+        asyncio.run(everything())
+    if stopped:  # a bug is shown rather than bad input or an endpoint that is down
+        raise next((error for error in stopped if not isinstance(error, EmbedRLError)), stopped[0])
     return outcomes
 
 
@@ -114,11 +141,3 @@ def _given_up(vlm: VLM, failure: NoAnswer, number: int) -> str:
         f"{vlm.where}: {many}: {failure}: check that the server runs, its address, model and key, then start again: "
         "what was answered is kept"
     )
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The one exception of a group to show: a bug rather than an `EmbedRLError`."""
-    flat: list[Exception] = []
-    for error in group.exceptions:
-        flat.append(_first(error) if isinstance(error, ExceptionGroup) else error)
-    return next((error for error in flat if not isinstance(error, EmbedRLError)), flat[0])

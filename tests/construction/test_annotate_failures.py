@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from chat_server import asked_text, completion, serving, valid_tcot
@@ -106,6 +107,45 @@ def test_broken_rows_and_pictures(tmp_path, capsys):
     told = {(row["dataset"], row["id"]): row for row in lines(tmp_path / "out" / "left_out.jsonl")}
     assert "images/2.png" in told["mmeb", "2"]["detail"]
     assert "mmeb/3" in told["mmeb", "row 3"]["detail"]
+
+
+@pytest.mark.parametrize("why", ["broken row", "broken picture", "no answer"])
+def test_requests_under_way_end_before_the_run_does(tmp_path, why, capsys):
+    """They are paid for: the run that goes on must not ask them again."""
+    mix = released(tmp_path, rows=4)
+    root = tmp_path / "data"
+    rows = json.loads((root / "mmeb.json").read_text())
+    if why == "broken row":
+        rows[3] = {"qry": 1}
+        (root / "mmeb.json").write_text(json.dumps(rows))
+    elif why == "broken picture":
+        (root / "images/3.png").write_bytes(b"no picture")
+    stopping, refuse = threading.Event(), why == "no answer"
+
+    def slow(body):
+        if refuse and "thing 3" in asked_text(body):
+            return 400, "too long"
+        stopping.wait(30)
+        return valid_tcot(body)
+
+    def ended():
+        """Let the server answer once the run says that it stops."""
+        told = ""
+        while "stops once" not in told:
+            told += capsys.readouterr().err
+            time.sleep(0.05)
+        stopping.set()
+
+    with serving(slow) as server:
+        watch = threading.Thread(target=ended, daemon=True)
+        watch.start()
+        skip = ("--on_bad", "skip", "--max_bad", 0) if why == "broken row" else ()
+        assert annotate(mix, server, tmp_path / "out", *skip, concurrency=8) == 1
+        watch.join()
+        assert len(lines(tmp_path / "out/tcots.jsonl")) == len(server.asked) - refuse > 0
+        refuse = False
+        assert annotate(mix, server, tmp_path / "out", "--on_bad", "skip") == 0
+        assert len(server.asked) - len(set(server.asked)) == (why == "no answer")
 
 
 @pytest.mark.parametrize(
