@@ -4,9 +4,9 @@
     python benchmarks/cross_play.py --bases '[1, 2, 3]'
 
 Writers are the SFT Reasoner, EG-RL's policy and the perfect teacher. Each combination is ranked by the Embedder that
-gave the rewards, and by that of the next base, which never did: what only the first understands is a code between it and
-the policy. Beside it stand the share of truthful answers and how well the evidence fits, by writer and side. What is
-finished is not repeated.
+gave the rewards, and by that of the next base, which never did: what only the first understands is a code between it
+and the policy. Beside it stand the share of truthful answers and how well the evidence fits. What is finished is not
+repeated.
 """
 
 from __future__ import annotations

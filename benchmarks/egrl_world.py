@@ -4,6 +4,7 @@
     python benchmarks/egrl_world.py --rows all       # the ablations, the control, and SFT from other teachers as well
     python benchmarks/egrl_world.py --rows all --seeds 1 --bases '[0, 1, 2]'   # other seeds of all three trainings
     python benchmarks/egrl_world.py --teachers perfect --reward outcome_only   # one teacher for the Embedder, no labels
+    python benchmarks/egrl_world.py --teachers annotator --reward outcome_only # Embedder and Reasoner have the same one
     python benchmarks/egrl_world.py --smallest true --out /tmp/small           # checks the code alone
 
 Runs the three recipes of `configs/quickstart` one after another: the Embedder, the Reasoner (T-CoTs of the annotator),
@@ -34,8 +35,6 @@ from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
 from embedrl.inference.frozen_embedder import LENIENT
 
 QUICKSTART, REWARDS = CONFIGS / "quickstart", CONFIGS / "parts/reward"
-TEACHERS: dict[str, list[str]] = {"both": [], "perfect": [f"--config={CONFIGS / 'parts/perfect_teacher.yaml'}"]}
-"""Whose T-CoTs the Embedder learns from → flags of its recipe."""
 SHORT = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--data.init_args.batch_size=4"]
 SMALLEST: dict[str, list[str]] = {
     "embedder": [*SHORT, "--data.init_args.sub_batch_size=2"],
@@ -167,6 +166,20 @@ class Bench:
         return folder
 
 
+def taught_by(teachers: Literal["both", "perfect", "annotator"], folder: Path) -> list[str]:
+    """The flags of the Embedder's recipe for whose T-CoTs it learns from; a mix that it takes goes to the folder."""
+    if teachers == "perfect":
+        return [f"--config={CONFIGS / 'parts/perfect_teacher.yaml'}"]
+    if teachers == "both":
+        return []
+    rows = yaml.safe_load((CONFIGS / "parts/mix/world_two_teachers.yaml").read_text())
+    for row in rows:  # the same pairs in other words
+        row["source"]["init_args"]["teacher"] = teachers
+    mix = folder / f"{teachers}.yaml"
+    mix.write_text(yaml.safe_dump(rows))
+    return [f"--data.init_args.mix={mix}"]
+
+
 def seed_of(base: int) -> list[str]:
     """The flags of a training of a base; 0 keeps the recipe's seed."""
     return [f"--seed_everything={base}"] if base else []
@@ -198,7 +211,7 @@ def main(
     bases: list[int] | None = None,
     jobs: int = 2,
     rows: str | list[str] = "main",
-    teachers: Literal["both", "perfect"] = "both",
+    teachers: Literal["both", "perfect", "annotator"] = "both",
     reward: str = "evidence",
     searched: bool = True,
     split: str = "test",
@@ -214,7 +227,8 @@ def main(
         bases: Seeds of the Embedder and the SFT Reasoner, each of which has `seeds` runs of EG-RL; None: 0 alone.
         jobs: Runs at a time, one thread each; 1 runs them in this process.
         rows: `main`, `all`, or names of `REWARDED` and `TAUGHT`, or `TURNS`.
-        teachers: Whose T-CoTs the Embedder learns from.
+        teachers: Whose T-CoTs the Embedder learns from: the quickstart's two, or one. The generic annotator is the
+            Reasoner's.
         reward: The preset of the main row.
         searched: Whether T-CoTs are searched for with the main row's policies as well.
         split: `test`; `val` to choose a recipe by; `test2`.
@@ -227,14 +241,14 @@ def main(
         raise SystemExit(f"--reward: no {reward!r}; give one of {', '.join(names)}")
     folder = Path(out).resolve()
     seeds, data = (1, Data(split, 2, 8)) if smallest else (seeds, Data(split, size))
+    claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
     more = {recipe: SMALLEST[recipe] if smallest else [] for recipe in SMALLEST}
-    more["embedder"] = [*TEACHERS[teachers], *more["embedder"]]
+    more["embedder"] = [*taught_by(teachers, folder), *more["embedder"]]
     more["egrl"] = [*more["egrl"], *(flags or [])]
     ways = SEARCHES if searched else {}
     if smallest:
         ways = {name: (mode, replace(how, samples=2, branches=2, rounds=1)) for name, (mode, how) in ways.items()}
     bench = Bench(folder, data, more, ways, names[reward])
-    claim(folder, {"teachers": teachers, "flags": flags or [], "smallest": smallest})
     bases = [0] if bases is None else bases
     # Two steps teach no T-CoTs that a second turn could read.
     chosen = [row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest]

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from embedrl.cli import main as cli
+from embedrl.data.mix import MixRow
 
 
 def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
@@ -112,6 +114,22 @@ def test_the_second_turn_begins_with_the_main_row(benchmark, tmp_path, monkeypat
     base = first[1]["model.init_args.backbone.init_args.path"]
     assert (folder / base).resolve() == tmp_path / "base_base_3/runs/quickstart_embedder/model"
     assert (folder / first[0]["mix"]).is_file()
+
+
+def test_the_embedder_may_learn_from_the_reasoners_teacher(benchmark, tmp_path):
+    """The pairs of the quickstart's mix in the generic annotator's words."""
+    module = benchmark("egrl_world")
+    [flag] = module.taught_by("annotator", tmp_path)
+    name, _, mix = flag.partition("=")
+    assert name == "--data.init_args.mix"
+    parser = ArgumentParser()
+    parser.add_argument("--mix", type=list[MixRow], sub_configs=True)
+    mixes = (mix, module.CONFIGS / "parts/mix/world_two_teachers.yaml")
+    mine, quickstart = (parser.instantiate(parser.parse_args([f"--mix={path}"])).mix for path in mixes)
+    assert len(mine) == len(quickstart)
+    assert {row.source.teacher for row in mine} == {"annotator"}
+    ids = [[(row.label, row.weight, row.source[0].id) for row in rows] for rows in (mine, quickstart)]
+    assert ids[0] == ids[1]
 
 
 @pytest.mark.slow
