@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,19 +27,24 @@ import yaml
 from command import embedrl
 from egrl_world_measure import CONFIGS, Data, evaluate, search
 from egrl_world_report import report
-from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward
+from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward, Search
+from egrl_world_steps import PAIRS, train_step_model
 from jobs import run_jobs
 from jsonargparse import auto_cli
 
-from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
+from embedrl.evaluation.search_options import SearchOptions
 from embedrl.inference.frozen_embedder import LENIENT
+from embedrl.inference.step_model import StepModel
 
 QUICKSTART, REWARDS = CONFIGS / "quickstart", CONFIGS / "parts/reward"
 SHORT = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--data.init_args.batch_size=4"]
+FEW = ["--model.init_args.group_size=2", "--model.init_args.rollout.max_new_tokens=4"]
 SMALLEST: dict[str, list[str]] = {
     "embedder": [*SHORT, "--data.init_args.sub_batch_size=2"],
     "reasoner": SHORT,
-    "egrl": [*SHORT, "--model.init_args.group_size=2", "--model.init_args.rollout.max_new_tokens=4"],
+    "egrl": [*SHORT, *FEW],
+    "rollouts": FEW,
+    "steps": [*SHORT, "--data.init_args.train.init_args.balanced=false"],
 }
 """Recipe → flags that leave as little of its training as there can be."""
 EMBEDDER, REASONER = "runs/quickstart_embedder", "runs/quickstart_reasoner"
@@ -72,13 +77,15 @@ class Bench:
         flags: Recipe → more flags of its training.
         searches: Ways to search for T-CoTs with the policies of the row `main`, as `SEARCHES` has them.
         main: That row.
+        pairs: Pairs a family whose rollouts a step model learns from.
     """
 
     out: Path
     data: Data
     flags: dict[str, list[str]]
-    searches: dict[str, tuple[SearchMode, SearchOptions]]
+    searches: dict[str, Search]
     main: str
+    pairs: int = PAIRS
 
     def folder(self, name: str, base: int) -> Path:
         """Where a training runs."""
@@ -113,9 +120,12 @@ class Bench:
         else:
             model = self.rewarded(REWARDED[row], base, seed)
             evaluate(file, model, embedder, {row: LENIENT}, self.data)
-            for name, (mode, options) in self.searches.items() if row == self.main else ():
-                place, how = self.file(f"{row}, {name}", f"{base}-{seed}"), replace(options, seed=seed)
-                search(place, f"{row}, {name}", model, embedder, mode, how, self.data)
+            for name, way in self.searches.items() if row == self.main else ():
+                place = self.file(f"{row}, {name}", f"{base}-{seed}")
+                if not place.exists():
+                    steps = {"step_model": self.step_model(model, base, seed)} if way.step_model else {}
+                    how = SearchOptions(**way.options, **steps, seed=seed)
+                    search(place, f"{row}, {name}", model, embedder, way.mode, how, self.data)
 
     def file(self, row: str, run: str) -> Path:
         """Where the scores of a run go; a name that Windows takes as well."""
@@ -140,6 +150,13 @@ class Bench:
         seeds += [f"--model.init_args.rollout.seed={seed}"]
         rewards = ["--model.init_args.rewards", str(REWARDS / f"{reward.preset}.yaml")]
         return train(folder, "egrl", *seeds, *rewards, *reward.flags, *self.flags["egrl"])
+
+    def step_model(self, policy: Path, base: int, seed: int) -> StepModel:
+        """The step model of one of the main row's policies."""
+        folder = self.beside(f"steps_{seed}", base)
+        link(folder / REASONER, self.folder("base", base) / REASONER)
+        link(folder / "runs/quickstart_egrl", policy.parent)
+        return train_step_model(folder, self.pairs, self.flags["rollouts"], self.flags["steps"])
 
     def turn(self, base: int, seed: int) -> tuple[Path, Path]:
         """The policy of EG-RL's second turn, and its Embedder, trained on with the main row's T-CoTs.
@@ -247,8 +264,9 @@ def main(
     more["egrl"] = [*more["egrl"], *(flags or [])]
     ways = SEARCHES if searched else {}
     if smallest:
-        ways = {name: (mode, replace(how, samples=2, branches=2, rounds=1)) for name, (mode, how) in ways.items()}
-    bench = Bench(folder, data, more, ways, names[reward])
+        small = {"samples": 2, "branches": 2, "rounds": 1}
+        ways = {name: way._replace(options=way.options | small) for name, way in ways.items()}
+    bench = Bench(folder, data, more, ways, names[reward], 4 if smallest else PAIRS)
     bases = [0] if bases is None else bases
     # Two steps teach no T-CoTs that a second turn could read.
     chosen = [row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest]

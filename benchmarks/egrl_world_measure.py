@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldTasks
-from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
+from embedrl.evaluation.search_options import SearchMode, SearchOptions
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.inference.frozen_embedder import LENIENT, FrozenEmbedder

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from egrl_world_report import INPUT
 
 from embedrl.data.render import RenderOptions
-from embedrl.evaluation.tcot_search import SearchMode, SearchOptions
+from embedrl.evaluation.search_options import SearchMode
 from embedrl.inference.frozen_embedder import LENIENT
 
 ZONE = [
@@ -68,12 +68,30 @@ FIXED: dict[str, RenderOptions] = {
 """Rows of the Reasoner as SFT left it: name → what the Embedder sees of its T-CoTs."""
 TAUGHT: dict[str, str] = {"SFT from the careful annotator": "careful", "SFT from the perfect teacher": "perfect"}
 """Rows of Reasoners that other teachers taught: name → teacher."""
-SEARCHES: dict[str, tuple[SearchMode, SearchOptions]] = {
-    "best of 8 by agreement": ("best_of_n", SearchOptions(samples=8, choose="medoid", top_p=0.9)),
-    "best of 8 by Δs": ("best_of_n", SearchOptions(samples=8, choose="delta_s", top_p=0.9)),
-    "tree search": ("mcts", SearchOptions(top_p=0.9)),
+
+
+class Search(NamedTuple):
+    """A way to search for T-CoTs with the main row's policies.
+
+    Attributes:
+        mode: `best_of_n` or `mcts`.
+        options: Those of `SearchOptions`.
+        step_model: Whether a step model is trained for it.
+    """
+
+    mode: SearchMode
+    options: dict[str, Any]
+    step_model: bool = False
+
+
+SEARCHES: dict[str, Search] = {
+    "best of 8 by agreement": Search("best_of_n", {"samples": 8, "choose": "medoid", "top_p": 0.9}),
+    "best of 8 by Δs": Search("best_of_n", {"samples": 8, "choose": "delta_s", "top_p": 0.9}),
+    "best of 8 by a step model": Search("best_of_n", {"samples": 8, "choose": "step_model", "top_p": 0.9}, True),
+    "tree search": Search("mcts", {"top_p": 0.9}),
+    "tree search by a step model": Search("mcts", {"top_p": 0.9}, True),
 }
-"""How T-CoTs are searched for with the main row's policies: end of the row's name → mode, options."""
+"""How T-CoTs are searched for: end of the row's name → how."""
 START, RAW, PERFECT = "SFT T-CoT", "raw input, Embedder trained on it", "perfect teacher"
 TURNS = "EG-RL and Embedder in turns, the last of both"
 

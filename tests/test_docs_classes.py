@@ -69,6 +69,7 @@ COMMANDS = {
     "embedrl.construction.LocalVLM",
     "embedrl.data.datasets.Eyes17Tasks",
     "embedrl.data.datasets.OpenClipartTasks",
+    "embedrl.inference.StepModel",
 }
 """Classes of other commands than fit."""
 

@@ -26,4 +26,5 @@ from .sampler import SubBatchSampler as SubBatchSampler
 from .sft_batches import LessonSource as LessonSource
 from .sources import PairSource as PairSource
 from .sources import TaskSource as TaskSource
+from .step_lessons import StepLessons as StepLessons
 from .tcot_lessons import TCoTLessons as TCoTLessons

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from embedrl.data.inputs import ModelInputs
 from embedrl.data.on_bad import BadSample, OnBadMode
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
+from embedrl.evaluation.identity import key_of, model_identity
 from embedrl.evaluation.judged_choice import agreements
+from embedrl.evaluation.search_options import SearchMode, SearchOptions
 from embedrl.inference.best_of_n import gaps, medoid
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.section_writer import Draft, SectionWriter
 from embedrl.inference.tcot_writer import Key, TCoTRequest, places_of
 from embedrl.inference.tree_search import search
-from embedrl.rl.rewards.judge import Judge
 from embedrl.tcot.chat import reasoning_chat
 from embedrl.tcot.parser import parse
 from embedrl.tcot.prompts import Style
@@ -28,59 +29,8 @@ from embedrl.tcot.store import content_hash
 from embedrl.types import RetrievalTask, Side
 from embedrl.utils.public_names import public_path
 
-SearchMode = Literal["greedy", "best_of_n", "mcts"]
-
 MALFORMED = 1.0
 """What a finished T-CoT that departs from the template loses of its value in the tree, in units of Δs."""
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How T-CoTs are searched for at test time, without labels.
-
-    Attributes:
-        samples: `best_of_n`: T-CoTs that are drawn of a side (N).
-        choose: `best_of_n`: which of them is kept. `medoid`: the one whose vector most of the others agree with.
-            `delta_s`: the one whose vector is farthest before the next candidate. `judge`: the one from whose words a
-            judge finds what its vector finds. The last two know the candidates: they choose for queries alone, and
-            candidates keep their likeliest T-CoT.
-        judge: The judge of `judge`: `embedrl.rl.ReferenceJudge` with a `scorer`, `embedrl.rl.EndpointJudge`, your own.
-        shown: `judge`: how many of the best candidates it reads.
-        temperature: Of draws; 0 takes the likeliest token.
-        top_p: Draw among the likeliest tokens that hold this much probability.
-        branches: `mcts`: continuations of a section; the first is the likeliest, the others are drawn.
-        rounds: `mcts`: sections that are continued, a query.
-        exploration: `mcts`: C of the UCB, in units of Δs.
-        seed: Seed of the draws.
-    """
-
-    samples: int = 8
-    choose: Literal["medoid", "delta_s", "judge"] = "medoid"
-    judge: Judge | None = None
-    shown: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    branches: int = 4
-    rounds: int = 6
-    exploration: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: If a number is out of range, or a judge is missing or unused.
-        """
-        for flag, least in (("samples", 1), ("branches", 1), ("rounds", 1), ("shown", 2)):
-            if getattr(self, flag) < least:
-                raise ConfigError(f"--tcots.searching.{flag} is {getattr(self, flag)}: give {least} or more")
-        for flag in ("temperature", "exploration", "seed"):
-            if not 0 <= getattr(self, flag) < float("inf"):
-                raise ConfigError(f"--tcots.searching.{flag} is {getattr(self, flag)}: give 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"--tcots.searching.top_p is {self.top_p}: give more than 0, at most 1")
-        if (self.choose == "judge") != (self.judge is not None):
-            raise ConfigError("--tcots.searching.judge and --tcots.searching.choose judge: give both or neither")
 
 
 class Written(NamedTuple):
@@ -101,6 +51,9 @@ class TCoTSearch:
         style: Style of the prompts.
         device: Where both compute.
         rank: Rank of this process.
+
+    Raises:
+        ConfigError: If a step model is given that is not used.
     """
 
     def __init__(
@@ -119,11 +72,26 @@ class TCoTSearch:
         self._vectors = torch.empty(0)
         self._pools: dict[Key, list[int] | None] = {}
         self._good: list[int] = []
+        self._step_model = ""
+        if (step_model := options.step_model) is not None:
+            if mode == "best_of_n" and options.choose != "step_model":
+                raise ConfigError(
+                    f"--tcots.searching.step_model is given, but --tcots.searching.choose is {options.choose}: give "
+                    "step_model, or leave it out"
+                )
+            step_model.build(device)
+            own = {"style": step_model.style, "render": asdict(step_model.render)}
+            self._step_model = key_of(model_identity(step_model.generator, device) | own)
 
     @property
     def knows_candidates(self) -> bool:
-        """Whether it searches with the candidates, and therefore for queries alone."""
-        return self.mode == "mcts" or self.options.choose != "medoid"
+        """Whether it searches with the candidates."""
+        return self.mode == "mcts" or self.options.choose in ("delta_s", "judge")
+
+    @property
+    def queries_alone(self) -> bool:
+        """Whether it searches for queries alone: with the candidates, or by a step model, which knows queries."""
+        return self.knows_candidates or self.options.choose == "step_model"
 
     def identity(self, embedder: str) -> str:
         """What the T-CoTs depend on besides the Reasoner.
@@ -133,6 +101,8 @@ class TCoTSearch:
         """
         own = ("samples", "choose") if self.mode == "best_of_n" else ("branches", "rounds", "exploration")
         used = {name: getattr(self.options, name) for name in (*own, "temperature", "top_p", "seed")}
+        if self._step_model:
+            used |= {"step_model": self._step_model}
         if self.options.judge is not None:
             used |= {"judge": f"{public_path(type(self.options.judge))} {self.options.judge.name}"}
             used |= {"shown": self.options.shown}
@@ -248,10 +218,21 @@ class TCoTSearch:
         elif self.options.choose == "delta_s":
             scores = [gaps(own, self._vectors, [pool] * len(own)) for own, pool in zip(vectors, pools, strict=True)]
             picked = [max(range(len(own)), key=own.__getitem__) for own in scores]
+        elif self.options.choose == "step_model":
+            values = iter(self._values(every, [draft for group in groups for draft in group]))
+            worth = [[next(values) for _ in group] for group in groups]
+            picked = [max(range(len(own)), key=own.__getitem__) for own in worth]
         else:
             picked = self._judged(requests, groups, vectors, pools)
         kept = [group[at].text for group, at in zip(groups, picked, strict=True)]
         return [Written(text, spent) for text, spent in zip(kept, tokens, strict=True)]
+
+    def _values(self, requests: Sequence[TCoTRequest], drafts: Sequence[Draft]) -> list[float]:
+        """What the step model says of T-CoTs so far; 0 of each without one."""
+        if self.options.step_model is None:
+            return [0.0] * len(drafts)
+        sides = [item.side.with_tcot(draft.text) for item, draft in zip(requests, drafts, strict=True)]
+        return self.options.step_model.values(sides, [item.where for item in requests])
 
     def _judged(
         self,
@@ -298,10 +279,13 @@ class TCoTSearch:
             return count(numbers, drafts, [[one] for one in self.writer.rest(*some)])
 
         def value(numbers: Sequence[int], drafts: Sequence[Draft]) -> list[float]:
-            vectors = self._embedded([requests[i] for i in numbers], [draft.text for draft in drafts])
-            scores = gaps(vectors, self._vectors, [pools[i] for i in numbers])
-            broken = [draft.done and not _follows(requests[i], draft) for i, draft in zip(numbers, drafts, strict=True)]
-            return [score - MALFORMED * wrong for score, wrong in zip(scores, broken, strict=True)]
+            own = [requests[i] for i in numbers]
+            scores = gaps(
+                self._embedded(own, [draft.text for draft in drafts]), self._vectors, [pools[i] for i in numbers]
+            )
+            broken = [draft.done and not _follows(item, draft) for item, draft in zip(own, drafts, strict=True)]
+            values = self._values(own, drafts)
+            return [gap + worth - MALFORMED * wrong for gap, worth, wrong in zip(scores, values, broken, strict=True)]
 
         best = search(len(rows), expand, value, finish, self.options.rounds, self.options.exploration)
         return [Written(draft.text, tokens) for (draft, _), tokens in zip(best, spent, strict=True)]

@@ -13,7 +13,8 @@ from embedrl.data.render import RenderOptions, renders_raw
 from embedrl.distributed.collectives import gather_objects, world_size
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.identity import key_of, model_identity
-from embedrl.evaluation.tcot_search import SearchMode, SearchOptions, TCoTSearch, Written
+from embedrl.evaluation.search_options import SearchMode, SearchOptions
+from embedrl.evaluation.tcot_search import TCoTSearch, Written
 from embedrl.evaluation.vectors import VectorCache
 from embedrl.inference.frozen_embedder import FrozenEmbedder
 from embedrl.inference.section_writer import SectionWriter
@@ -195,7 +196,7 @@ class TCoTs:
     def _phases(self, requests: Mapping[Key, TCoTRequest]) -> list[tuple[list[Key], TCoTSearch | None]]:
         """Which T-CoTs are written when, and how: candidates first where the search looks at them."""
         search = self._search
-        if search is None or not search.knows_candidates:
+        if search is None or not search.queries_alone:
             return [(list(requests), search)]
         targets = [key for key, item in requests.items() if item.role is Role.TARGET]
         return [(targets, None), ([key for key in requests if key not in set(targets)], search)]

@@ -8,21 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from embedrl.data.lenient_render import as_lenient
-from embedrl.data.render import RenderOptions
-from embedrl.data.rerank_lessons import NO, YES, rerank_chat
+from embedrl.data.rerank_lessons import rerank_chat
 from embedrl.distributed.collectives import gather_objects, world_size
-from embedrl.errors import ConfigError, NonFiniteError
+from embedrl.errors import ConfigError
+from embedrl.inference.yes_no import YesNoModel
 from embedrl.metrics.ranking import GRID, Ranking
-from embedrl.models.policy_generator import PolicyGenerator
-from embedrl.tcot.prompts import Style
 from embedrl.types import Chat, RetrievalTask, Side
 
-LENIENT = as_lenient(RenderOptions())
 
-
-class Reranker:
-    """Says how surely a candidate is what a query asks for: sigmoid(log p(yes) - log p(no)).
+class Reranker(YesNoModel):
+    """Says how surely a candidate is what the query asks for: sigmoid(log p(yes) - log p(no)).
 
     Both sides are shown with their T-CoTs and evidence, if they have some. Source: the reranker of Qwen3-VL-Embedding
     (arXiv 2601.04720).
@@ -38,30 +33,7 @@ class Reranker:
         ConfigError: If the generator does not say how likely its replies are, or a number is out of range.
     """
 
-    def __init__(
-        self,
-        generator: PolicyGenerator,
-        render: RenderOptions = LENIENT,
-        style: Style = "full",
-        max_tokens: int = 8192,
-    ) -> None:
-        if not isinstance(generator, PolicyGenerator):
-            raise ConfigError(f"{type(generator).__name__} does not say how likely its replies are: it cannot rerank")
-        if max_tokens < 1:
-            raise ConfigError(f"max_tokens is {max_tokens}: give 1 or more")
-        self.generator, self.render, self.style, self.max_tokens = generator, render, style, max_tokens
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes, once it is built."""
-        device: torch.device = self.generator.network.get_input_embeddings().weight.device
-        return device
-
-    def build(self, device: torch.device) -> None:
-        """Load the weights, freeze them, move them."""
-        self.generator.build()
-        self.generator.requires_grad_(False).eval()
-        self.generator.to(device)
+    verb, noun = "rerank", "reranker"
 
     def score(self, query: Side, candidates: Sequence[Side], where: str = "") -> Tensor:
         """How surely each candidate is a yes: `logits` as probabilities, `[candidates]` in 0..1.
@@ -77,7 +49,6 @@ class Reranker:
         """
         return self.logits(query, candidates, where).sigmoid()
 
-    @torch.no_grad()
     def logits(self, query: Side, candidates: Sequence[Side], where: str = "") -> Tensor:
         """What `score` is the sigmoid of: log p(yes) - log p(no), `[candidates]`, float32, on the CPU.
 
@@ -90,20 +61,7 @@ class Reranker:
             DataError: If a side cannot be shown, or the model cannot read both at once.
             NonFiniteError: If the model gives NaN.
         """
-        chats = [self.question(query, side, where) for side in candidates]
-        if not chats:
-            return torch.empty(0)
-        was_training = self.generator.training
-        self.generator.eval()
-        try:
-            logits = self.judge(chats).float().cpu()
-        finally:
-            self.generator.train(was_training)
-        if not logits.isfinite().all():
-            raise NonFiniteError(
-                f"{where or 'query'}: the reranker's scores are NaN or infinite; look at its checkpoint"
-            )
-        return logits
+        return self.answers([self.question(query, side, where) for side in candidates], where or "query")
 
     def question(self, query: Side, candidate: Side, where: str = "") -> Chat:
         """What the model is asked about one candidate.
@@ -114,16 +72,6 @@ class Reranker:
             where: Name of the query for errors.
         """
         return rerank_chat(query, candidate, self.render, self.style, where=where)
-
-    def judge(self, chats: Sequence[Chat]) -> Tensor:
-        """Logits log p(yes) - log p(no), one for each question, `[questions]`.
-
-        Args:
-            chats: The questions.
-        """
-        choices = [[YES, NO] for _ in chats]
-        scores = torch.stack(self.generator.score_choices(chats, choices, self.max_tokens, whole=False))
-        return scores[:, 0] - scores[:, 1]
 
     def rerank(self, task: RetrievalTask, ranking: Ranking, depth: int, rank: int = 0) -> Ranking:
         """The ranking with the best candidates of every query in a new order, distributed over ranks.

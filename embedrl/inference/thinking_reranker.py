@@ -12,7 +12,8 @@ from embedrl.data.render import RenderOptions
 from embedrl.data.rerank_replies import IRRELEVANT, RELEVANT
 from embedrl.data.rerank_thoughts import verdict_chat
 from embedrl.errors import ConfigError
-from embedrl.inference.reranker import LENIENT, Reranker
+from embedrl.inference.reranker import Reranker
+from embedrl.inference.yes_no import LENIENT
 from embedrl.models.packing import cut_by_tokens
 from embedrl.models.policy_generator import PolicyGenerator
 from embedrl.tcot.prompts import Style

@@ -1,8 +1,8 @@
 """Monte-Carlo tree search over the sections of T-CoTs, for many sides in step. Source: AR-MCTS (2412.14835) §3.3.
 
 A node is a T-CoT so far. Of AR-MCTS it keeps selection by UCB, expansion into several continuations, a value from a
-step model in the place of the simulation, and the backup. Retrieval is issued again with each partial T-CoT: the value
-is read off what its vector retrieves.
+step model in the place of the simulation, and the backup. Retrieval is issued again with each partial T-CoT: how far
+what its vector retrieves lies before the rest is part of the value, or all of it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from embedrl.data.mix import check_labels
 from embedrl.errors import ConfigError
 from embedrl.rl.boundary import FEASIBLE, INFEASIBLE, Boundary, Difficulty, Values, fit_boundary, zone
 from embedrl.rl.module import EGRLModule
-from embedrl.rl.rollout_success import good_pairs, roll_out_pairs
+from embedrl.rl.rollout_success import good_pairs, roll_out_pairs, share
 
 AHEAD = 16
 """After this many batches a measurement holds: those before may have been fetched already."""
@@ -73,14 +73,14 @@ class KeepInPartialZone(Callback):
             count = min(len(blocks), max(1, round(self.pairs / data.block_size)))
             picked = rng.sample(blocks, count)
             rows = [i for block in picked for i in range(block * data.block_size, (block + 1) * data.block_size)]
-            pairs = good_pairs(pl_module, name, row.source, rows)
+            pairs = list(good_pairs(pl_module, name, row.source, rows).values())
             # A number that no step of the training has: other draws.
             results = roll_out_pairs(pl_module, pairs, -1 - step * len(data.mix) - number)
-            shares += [success for _, success in results]
+            successes = [share(attempts) for _, attempts in results]
+            shares += successes
             if results:
                 known = [self.difficulty(pairs[i].id) for i, _ in results]
-                wins = np.array([success for _, success in results])
-                laws[name] = _law(known, wins, pl_module.group_size)
+                laws[name] = _law(known, np.array(successes), pl_module.group_size)
         self.measured.append((step, laws))
         data.zone.known.append(self._known(step, laws))
         if shares:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +17,7 @@ from embedrl.data.mix import MixRow, check_labels
 from embedrl.data.on_bad import BadSample
 from embedrl.data.opened import open_pairs
 from embedrl.data.pair_dataset import pair_name
+from embedrl.data.rolled_out import RolledOut, RolledOutStore
 from embedrl.data.sources import PairSource
 from embedrl.distributed.collectives import gather_objects, rank, world_size
 from embedrl.distributed.unshard import unsharded
@@ -80,13 +82,21 @@ class RolloutSuccess(Callback):
         block_size: Consecutive rows that compete: of a source that puts pairs side by side that are hard for one
             another. The blocks of a step are spread over the data set, in case it is sorted.
         resume: Continue an existing file: one of the same models, mix and options.
+        rollouts: Where to write the queries' T-CoTs, and which of them succeeded, for `embedrl.data.StepLessons`; None:
+            nowhere.
 
     Raises:
-        ConfigError: If an option is out of its range, or the file is there already.
+        ConfigError: If an option is out of its range, or a file is there already.
     """
 
     def __init__(
-        self, mix: list[MixRow], out: Path, batch_size: int = 16, block_size: int = 1, resume: bool = False
+        self,
+        mix: list[MixRow],
+        out: Path,
+        batch_size: int = 16,
+        block_size: int = 1,
+        resume: bool = False,
+        rollouts: Path | None = None,
     ) -> None:
         self.names = check_labels(mix)
         if batch_size < 2 or block_size < 1 or batch_size % block_size:
@@ -94,6 +104,7 @@ class RolloutSuccess(Callback):
                 f"RolloutSuccess: batch_size {batch_size}, block_size {block_size}: give 2 or more, and a divisor of it"
             )
         self.mix, self.out, self.batch_size, self.block_size, self.resume = mix, out, batch_size, block_size, resume
+        self.rollouts = rollouts
         self._ran = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -104,32 +115,41 @@ class RolloutSuccess(Callback):
         """
         if stage != "validate" or not isinstance(pl_module, EGRLModule):
             raise ConfigError("trainer.callbacks: RolloutSuccess belongs to `embedrl validate` on an EG-RL recipe")
-        if self.out.exists() and not self.resume:
-            raise ConfigError(
-                f"RolloutSuccess.out {self.out}: is there already; give another name, or resume: true to go on with it"
-            )
+        for flag in ("out", "rollouts"):
+            file = getattr(self, flag)
+            if file is not None and file.exists() and not self.resume:
+                raise ConfigError(
+                    f"RolloutSuccess.{flag} {file}: is there already; give another name, or resume: true to go on with "
+                    "it"
+                )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out step by step, write the scores, print a table."""
         assert isinstance(pl_module, EGRLModule)
         self._ran = True
-        scores = Scores(self.out) if trainer.is_global_zero else None
-        try:
+        with ExitStack() as open_files:
+            scores = rolled = None
+            if trainer.is_global_zero:
+                scores = open_files.enter_context(Scores(self.out))
+                if self.rollouts is not None:
+                    rolled = open_files.enter_context(RolledOutStore(self.rollouts))
             known = set(gather_objects([score.key for score in scores.records()] if scores is not None else []))
             for number, (name, source, rows) in enumerate(self._steps()):
                 pairs = good_pairs(pl_module, name, source, rows)
-                if known.issuperset(_key(name, pair) for pair in pairs):
+                if known.issuperset(_key(name, pair) for pair in pairs.values()):
                     continue
-                for index, success in roll_out_pairs(pl_module, pairs, number):
+                places = list(pairs.items())
+                for index, attempts in roll_out_pairs(pl_module, list(pairs.values()), number):
+                    row, pair = places[index]
+                    key = _key(name, pair)
+                    if rolled is not None:  # first, since a pair with a score is finished
+                        texts, successes = [one.tcot for one in attempts], [int(one.success) for one in attempts]
+                        rolled.put(RolledOut(key, name, pair.id, row, texts, successes))
                     if scores is not None:
-                        key, group = _key(name, pairs[index]), pl_module.group_size
-                        scores.put(Score(key, name, pairs[index].id, success, group, len(pairs)))
+                        scores.put(Score(key, name, pair.id, share(attempts), pl_module.group_size, len(pairs)))
             if scores is not None:
                 sizes = {name: len(row.source) for name, row in zip(self.names, self.mix, strict=True)}
                 make_console().print(table_of(scores, sizes))
-        finally:
-            if scores is not None:
-                scores.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """See that Lightning validated at all.
@@ -157,8 +177,8 @@ def steps(rows: int, batch_size: int, block_size: int) -> list[list[int]]:
     return [[row for block in blocks[step::count] for row in block] for step in range(count)]
 
 
-def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence[int]) -> list[Pair]:
-    """The pairs of a step that the models can read; all processes call together, and get the same.
+def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence[int]) -> dict[int, Pair]:
+    """The pairs of a step that the models can read, by row; all processes call together, and get the same.
 
     Args:
         module: The models, and the data module that says what is done about a bad pair.
@@ -171,7 +191,7 @@ def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence
         TooManyBadError: If there are more bad ones than the data module's `max_bad`.
     """
     if getattr(getattr(module.trainer, "datamodule", None), "on_bad", "raise") == "raise":
-        return [source[row] for row in rows]
+        return {row: source[row] for row in rows}
     check, own = module.pair_check(), set(rows[rank() :: world_size()])
     pairs: dict[int, Pair] = {}
     bad: dict[int, BadSample] = {}
@@ -184,10 +204,22 @@ def good_pairs(module: EGRLModule, name: str, source: PairSource, rows: Sequence
             bad[row] = BadSample.of(error, name, pair_name(source, row))
     bad = dict(gather_objects(list(bad.items())))
     module.skipped(list(bad.values()) if rank() == 0 else [])
-    return [pair for row, pair in pairs.items() if row not in bad]
+    return {row: pair for row, pair in pairs.items() if row not in bad}
 
 
-def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> list[tuple[int, float]]:
+class Attempt(NamedTuple):
+    """A T-CoT of a query, and whether its nearest target is its own pair's."""
+
+    tcot: str
+    success: bool
+
+
+def share(attempts: Sequence[Attempt]) -> float:
+    """How many of them succeed, in 0..1."""
+    return sum(one.success for one in attempts) / len(attempts)
+
+
+def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> list[tuple[int, list[Attempt]]]:
     """Roll out both sides of pairs of one data set, distributed over processes; all call together.
 
     Args:
@@ -196,7 +228,7 @@ def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> li
         number: Number of the step: another one, other draws.
 
     Returns:
-        The position and the success of every pair that has something to compete with.
+        The position and the attempts of every pair that has something to compete with.
     """
     if not pairs:
         return []
@@ -206,11 +238,11 @@ def roll_out_pairs(module: EGRLModule, pairs: Sequence[Pair], number: int) -> li
     with unsharded(module.generator):
         rollouts = roll_out(engine, prompts, module.group_size, number)
         step = make_step(pairs, prompts, rollouts, module.embedder, module.device, module.seed)
-    return sorted(gather_objects(sorted(successes(step).items())))
+    return sorted(gather_objects(sorted(attempts_of(step).items())))
 
 
-def successes(step: RolloutStep) -> dict[int, float]:
-    """The share of each pair's query rollouts (of this process) whose nearest target rollout is its own pair's.
+def attempts_of(step: RolloutStep) -> dict[int, list[Attempt]]:
+    """Of each pair's query rollouts (of this process), whether the nearest target rollout is its own pair's.
 
     Args:
         step: The rollouts of both sides and their vectors.
@@ -220,10 +252,10 @@ def successes(step: RolloutStep) -> dict[int, float]:
         comparison.similarity.masked_fill(~mask, -torch.inf).amax(1)
         for mask in (comparison.positive, comparison.negative)
     )
-    won: dict[int, list[bool]] = defaultdict(list)
+    made: dict[int, list[Attempt]] = defaultdict(list)
     for rollout, is_first in zip(comparison.anchors, (right > wrong + TIE).tolist(), strict=True):
-        won[rollout.pair].append(is_first)
-    return {pair: sum(wins) / len(wins) for pair, wins in won.items()}
+        made[rollout.pair].append(Attempt(rollout.text, is_first))
+    return made
 
 
 def table_of(scores: Scores, sizes: dict[str, int]) -> Table:

@@ -60,7 +60,8 @@ def test_egrl_world(benchmark, tmp_path, monkeypatch):
             patch.chdir(folder)
             assert cli(list(words)) == 0
 
-    monkeypatch.setattr(module, "embedrl", embedrl)
+    for one in (module, benchmark("egrl_world_steps")):
+        monkeypatch.setattr(one, "embedrl", embedrl)
     out, main = tmp_path / "out", "EG-RL, with verifiable evidence (supervised)"
     small = {"out": str(out), "jobs": 1, "smallest": True}
     module.main(**small)

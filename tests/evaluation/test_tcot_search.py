@@ -1,25 +1,30 @@
 """T-CoTs searched for at test time: what must equal greedy does, and what is kept depends on no label."""
 
 import json
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from embedrl.cli import main
 from embedrl.data.render import RenderOptions
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError, DataError
 from embedrl.evaluation.judged_choice import agreements
-from embedrl.evaluation.tcot_search import SearchOptions
+from embedrl.evaluation.search_options import SearchOptions
 from embedrl.evaluation.tcots import TCoTOptions, TCoTs
 from embedrl.evaluation.vectors import VectorCache
+from embedrl.inference.step_model import StepModel
 from embedrl.models.qwen_vl.backbone import QwenVLBackbone
 from embedrl.models.qwen_vl.reasoner import QwenVLReasoner
 from embedrl.rl.rewards.judge import Verdict
 from embedrl.types import Side
 
 CPU = torch.device("cpu")
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Numbers:
@@ -46,6 +51,7 @@ class Numbers:
         ({"top_p": 0.0}, "searching.top_p is 0.0"),
         ({"choose": "judge"}, "give both or neither"),
         ({"judge": Numbers()}, "give both or neither"),
+        ({"choose": "step_model"}, "give --tcots.searching.step_model"),
     ],
 )
 def test_wrong_options(options, told):
@@ -155,6 +161,47 @@ def test_best_of_n_by_delta_s_is_best(tmp_path, models, task):
         assert kept[item.side.key] == drafts[int((scores[:, 0] - scores[:, 1]).argmax())].text
 
 
+class Liking(StepModel):
+    """Values a T-CoT by a hash of it, far above any gap."""
+
+    def values(self, sides, names):
+        self.seen = getattr(self, "seen", {})
+        out = [100 * (zlib.crc32(side.tcot.encode()) % 1000) for side in sides]
+        for side, value in zip(sides, out, strict=True):
+            self.seen.setdefault(side.with_tcot("").key, {})[side.tcot] = value
+        return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [("best_of_n", {"samples": 4, "choose": "step_model"}), ("mcts", {"branches": 4, "rounds": 1})],
+)
+def test_what_a_step_model_likes_best_is_kept(tmp_path, models, task, mode, how):
+    """For queries alone: candidates keep their likeliest T-CoT. Six tokens are a T-CoT that is finished."""
+    step_model = Liking(models[1], style="brief")
+    how = SearchOptions(**how, step_model=step_model)
+    made, _ = filled(tmp_path / "a", models, task, search=mode, searching=how)
+    for side, text in zip(task.queries, made, strict=False):
+        seen = step_model.seen[side.with_tcot("").key]
+        assert len(seen) > 1
+        assert seen[text] == max(seen.values())
+    greedy, _ = filled(tmp_path / "b", models, task)
+    assert made[3:] == greedy[3:]
+    assert len(step_model.seen) == len({side.key for side in task.queries})
+    cached, counted = filled(tmp_path / "a", models, task, search=mode, searching=how)
+    assert (cached, counted["written"]) == (made, 0)
+    other = replace(how, step_model=Liking(models[1], style="full"))
+    assert filled(tmp_path / "a", models, task, search=mode, searching=other)[1]["written"] > 0
+
+
+def test_a_step_model_is_not_given_in_vain(tmp_path, models):
+    how = SearchOptions(step_model=StepModel(models[1]))
+    vectors = VectorCache(tmp_path / "vectors", models[0], RenderOptions(), CPU)
+    with pytest.raises(ConfigError, match=r"step_model is given, but --tcots.searching.choose is medoid"):
+        TCoTs(TCoTOptions(search="best_of_n", searching=how), models[1], CPU, tmp_path / "j.jsonl", vectors=vectors)
+
+
 @pytest.mark.slow
 def test_a_bad_candidate_does_not_compete(tmp_path, models, task, monkeypatch):
     """It is left out, and the T-CoTs of the others are those of a task that never had it."""
@@ -174,7 +221,8 @@ def test_a_bad_candidate_does_not_compete(tmp_path, models, task, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_line_reports_tokens_beside_quality(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("step_model", [False, True])
+def test_the_command_line_reports_tokens_beside_quality(tmp_path, monkeypatch, capsys, step_model):
     monkeypatch.chdir(tmp_path)
     tiny = {"path": "embedrl:tiny"}
     words = {
@@ -187,6 +235,12 @@ def test_the_command_line_reports_tokens_beside_quality(tmp_path, monkeypatch, c
             "init_args": {"split": "val", "size": 2, "families": ["vqa"], "teacher": "none"},
         }]),
     }  # fmt: skip
+    if step_model:
+        part = yaml.safe_load((CONFIGS / "parts/step_model/world.yaml").read_text())
+        part["init_args"]["generator"]["init_args"]["path"] = "embedrl:tiny"
+        (tmp_path / "part.yaml").write_text(yaml.safe_dump(part))
+        words |= {"tcots.search": "mcts", "tcots.searching.branches": "2", "tcots.searching.step_model": "part.yaml"}
+        del words["tcots.searching.samples"]
     assert main(["eval", *(word for name, value in words.items() for word in (f"--{name}", value))]) == 0
     [result] = json.loads((tmp_path / "out/report.json").read_text())["sets"]
     assert result["tcots"]["tokens"] > 0

@@ -1,5 +1,6 @@
 """The shipped recipes, and what makes each small enough for a test."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from small_sources import world
 
 from embedrl.cli import main
+from embedrl.data.world import WorldSource
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -129,6 +131,21 @@ SMALLER = {
     "UnifiedEmbedderModule": UNIFIED,
     "VerifiableRLModule": VERIFIABLE_RL,
 }
+
+
+def rolled_out(folder: Path) -> dict:
+    """Rollouts of two pairs, as an overlay that learns from them."""
+    source = world("vqa", teacher="perfect")
+    (folder / "mix.yaml").write_text(yaml.safe_dump([{"source": source}]))
+    pairs = WorldSource(**source["init_args"])
+    lines = [
+        {"key": f"world/vqa/{pairs[i].id}", "dataset": "world/vqa", "id": pairs[i].id, "row": i}
+        | {"tcots": [pairs[i].query.tcot, "<thinking>a guess"], "successes": [1, 0]}
+        for i in range(2)
+    ]
+    (folder / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one = {"init_args": {"mix": str(folder / "mix.yaml"), "rollouts": str(folder / "rollouts.jsonl"), "part": [0, 1]}}
+    return {"data": {"init_args": {"train": one, "val": one}}}
 
 
 def smaller(recipe: Path) -> dict:

@@ -1,12 +1,11 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_replies import plain_yes
 
 from embedrl.data.render import RenderOptions
-from embedrl.data.rerank_lessons import NO, YES, rerank_chat
+from embedrl.data.rerank_lessons import rerank_chat
 from embedrl.data.world import WorldTasks
 from embedrl.errors import ConfigError, DataError
 from embedrl.inference.reranker import Reranker, reordered
@@ -33,22 +32,9 @@ def test_a_score_is_the_share_of_yes_by_plain_cross_entropy(reranker, task):
     """Beside the losses of both replies, which know neither packing nor choices."""
     generator, query = reranker.generator, task.queries[0]
     scores = reranker.score(query, task.candidates[:3])
-    preprocessor = generator.preprocessor()
     for side, score in zip(task.candidates[:3], scores, strict=True):
-        chat = rerank_chat(query, side, reranker.render, "brief")
-        inputs = preprocessor.prompts([chat])
-        logprobs = []
-        for reply in (YES, NO):
-            tokens = generator.processor.tokenizer(reply, add_special_tokens=False)["input_ids"]
-            more = {"input_ids": torch.tensor([tokens]), "attention_mask": torch.ones(1, len(tokens), dtype=torch.long)}
-            more["mm_token_type_ids"] = torch.zeros(1, len(tokens), dtype=torch.long)
-            whole = inputs | {name: torch.cat([inputs[name], row], dim=1) for name, row in more.items()}
-            whole.pop("position_ids", None)  # the network makes them itself
-            with torch.no_grad():
-                logits = generator.network(**whole, use_cache=False).logits[0, -len(tokens) - 1 : -1].float()
-            logits[:, generator.suppressed] = -torch.inf
-            logprobs.append(float(logits.log_softmax(-1)[range(len(tokens)), tokens].sum()))
-        assert float(score) == pytest.approx(1 / (1 + math.exp(logprobs[1] - logprobs[0])), abs=1e-5)
+        expected = plain_yes(generator, rerank_chat(query, side, reranker.render, "brief"))
+        assert float(score) == pytest.approx(expected, abs=1e-5)
     assert reranker.score(query, []).shape == (0,)
 
 

@@ -10,7 +10,20 @@ import yaml
 from cli_process import logged
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningDataModule, LightningModule
-from recipes import CONFIGS, EMBEDDER, PARTS, PICTURES, QUICKSTART, RECIPES, SMALL, name, overlays, printed, smaller
+from recipes import (
+    CONFIGS,
+    EMBEDDER,
+    PARTS,
+    PICTURES,
+    QUICKSTART,
+    RECIPES,
+    SMALL,
+    name,
+    overlays,
+    printed,
+    rolled_out,
+    smaller,
+)
 from small_sources import MIX
 
 from embedrl.cli import main
@@ -54,7 +67,8 @@ def test_a_recipe_parses_and_names_its_folder(recipe, capsys):
 def test_a_recipe_trains_two_steps(recipe, tmp_path, monkeypatch, capsys):
     kind = yaml.safe_load(recipe.read_text())["model"]["class_path"].rpartition(".")[2]
     monkeypatch.chdir(tmp_path)
-    flags = overlays(tmp_path, SMALL, smaller(recipe))
+    rollouts = [rolled_out(tmp_path)] if "StepLessons" in recipe.read_text() else []
+    flags = overlays(tmp_path, SMALL, smaller(recipe), *rollouts)
     assert main(["fit", "--config", str(recipe), *flags]) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "runs").rglob("version_0")
     assert sorted(logged(run, "reward/total/mean" if "RL" in kind else "train/loss")) == [0, 1]

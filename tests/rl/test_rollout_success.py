@@ -19,10 +19,14 @@ from embedrl.data.mix import MixRow
 from embedrl.data.world import WorldSource
 from embedrl.errors import ConfigError
 from embedrl.rl.module import EGRLModule
-from embedrl.rl.rollout_success import RolloutSuccess, steps, successes
+from embedrl.rl.rollout_success import RolloutSuccess, attempts_of, share, steps
 from embedrl.types import Role
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def successes(step):
+    return {pair: share(attempts) for pair, attempts in attempts_of(step).items()}
 
 
 def one_by_one(step):
@@ -95,6 +99,9 @@ def test_it_belongs_to_validate_and_mixes_no_scores(tmp_path):
     (tmp_path / "s.jsonl").write_text("")  # perhaps another model's
     with pytest.raises(ConfigError, match=r"s\.jsonl: is there already"):
         callback.setup(None, module, "validate")
+    other = RolloutSuccess(callback.mix, tmp_path / "new.jsonl", rollouts=tmp_path / "s.jsonl")
+    with pytest.raises(ConfigError, match=r"RolloutSuccess.rollouts .*s\.jsonl: is there already"):
+        other.setup(None, module, "validate")
 
 
 @pytest.fixture
@@ -130,9 +137,18 @@ def rows(path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_from_rollouts_to_the_split(recipe, tmp_path, capsys):
-    out = tmp_path / "kept/success.jsonl"
-    assert main(["validate", *recipe]) == 0, capsys.readouterr().err
+    out, written = tmp_path / "kept/success.jsonl", tmp_path / "kept/rollouts.jsonl"
+    more = {"trainer": {"callbacks": [callback(tmp_path, rollouts=str(written))]}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(more))
+    assert main(["validate", *recipe, "--config", str(tmp_path / "more.yaml")]) == 0, capsys.readouterr().err
     found = rows(out)
+    told = {row["key"]: row for row in rows(written)}
+    assert {key: sum(row["successes"]) / 4 for key, row in told.items()} == {
+        row["key"]: row["success"] for row in found
+    }
+    assert all(len(row["tcots"]) == 4 and all(row["tcots"]) for row in told.values())
+    sources = {f"world/{family}": WorldSource(family, size=6, teacher="perfect") for family in ("vqa", "t2i")}
+    assert all(sources[row["dataset"]][row["row"]].id == row["id"] for row in told.values())
     printed = capsys.readouterr().out
     assert "rollouts that succeed" in printed
     assert Counter(row["dataset"] for row in found) == {"world/vqa": 6, "world/t2i": 6}
@@ -143,10 +159,13 @@ def test_from_rollouts_to_the_split(recipe, tmp_path, capsys):
     whole = out.read_text()
     lines = whole.splitlines(keepends=True)
     out.write_text("".join(lines[:8]) + lines[8][:20])  # killed while writing the second data set
-    overlay = {"trainer": {"callbacks": [callback(tmp_path, resume=True)]}}
+    drawn = written.read_text()
+    written.write_text("".join(drawn.splitlines(keepends=True)[:9]))
+    overlay = {"trainer": {"callbacks": [callback(tmp_path, resume=True, rollouts=str(written))]}}
     (tmp_path / "resume.yaml").write_text(yaml.safe_dump(overlay))
     assert main(["validate", *recipe, "--config", str(tmp_path / "resume.yaml")]) == 0, capsys.readouterr().err
     assert sorted(set(out.read_text().splitlines())) == sorted(whole.splitlines())
+    assert sorted(set(written.read_text().splitlines())) == sorted(drawn.splitlines())
 
     middling = {row["id"] for row in found if row["dataset"] == "world/vqa" and 0.1 <= row["success"] <= 0.9}
     words = ["split", "--mix", str(tmp_path / "kept/mix.yaml"), "--out", str(tmp_path / "split")]
