@@ -1,7 +1,7 @@
 """Whether EG-RL's T-CoTs are a private code: queries and candidates written by different writers, in every combination.
 
     python benchmarks/egrl_world.py --rows '[EG-RL, outcome alone]' --seeds 1 --bases '[1, 2, 3]'
-    python benchmarks/cross_play.py --bases '[1, 2, 3]'
+    python benchmarks/cross_play.py --bases '[1, 2, 3]'   # goes on from a copy of benchmarks/results/cross_play
 
 Writers are the SFT Reasoner, EG-RL's policy and the perfect teacher. Each combination is ranked by the Embedder that
 gave the rewards, and by that of the next base, which never did: what only the first understands is a code between it
@@ -40,7 +40,7 @@ Hits = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Sequence[int]]]]]
 
 
 def play(file: Path, writers: Mapping[str, Path], rankers: Mapping[str, Path], data: Data) -> None:
-    """Rank what every pair of writers wrote, unless that is done; a job of the pool.
+    """Rank what every pair of writers wrote; a job of the pool.
 
     Args:
         file: The file of the scores.
@@ -48,8 +48,6 @@ def play(file: Path, writers: Mapping[str, Path], rankers: Mapping[str, Path], d
         rankers: Name of an Embedder → its model.
         data: The queries.
     """
-    if file.exists():
-        return
     torch.set_num_threads(1)
     gold = data.tasks()
     written = {name: write(model, gold, data.limit) for name, model in writers.items()} | {"perfect": gold}
@@ -174,10 +172,13 @@ def main(
         writers = {"SFT": start / REASONER, "RL": bench.folder(policy, base) / "runs/quickstart_egrl"}
         rankers = {"reward": start / EMBEDDER, "other": bench.folder("base", following) / EMBEDDER}
         models = [{name: path / "model" for name, path in paths.items()} for paths in (writers, rankers)]
+        file = folder / split / f"base {base}.json"
+        if file.exists():  # what is finished needs no models
+            continue
         for path in (path for paths in models for path in paths.values()):
             if not path.exists():
                 raise SystemExit(f"{path}: not there; run benchmarks/egrl_world.py first, for --bases '{bases}'")
-        work.append((folder / split / f"base {base}.json", *models, data))
+        work.append((file, *models, data))
     run_jobs(play, work, jobs)
     report(folder, split, 200 if smallest else 10_000)
 
