@@ -30,7 +30,7 @@ class SearchOptions:
         top_p: Draw among the likeliest tokens that hold this much probability.
         branches: `mcts`: continuations of a section; the first is the likeliest, the others are drawn.
         rounds: `mcts`: sections that are continued, a query.
-        exploration: `mcts`: C of the UCB, in units of Δs.
+        exploration: `mcts`: C of the UCB, in units of the value.
         seed: Seed of the draws.
     """
 
@@ -50,7 +50,7 @@ class SearchOptions:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a number is out of range, or a judge is missing or unused.
+            ConfigError: If a number is out of range, a judge is missing or unused, or a step model is missing.
         """
         for flag, least in (("samples", 1), ("branches", 1), ("rounds", 1), ("shown", 2)):
             if getattr(self, flag) < least:

@@ -280,9 +280,8 @@ class TCoTSearch:
 
         def value(numbers: Sequence[int], drafts: Sequence[Draft]) -> list[float]:
             own = [requests[i] for i in numbers]
-            scores = gaps(
-                self._embedded(own, [draft.text for draft in drafts]), self._vectors, [pools[i] for i in numbers]
-            )
+            vectors = self._embedded(own, [draft.text for draft in drafts])
+            scores = gaps(vectors, self._vectors, [pools[i] for i in numbers])
             broken = [draft.done and not _follows(item, draft) for item, draft in zip(own, drafts, strict=True)]
             values = self._values(own, drafts)
             return [gap + worth - MALFORMED * wrong for gap, worth, wrong in zip(scores, values, broken, strict=True)]

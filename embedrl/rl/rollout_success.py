@@ -133,7 +133,10 @@ class RolloutSuccess(Callback):
                 scores = open_files.enter_context(Scores(self.out))
                 if self.rollouts is not None:
                     rolled = open_files.enter_context(RolledOutStore(self.rollouts))
-            known = set(gather_objects([score.key for score in scores.records()] if scores is not None else []))
+            done = {score.key for score in scores.records()} if scores is not None else set()
+            if rolled is not None:
+                done &= {record.key for record in rolled.records()}
+            known = set(gather_objects(sorted(done)))
             for number, (name, source, rows) in enumerate(self._steps()):
                 pairs = good_pairs(pl_module, name, source, rows)
                 if known.issuperset(_key(name, pair) for pair in pairs.values()):

@@ -166,6 +166,9 @@ def test_from_rollouts_to_the_split(recipe, tmp_path, capsys):
     assert main(["validate", *recipe, "--config", str(tmp_path / "resume.yaml")]) == 0, capsys.readouterr().err
     assert sorted(set(out.read_text().splitlines())) == sorted(whole.splitlines())
     assert sorted(set(written.read_text().splitlines())) == sorted(drawn.splitlines())
+    written.unlink()  # pairs that have scores alone are rolled out again
+    assert main(["validate", *recipe, "--config", str(tmp_path / "resume.yaml")]) == 0, capsys.readouterr().err
+    assert sorted(written.read_text().splitlines()) == sorted(drawn.splitlines())
 
     middling = {row["id"] for row in found if row["dataset"] == "world/vqa" and 0.1 <= row["success"] <= 0.9}
     words = ["split", "--mix", str(tmp_path / "kept/mix.yaml"), "--out", str(tmp_path / "split")]
