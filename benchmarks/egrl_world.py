@@ -25,10 +25,24 @@ import egrl_world_rows as rows_of
 import torch
 import yaml
 from command import embedrl
-from egrl_world_measure import CONFIGS, Data, evaluate, search
+from egrl_world_measure import CONFIGS, Data, evaluate, link, search
 from egrl_world_report import report
-from egrl_world_rows import FIXED, PERFECT, RAW, REWARDED, SEARCHES, START, TAUGHT, TURNS, Reward, Search
+from egrl_world_rows import (
+    BY_SECOND,
+    FIXED,
+    PERFECT,
+    RAW,
+    REWARDED,
+    SEARCHES,
+    SECOND,
+    START,
+    TAUGHT,
+    TURNS,
+    Reward,
+    Search,
+)
 from egrl_world_steps import PAIRS, train_step_model
+from egrl_world_turns import take_turns
 from jobs import run_jobs
 from jsonargparse import auto_cli
 
@@ -115,6 +129,12 @@ class Bench:
             evaluate(file, runs / REASONER / "model", embedder, FIXED, self.data)
         elif row == TURNS:
             evaluate(file, *self.turn(base, seed), {TURNS: LENIENT}, self.data)
+        elif row == SECOND:
+            second = self.second_embedder(base, seed)
+            for other, model in ((START, runs / REASONER / "model"), (PERFECT, None)):
+                place = self.file(BY_SECOND[other], f"{base}-{seed}")
+                evaluate(place, model, second, {BY_SECOND[other]: LENIENT}, self.data)
+            evaluate(file, self.rewarded(REWARDED[self.main], base, seed), second, {SECOND: LENIENT}, self.data)
         elif row in TAUGHT:
             evaluate(file, self.taught(TAUGHT[row], base), embedder, {row: LENIENT}, self.data)
         else:
@@ -159,22 +179,19 @@ class Bench:
         return train_step_model(folder, self.pairs, self.flags["rollouts"], self.flags["steps"])
 
     def turn(self, base: int, seed: int) -> tuple[Path, Path]:
-        """The policy of EG-RL's second turn, and its Embedder, trained on with the main row's T-CoTs.
-
-        The stages are those of `configs/world/alternation.yaml` behind EG-RL's first turn, which is the main row.
-        """
-        folder = self.folder(f"turns_{seed}", base)
-        runs, stages = folder / "runs/alternation", yaml.safe_load((CONFIGS / "world/alternation.yaml").read_text())
-        embedder = self.folder("base", base) / EMBEDDER / "model"
-        first = {"embedder_0": embedder, "egrl_1": self.rewarded(REWARDED[self.main], base, seed)}
-        for stage, model in first.items():
-            link(runs / stage / "model", model)
-        link(folder / "configs", CONFIGS)
-        names = [stage["name"] for stage in stages["stages"]]
-        stages["stages"] = stages["stages"][names.index("egrl_1") + 1 :]
-        (folder / "stages.yaml").write_text(yaml.safe_dump(stages, sort_keys=False))
-        embedrl("stages", "--config", "stages.yaml", folder=folder)
+        """The policy of EG-RL's second turn, and its Embedder, trained on with the main row's T-CoTs."""
+        runs = self.turns(base, seed, "egrl_2")
         return runs / "egrl_2/model", runs / "embedder_1/model"
+
+    def second_embedder(self, base: int, seed: int) -> Path:
+        """The Embedder trained on with the main row's T-CoTs, as `configs/quickstart/second_embedder.yaml` does it."""
+        return self.turns(base, seed, "embedder_1") / "embedder_1/model"
+
+    def turns(self, base: int, seed: int, last: Literal["embedder_1", "egrl_2"]) -> Path:
+        """Take turns up to a stage behind EG-RL's first turn, which is the main row."""
+        embedder = self.folder("base", base) / EMBEDDER / "model"
+        policy = self.rewarded(REWARDED[self.main], base, seed)
+        return take_turns(self.folder(f"turns_{seed}", base), embedder, policy, last)
 
     def beside(self, name: str, base: int) -> Path:
         """A folder in which the base's Embedder seems to have been trained."""
@@ -200,13 +217,6 @@ def taught_by(teachers: Literal["both", "perfect", "annotator"], folder: Path) -
 def seed_of(base: int) -> list[str]:
     """The flags of a training of a base; 0 keeps the recipe's seed."""
     return [f"--seed_everything={base}"] if base else []
-
-
-def link(place: Path, to: Path) -> None:
-    """Let a path lead to another one, unless it does."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
-        place.symlink_to(to.resolve())
 
 
 def claim(out: Path, setting: dict[str, object]) -> None:
@@ -269,7 +279,7 @@ def main(
     bench = Bench(folder, data, more, ways, names[reward], 4 if smallest else PAIRS)
     bases = [0] if bases is None else bases
     # Two steps teach no T-CoTs that a second turn could read.
-    chosen = [row for row in rows_of.wanted(rows, bench.main) if row != TURNS or not smallest]
+    chosen = [row for row in rows_of.wanted(rows, bench.main) if row not in (SECOND, TURNS) or not smallest]
     # Seed by seed, so that a benchmark that is stopped has whole rows to compare.
     work = [(row, base, 0) for base in bases for row in (START, PERFECT, RAW)]
     work += [(row, base, seed) for seed in range(seeds) for base in bases for row in chosen]
@@ -280,8 +290,8 @@ def main(
     # What several jobs begin with, so that no two train it at once.
     starts = {(REWARDED[row].start, base) for row, base, _ in work if row in REWARDED and REWARDED[row].start}
     run_jobs(bench.taught, sorted(starts), jobs)
-    turned = [(REWARDED[bench.main], base, seed) for row, base, seed in work if row == TURNS]
-    run_jobs(bench.rewarded, turned, jobs)
+    turned = dict.fromkeys((base, seed) for row, base, seed in work if row in (SECOND, TURNS))
+    run_jobs(bench.second_embedder, list(turned), jobs)
     run_jobs(bench.run, work, jobs)
     report(folder, split, rows_of.kinds(), (START, bench.main), rows_of.ORDERINGS, 200 if smallest else 10_000)
 

@@ -164,3 +164,10 @@ def save(file: Path, content: object) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part:
         part.write_text(json.dumps(content))
+
+
+def link(place: Path, to: Path) -> None:
+    """Let a path lead to another one, unless it does."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.symlink_to(to.resolve())

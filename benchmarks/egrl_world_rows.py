@@ -94,6 +94,9 @@ SEARCHES: dict[str, Search] = {
 """How T-CoTs are searched for: end of the row's name → how."""
 START, RAW, PERFECT = "SFT T-CoT", "raw input, Embedder trained on it", "perfect teacher"
 TURNS = "EG-RL and Embedder in turns, the last of both"
+SECOND = "EG-RL, then the second Embedder"
+BY_SECOND = {START: "SFT T-CoT, by the second Embedder", PERFECT: "perfect teacher, by the second Embedder"}
+"""Rows that the Embedder ranks which was trained on with EG-RL's T-CoTs: what it makes of other T-CoTs."""
 
 FULL, OUTCOME = "EG-RL, full reward, judge: text embedder", "EG-RL, outcome alone"
 REFERENCE, PROCESS = "EG-RL, full reward, judge: reference", "EG-RL, process and format alone"
@@ -109,8 +112,9 @@ T-CoTs and their cues are worth. Source: Embed-RL Table 4."""
 def kinds() -> dict[str, str]:
     """All rows in the order of the table, each with its kind."""
     first = dict.fromkeys(["raw input", RAW, *FIXED], INPUT) | dict.fromkeys([START, *TAUGHT], "SFT")
+    second = {BY_SECOND[START]: "SFT", SECOND: "EG-RL", BY_SECOND[PERFECT]: "teacher"}
     searched = {f"{row}, {name}": "search" for row in REWARDED for name in SEARCHES}
-    return first | dict.fromkeys(REWARDED, "EG-RL") | searched | {TURNS: "EG-RL", PERFECT: "teacher"}
+    return first | dict.fromkeys(REWARDED, "EG-RL") | searched | {TURNS: "EG-RL", PERFECT: "teacher"} | second
 
 
 def wanted(rows: str | Sequence[str], main: str) -> list[str]:
@@ -123,7 +127,7 @@ def wanted(rows: str | Sequence[str], main: str) -> list[str]:
     Raises:
         SystemExit: If there is no such row.
     """
-    every = [*TAUGHT, *REWARDED, TURNS]
+    every = [*TAUGHT, *REWARDED, SECOND, TURNS]
     known = {"main": [main], "all": [main, *(row for row in every if row != main)], **{row: [row] for row in every}}
     names = [rows] if isinstance(rows, str) else rows
     if odd := [name for name in names if name not in known]:

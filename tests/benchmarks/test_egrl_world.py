@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +10,8 @@ from jsonargparse import ArgumentParser
 
 from embedrl.cli import main as cli
 from embedrl.data.mix import MixRow
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
@@ -54,13 +57,13 @@ def test_egrl_world(benchmark, tmp_path, monkeypatch):
     def embedrl(*words, folder):
         if words[0] == "stages":  # two steps teach no T-CoTs for a second turn: its models are the first ones
             for stage, recipe in {"egrl_2": "reasoner", "embedder_1": "embedder"}.items():
-                module.link(folder / f"runs/alternation/{stage}/model", out / f"base/runs/quickstart_{recipe}/model")
+                measure.link(folder / f"runs/alternation/{stage}/model", out / f"base/runs/quickstart_{recipe}/model")
             return
         with monkeypatch.context() as patch:
             patch.chdir(folder)
             assert cli(list(words)) == 0
 
-    for one in (module, benchmark("egrl_world_steps")):
+    for one in (module, benchmark("egrl_world_steps"), benchmark("egrl_world_turns")):
         monkeypatch.setattr(one, "embedrl", embedrl)
     out, main = tmp_path / "out", "EG-RL, with verifiable evidence (supervised)"
     small = {"out": str(out), "jobs": 1, "smallest": True}
@@ -97,7 +100,7 @@ def test_egrl_world(benchmark, tmp_path, monkeypatch):
 def test_the_second_turn_begins_with_the_main_row(benchmark, tmp_path, monkeypatch):
     """What `embedrl stages` is given; the stages themselves are those of a recipe that another test runs."""
     module, called = benchmark("egrl_world"), []
-    monkeypatch.setattr(module, "embedrl", lambda *words, folder: called.append((words, folder)))
+    monkeypatch.setattr(benchmark("egrl_world_turns"), "embedrl", lambda *words, folder: called.append((words, folder)))
     data, main = module.Data("test", 2, 8), "EG-RL, with verifiable evidence (supervised)"
     bench = module.Bench(tmp_path, data, {"egrl": []}, {}, main)
     for folder, recipe in (("base_base_3", "embedder"), ("base_base_3", "reasoner"), ("evidence_1_base_3", "egrl")):
@@ -115,6 +118,36 @@ def test_the_second_turn_begins_with_the_main_row(benchmark, tmp_path, monkeypat
     base = first[1]["model.init_args.backbone.init_args.path"]
     assert (folder / base).resolve() == tmp_path / "base_base_3/runs/quickstart_embedder/model"
     assert (folder / first[0]["mix"]).is_file()
+    assert bench.second_embedder(3, 1) == embedder
+    assert [stage["name"] for stage in yaml.safe_load((folder / "stages.yaml").read_text())["stages"]] == [
+        "tcots_1",
+        "embedder_1",
+    ]
+
+
+def test_the_second_embedder_is_that_of_the_quickstart():
+    """Turns are measured by `configs/world/alternation.yaml`; the quickstart's list is the same but for its folders."""
+    names = {
+        "runs/alternation/embedder_0/": "runs/quickstart_embedder/",
+        "runs/alternation/egrl_1/": "runs/quickstart_egrl/",
+    }
+    names |= {"runs/alternation/tcots_1": "runs/quickstart_second_embedder/tcots", "embedder_1/model": "model"}
+    names |= {
+        "runs/alternation": "runs/quickstart_second_embedder",
+        "parts/mix/world_alternation": "parts/mix/world_second_embedder",
+    }
+    names |= {"name: tcots_1": "name: tcots", "name: embedder_1": "name: embedder"}
+    files = (
+        ("world/alternation.yaml", "quickstart/second_embedder.yaml"),
+        ("world_alternation.yaml", "world_second_embedder.yaml"),
+    )
+    turns, own = ((CONFIGS / file).read_text() for file in files[0])
+    mixes = [(CONFIGS / "parts/mix" / file).read_text() for file in files[1]]
+    for old, new in names.items():
+        turns, mixes[0] = turns.replace(old, new), mixes[0].replace(old, new)
+    stages = [stage for stage in yaml.safe_load(turns)["stages"] if stage["name"] in ("tcots", "embedder")]
+    assert stages == yaml.safe_load(own)["stages"]
+    assert yaml.safe_load(mixes[0]) == yaml.safe_load(mixes[1])
 
 
 def test_the_embedder_may_learn_from_the_reasoners_teacher(benchmark, tmp_path):

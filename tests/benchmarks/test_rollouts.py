@@ -10,7 +10,7 @@ from benchmarked import rows
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_cross_play(benchmark, checkpoint, tmp_path):
-    module, link = benchmark("cross_play"), benchmark("egrl_world").link
+    module, link = benchmark("cross_play"), benchmark("egrl_world_measure").link
     for folder in (
         "base/runs/quickstart_reasoner",
         "base/runs/quickstart_embedder",
