@@ -97,5 +97,6 @@ def test_the_class_arguments_are_those_of_all_our_modules():
     """A module or datamodule that a recipe names is among the classes whose arguments are offered."""
     for key, paths in CLASSES.items():
         recipes = (Path(__file__).parents[2] / "configs/quickstart").glob("*.yaml")
-        named = {yaml.safe_load(recipe.read_text())[key]["class_path"] for recipe in recipes}
+        trainings = [content for recipe in recipes if "stages" not in (content := yaml.safe_load(recipe.read_text()))]
+        named = {training[key]["class_path"] for training in trainings}
         assert named == {*paths}
