@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from egrl_world import EMBEDDER, REASONER, Bench
-from egrl_world_measure import CPU, EVIDENCE, Data, evidence, load_embedder, save
+from egrl_world_measure import CPU, EVIDENCE, Data, load_embedder, mean_evidence, save
+from egrl_world_report import with_interval
 from jobs import run_jobs
 from jsonargparse import auto_cli
 from markdown_table import markdown
@@ -89,12 +90,8 @@ def evidence_by_side(
     out: dict[str, dict[str, dict[str, float]]] = {name: defaultdict(dict) for name in SIDES}
     for task, perfect in zip(tasks, gold, strict=True):
         for name in SIDES:
-            values: dict[str, list[float]] = defaultdict(list)
-            for side, right in zip(getattr(task, name), getattr(perfect, name), strict=True):
-                for what, value in evidence(side, right).items():
-                    values[what].append(value)
-            for what, numbers in values.items():
-                out[name][what][task.name] = statistics.mean(numbers)
+            for what, mean in mean_evidence(getattr(task, name), getattr(perfect, name)).items():
+                out[name][what][task.name] = mean
     return out
 
 
@@ -125,7 +122,7 @@ def hit_table(hits: Hits, resamples: int) -> list[list[str]]:
             ", ".join(f"{statistics.mean(one[name].mean() for one in run.values()):.2f}" for run in runs.values())
             for name in families
         ]
-        table.append([pair, *means, f"{more.value:+.3f} ({more.low:+.3f} to {more.high:+.3f})", *by_family])
+        table.append([pair, *means, with_interval(more), *by_family])
     return table
 
 

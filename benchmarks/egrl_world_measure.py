@@ -138,11 +138,16 @@ def score(tasks: Sequence[RetrievalTask], embedder: FrozenEmbedder) -> dict[str,
 
 def evidence_means(tasks: Sequence[RetrievalTask], gold: Sequence[RetrievalTask]) -> dict[str, float]:
     """What `EVIDENCE` names: means over all sides of how their T-CoTs compare with the perfect teacher's."""
+    sides = [[side for task in part for side in (*task.queries, *task.candidates)] for part in (tasks, gold)]
+    return mean_evidence(*sides)
+
+
+def mean_evidence(sides: Sequence[Side], rights: Sequence[Side]) -> dict[str, float]:
+    """What `EVIDENCE` names: means of how the sides' T-CoTs compare with the perfect teacher's."""
     found: dict[str, list[float]] = defaultdict(list)
-    for task, perfect in zip(tasks, gold, strict=True):
-        for side, right in zip([*task.queries, *task.candidates], [*perfect.queries, *perfect.candidates], strict=True):
-            for name, value in evidence(side, right).items():
-                found[name].append(value)
+    for side, right in zip(sides, rights, strict=True):
+        for name, value in evidence(side, right).items():
+            found[name].append(value)
     return {name: statistics.mean(values) for name, values in found.items()}
 
 
