@@ -172,7 +172,8 @@ def save(file: Path, content: object) -> None:
 
 
 def link(place: Path, to: Path) -> None:
-    """Let a path lead to another one, unless it does."""
+    """Let a path lead to another one, unless it leads somewhere."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
+        place.unlink(missing_ok=True)  # a link into a checkout that has gone
         place.symlink_to(to.resolve())

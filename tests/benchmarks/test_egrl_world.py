@@ -14,6 +14,19 @@ from embedrl.data.mix import MixRow
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+def test_links_into_a_checkout_that_has_gone_lead_to_the_new_one(benchmark, tmp_path):
+    link, place = benchmark("egrl_world_measure").link, tmp_path / "run/configs"
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    link(place, old)
+    link(place, new)
+    assert place.resolve() == old, "it leads somewhere"
+    old.rmdir()
+    link(place, new)
+    assert place.resolve() == new
+
+
 def test_the_report_of_egrl_world_by_hand(benchmark, tmp_path):
     """Two bases with two runs of EG-RL each, on two families of two and four queries."""
     module, line = benchmark("egrl_world_report"), dict.fromkeys(("format", "answer", "iou", "f1", "keyword_f1"), 0.5)
